@@ -1,0 +1,203 @@
+//! A received frame, lent by its port for one burst.
+//!
+//! In: bytes that stay where the port received them. Out: a read-only view. What must hold: the
+//! bytes do not move and are not written by the switch until the burst is released.
+
+use arrayvec::ArrayVec;
+
+use crate::BURST;
+
+/// Up to [`BURST`] frames on loan. Dropping it ends the loan; `RxQueue::release` takes it back.
+pub type Burst<'a> = ArrayVec<Frame<'a>, BURST>;
+
+/// A frame whose transport checksum its sender left for the hardware to complete.
+///
+/// `start` is where summing begins and `start + offset` where the 16-bit result goes, both in
+/// bytes from the frame's first byte (virtio 1.2 §5.1.6.2 `csum_start`, `csum_offset`). The field
+/// holds the sum of the pseudo header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PartialChecksum {
+    /// First byte that is summed, from the start of the frame.
+    pub start: u16,
+    /// Where the result goes, from `start`.
+    pub offset: u16,
+}
+
+/// A further piece of a frame that does not lie in one piece.
+#[derive(Clone, Copy, Debug)]
+pub struct Segment {
+    start: *const u8,
+    len_bytes: u32,
+}
+
+// SAFETY: a segment is only a place to read from; whoever made it promised (`Segment::new`) that
+// the place stays readable for the life of the burst, on whatever thread holds the burst.
+unsafe impl Send for Segment {}
+
+impl Segment {
+    /// A piece of `len_bytes` bytes at `start`.
+    ///
+    /// # Safety
+    ///
+    /// The bytes must stay mapped and readable for as long as any [`Frame`] that refers to this
+    /// segment lives.
+    pub unsafe fn new(start: *const u8, len_bytes: u32) -> Self {
+        Self { start, len_bytes }
+    }
+
+    /// Length in bytes.
+    pub fn len(&self) -> usize {
+        self.len_bytes as usize
+    }
+
+    /// True when the piece has no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.len_bytes == 0
+    }
+
+    fn copy_to(&self, from: usize, dst: &mut [u8]) {
+        assert!(from + dst.len() <= self.len());
+        // SAFETY: the range was checked against the segment, which `new`'s contract keeps
+        // readable; `dst` is the caller's own memory and so does not overlap a lent frame.
+        unsafe {
+            std::ptr::copy_nonoverlapping(self.start.add(from), dst.as_mut_ptr(), dst.len());
+        }
+    }
+}
+
+/// One received frame: a head in one piece, and for long frames the rest in further segments.
+#[derive(Clone, Copy, Debug)]
+pub struct Frame<'a> {
+    head: &'a [u8],
+    tail: &'a [Segment],
+    len_bytes: u32,
+    /// The 802.1Q tag control information that came beside the frame instead of in it, as
+    /// network interfaces and veth deliver it. Part of the frame for every purpose.
+    pub vlan_tci: Option<u16>,
+    /// Set when the transport checksum is still to be completed.
+    pub partial_checksum: Option<PartialChecksum>,
+}
+
+impl<'a> Frame<'a> {
+    /// A frame that lies in one piece.
+    #[inline]
+    pub fn contiguous(bytes: &'a [u8]) -> Self {
+        Self {
+            head: bytes,
+            tail: &[],
+            len_bytes: bytes.len() as u32,
+            vlan_tci: None,
+            partial_checksum: None,
+        }
+    }
+
+    /// A frame whose first bytes are `head` and whose further bytes are `tail`, in order.
+    ///
+    /// `head` holds at least [`crate::MIN_HEAD_BYTES`] bytes unless the whole frame is shorter.
+    pub fn segmented(head: &'a [u8], tail: &'a [Segment]) -> Self {
+        let tail_bytes: usize = tail.iter().map(Segment::len).sum();
+        Self {
+            head,
+            tail,
+            len_bytes: (head.len() + tail_bytes) as u32,
+            vlan_tci: None,
+            partial_checksum: None,
+        }
+    }
+
+    /// The first bytes, in one piece: the whole frame, or at least
+    /// [`crate::MIN_HEAD_BYTES`] of it.
+    #[inline]
+    pub fn head(&self) -> &'a [u8] {
+        self.head
+    }
+
+    /// Whole length in bytes, without a tag that came beside the frame.
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.len_bytes as usize
+    }
+
+    /// True when the frame has no bytes at all.
+    pub fn is_empty(&self) -> bool {
+        self.len_bytes == 0
+    }
+
+    /// Copies `frame[from..from + dst.len()]` to `dst`.
+    ///
+    /// # Panics
+    ///
+    /// When the range does not lie within the frame.
+    #[inline]
+    pub fn copy_to(&self, from: usize, dst: &mut [u8]) {
+        if let Some(source) = self.head.get(from..from + dst.len()) {
+            dst.copy_from_slice(source);
+        } else {
+            self.copy_segments(from, dst);
+        }
+    }
+
+    #[cold]
+    fn copy_segments(&self, mut from: usize, mut dst: &mut [u8]) {
+        assert!(from + dst.len() <= self.len(), "range beyond the frame");
+        if let Some(source) = self.head.get(from..) {
+            let (now, later) = dst.split_at_mut(source.len());
+            now.copy_from_slice(source);
+            dst = later;
+            from = self.head.len();
+        }
+        let mut segment_start = self.head.len();
+        for segment in self.tail {
+            if dst.is_empty() {
+                return;
+            }
+            let segment_end = segment_start + segment.len();
+            if from < segment_end {
+                let (now, later) = dst.split_at_mut(dst.len().min(segment_end - from));
+                segment.copy_to(from - segment_start, now);
+                from += now.len();
+                dst = later;
+            }
+            segment_start = segment_end;
+        }
+    }
+
+    /// The whole frame in one vector, for captures, traces and tests.
+    pub fn to_vec(&self) -> Vec<u8> {
+        let mut bytes = vec![0; self.len()];
+        self.copy_to(0, &mut bytes);
+        bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_segmented_frame_reads_like_a_contiguous_one() {
+        let whole: Vec<u8> = (0..=255).collect();
+        let tail: Vec<Segment> = [&whole[100..101], &whole[101..101], &whole[101..256]]
+            .iter()
+            // SAFETY: `whole` outlives the segments.
+            .map(|piece| unsafe { Segment::new(piece.as_ptr(), piece.len() as u32) })
+            .collect();
+        let frame = Frame::segmented(&whole[..100], &tail);
+        assert_eq!(frame.to_vec(), whole);
+        for from in [0, 1, 99, 100, 101, 255] {
+            for len in [0, 1, 2, 5, 156] {
+                if from + len <= 256 {
+                    let mut out = vec![0; len];
+                    frame.copy_to(from, &mut out);
+                    assert_eq!(out, whole[from..from + len]);
+                }
+            }
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "beyond the frame")]
+    fn reading_beyond_the_frame_is_refused() {
+        Frame::contiguous(&[1, 2, 3]).copy_to(2, &mut [0; 2]);
+    }
+}

@@ -1,0 +1,42 @@
+//! How frames get in and out of the switch.
+//!
+//! A *port* is opened by a *driver* and comes as queues: [`RxQueue`]s lend received frames for
+//! one burst, [`TxQueue`]s copy frames out. The rule of the house is **borrow on receive, never
+//! edit, copy once on transmit**:
+//!
+//! ```text
+//!   RxQueue::receive ──► Burst<'_> of Frame<'_>   (borrowed, immutable, owned by the ingress port)
+//!                              │
+//!                        TxPlan {frame, prefix, skip, len}   (what leaves, decided by the caller)
+//!                              │
+//!   TxQueue::transmit ◄────────┘                  (copies prefix ++ frame[skip..skip+len] once)
+//!   RxQueue::release                              (the ingress port takes its memory back)
+//! ```
+//!
+//! So no port ever owns another port's memory, and a stalled or removed port starves nobody.
+//! This crate knows frames and offload metadata, never protocols, and is the only one with
+//! `unsafe` in it.
+//!
+//! Rooms: [`frame`] (what is lent), [`transmit`] (what is copied), [`port`] (the traits),
+//! then one module per driver: [`memory`], [`pcap`], [`tap`], [`af_xdp`], and [`fault`], which
+//! wraps any of them. [`clock`] is the time of a turn.
+
+pub mod clock;
+pub mod frame;
+pub mod memory;
+pub mod port;
+pub mod transmit;
+
+pub use clock::Clock;
+pub use frame::{Burst, Frame, PartialChecksum, Segment};
+pub use port::{
+    Counts, Health, Monitor, OpenError, Port, PortInfo, RxQueue, TxQueue, TxReport, Wait,
+};
+pub use transmit::{PrefixArena, TxBurst, TxPlan};
+
+/// The most frames that are lent, judged and transmitted in one go.
+pub const BURST: usize = 64;
+
+/// The shortest head a multi-segment [`Frame`] may have, in bytes: room for every header the
+/// walk parses (Ethernet, two tags, IPv6 with bounded extension headers, TCP).
+pub const MIN_HEAD_BYTES: usize = 256;

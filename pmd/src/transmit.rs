@@ -1,0 +1,240 @@
+//! What leaves: transmit plans, and the one copy that carries them out.
+//!
+//! In: the frames of a burst and plans that refer to them. Out: bytes in the transmitting port's
+//! own memory. What must hold: a plan reads only its own frame and its own prefix; a partial
+//! checksum is completed for every plan that carries its whole summed range.
+
+use crate::frame::{Frame, PartialChecksum};
+
+/// The longest prefix a plan may put before a frame, in bytes: an outer Ethernet header, a tag,
+/// IPv6, GRE and an ERSPAN III header with its subheader fit.
+pub const MAX_PREFIX_BYTES: usize = 96;
+
+/// How many prefixes a burst may use at most.
+pub const MAX_PREFIXES: usize = 256;
+
+/// What leaves for one frame on one port: `prefix ++ frame[skip..skip + len]`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TxPlan {
+    /// Bytes of the original that leave, after `skip`. Less than the rest truncates.
+    pub len_bytes: u32,
+    /// Bytes of the original that the prefix replaces.
+    pub skip_bytes: u16,
+    /// Which prefix of the burst's [`PrefixArena`].
+    pub prefix: u16,
+    /// Length of the prefix; 0 for none.
+    pub prefix_len_bytes: u8,
+    /// Which frame of the burst.
+    pub frame: u8,
+}
+
+impl TxPlan {
+    /// Length on the wire, in bytes, without FCS.
+    #[inline]
+    pub fn wire_len(&self) -> usize {
+        self.prefix_len_bytes as usize + self.len_bytes as usize
+    }
+}
+
+/// The new leading bytes of a burst's plans. Owned by the worker, reused every burst.
+#[derive(Debug)]
+pub struct PrefixArena {
+    bytes: Box<[[u8; MAX_PREFIX_BYTES]]>,
+    used: usize,
+}
+
+impl Default for PrefixArena {
+    fn default() -> Self {
+        Self {
+            bytes: vec![[0; MAX_PREFIX_BYTES]; MAX_PREFIXES].into_boxed_slice(),
+            used: 0,
+        }
+    }
+}
+
+impl PrefixArena {
+    /// Forgets all prefixes; done once a burst.
+    #[inline]
+    pub fn clear(&mut self) {
+        self.used = 0;
+    }
+
+    /// A fresh prefix to write into and its number, or `None` when the burst has used all.
+    #[inline]
+    pub fn allocate(&mut self) -> Option<(u16, &mut [u8; MAX_PREFIX_BYTES])> {
+        let index = self.used;
+        let slot = self.bytes.get_mut(index)?;
+        self.used += 1;
+        Some((index as u16, slot))
+    }
+
+    #[inline]
+    fn get(&self, plan: &TxPlan) -> &[u8] {
+        &self.bytes[plan.prefix as usize][..plan.prefix_len_bytes as usize]
+    }
+}
+
+/// Everything one `TxQueue::transmit` is asked to send.
+#[derive(Clone, Copy, Debug)]
+pub struct TxBurst<'a> {
+    /// The burst's frames.
+    pub frames: &'a [Frame<'a>],
+    /// The prefixes that plans refer to.
+    pub prefixes: &'a PrefixArena,
+    /// What to send, in order.
+    pub plans: &'a [TxPlan],
+}
+
+impl TxBurst<'_> {
+    /// Writes what leaves for `plan` to `dst` and returns its length.
+    ///
+    /// # Panics
+    ///
+    /// When `dst` is shorter than [`TxPlan::wire_len`]: the driver checks that first, because a
+    /// frame too long for it is the driver's to refuse.
+    #[inline]
+    pub fn write(&self, plan: &TxPlan, dst: &mut [u8]) -> usize {
+        let frame = &self.frames[plan.frame as usize];
+        let (prefix, rest) = dst[..plan.wire_len()].split_at_mut(plan.prefix_len_bytes as usize);
+        if !prefix.is_empty() {
+            prefix.copy_from_slice(self.prefixes.get(plan));
+        }
+        frame.copy_to(plan.skip_bytes as usize, rest);
+        if let Some(partial) = frame.partial_checksum {
+            complete_checksum(plan, partial, frame.len(), dst);
+        }
+        plan.wire_len()
+    }
+}
+
+/// Completes a partial checksum in `wire`, the bytes that leave. A truncated frame is left as it
+/// is: its checksum covers bytes that do not leave.
+fn complete_checksum(plan: &TxPlan, partial: PartialChecksum, frame_len: usize, wire: &mut [u8]) {
+    let untouched = partial.start >= plan.skip_bytes;
+    let whole = plan.skip_bytes as usize + plan.len_bytes as usize == frame_len;
+    if !(untouched && whole) {
+        return;
+    }
+    let start = plan.prefix_len_bytes as usize + (partial.start - plan.skip_bytes) as usize;
+    let field = start + partial.offset as usize;
+    let Some(summed) = wire.get(start..plan.wire_len()) else {
+        return;
+    };
+    if field + 2 > plan.wire_len() {
+        return;
+    }
+    // A transmitted zero would mean "no checksum" to UDP; its one's complement twin is as valid
+    // for TCP (RFC 768).
+    let checksum = match !fold(sum(summed)) {
+        0 => 0xffff,
+        checksum => checksum,
+    };
+    wire[field..field + 2].copy_from_slice(&checksum.to_be_bytes());
+}
+
+/// One's complement sum of big-endian 16-bit words, not yet folded (RFC 1071). An odd last byte
+/// counts as the high byte of a word.
+pub fn sum(bytes: &[u8]) -> u64 {
+    let mut total = 0u64;
+    let mut words = bytes.chunks_exact(4);
+    for word in &mut words {
+        total += u64::from(u32::from_be_bytes([word[0], word[1], word[2], word[3]]));
+    }
+    let mut last = [0; 4];
+    let rest = words.remainder();
+    last[..rest.len()].copy_from_slice(rest);
+    total + u64::from(u32::from_be_bytes(last))
+}
+
+/// Folds a sum to 16 bits (RFC 1071).
+pub fn fold(mut total: u64) -> u16 {
+    while total > 0xffff {
+        total = (total & 0xffff) + (total >> 16);
+    }
+    total as u16
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write(frame: Frame<'_>, prefix: &[u8], skip: u16, len: u32) -> Vec<u8> {
+        let mut prefixes = PrefixArena::default();
+        let (index, slot) = prefixes.allocate().expect("room");
+        slot[..prefix.len()].copy_from_slice(prefix);
+        let plan = TxPlan {
+            frame: 0,
+            prefix: index,
+            prefix_len_bytes: prefix.len() as u8,
+            skip_bytes: skip,
+            len_bytes: len,
+        };
+        let burst = TxBurst {
+            frames: &[frame],
+            prefixes: &prefixes,
+            plans: &[plan],
+        };
+        let mut out = vec![0; 256];
+        let len = burst.write(&plan, &mut out);
+        out.truncate(len);
+        out
+    }
+
+    #[test]
+    fn a_plan_is_prefix_then_the_rest() {
+        let frame = Frame::contiguous(b"ABCDEFGH");
+        assert_eq!(write(frame, b"xy", 3, 5), b"xyDEFGH");
+        assert_eq!(write(frame, b"", 0, 8), b"ABCDEFGH");
+        assert_eq!(write(frame, b"", 0, 4), b"ABCD");
+    }
+
+    #[test]
+    fn a_partial_checksum_is_completed_behind_a_prefix() {
+        // Summed range: bytes 4..; field at 4 + 2. The pseudo header's sum is 0x1234.
+        let bytes = [0, 0, 0, 0, 0xab, 0xcd, 0x12, 0x34, 0x01, 0x02, 0x03];
+        let mut frame = Frame::contiguous(&bytes);
+        frame.partial_checksum = Some(PartialChecksum {
+            start: 4,
+            offset: 2,
+        });
+        let out = write(frame, b"ppp", 2, 9);
+        let expected = !fold(0xabcd + 0x1234 + 0x0102 + 0x0300);
+        assert_eq!(out[7..9], expected.to_be_bytes());
+        // Whoever sums the pseudo header, the data and the new field gets all ones.
+        let mut check = out[5..].to_vec();
+        check[2..4].copy_from_slice(&expected.to_be_bytes());
+        assert_eq!(fold(sum(&check) + 0x1234), 0xffff);
+    }
+
+    #[test]
+    fn a_truncated_frame_keeps_its_partial_checksum() {
+        let bytes = [0, 0, 0, 0, 0xab, 0xcd, 0x12, 0x34, 0x01, 0x02];
+        let mut frame = Frame::contiguous(&bytes);
+        frame.partial_checksum = Some(PartialChecksum {
+            start: 4,
+            offset: 2,
+        });
+        assert_eq!(write(frame, b"", 0, 9), bytes[..9]);
+    }
+
+    #[test]
+    fn a_checksum_of_zero_leaves_as_ones() {
+        let bytes = [0xff, 0xff, 0, 0];
+        let mut frame = Frame::contiguous(&bytes);
+        frame.partial_checksum = Some(PartialChecksum {
+            start: 0,
+            offset: 2,
+        });
+        assert_eq!(write(frame, b"", 0, 4), [0xff, 0xff, 0xff, 0xff]);
+    }
+
+    #[test]
+    fn a_checksum_field_outside_the_frame_touches_nothing() {
+        let bytes = [1, 2, 3, 4];
+        for (start, offset) in [(0, 3), (0, 900), (4, 0), (900, 0), (u16::MAX, u16::MAX)] {
+            let mut frame = Frame::contiguous(&bytes);
+            frame.partial_checksum = Some(PartialChecksum { start, offset });
+            assert_eq!(write(frame, b"", 0, 4), bytes);
+        }
+    }
+}
