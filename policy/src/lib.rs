@@ -1,1 +1,29 @@
-//! x
+//! What may pass: flow keys, rules, VM network state, snapshots and epochs. Does no I/O.
+//!
+//! ```text
+//!   frame bytes ──parse──► FlowKey + Class ──┐
+//!                                            ├─► PortPolicy / VnicPolicy ──► pass, or Denial
+//!   Model ──compile──► Snapshot (epoch) ─────┘          (through a KeyReader)
+//! ```
+//!
+//! Everything that decides reads the key through a [`KeyReader`]. Judging a frame uses
+//! [`reader::Exact`]; compiling uses [`reader::Tracer`], which records the bits that the same
+//! code could read. Those bits are the footprint mask of a (port, class), and the flow cache
+//! compares frames under it: a decision and its mask cannot drift apart.
+//!
+//! Rooms: [`ids`] and [`key`] (words), [`parse`](mod@parse) (frame to key), [`model`] (the desired state),
+//! [`reader`], [`rule`], [`sender`] (anti-spoofing), [`snapshot`] (the compiled state),
+//! [`denial`] (why a frame was dropped).
+#![forbid(unsafe_code)]
+
+pub mod denial;
+pub mod ids;
+pub mod key;
+pub mod model;
+pub mod reader;
+pub mod rule;
+
+pub use denial::{Denial, DropReason, Stage};
+pub use ids::{Epoch, Mac, NetworkId, PortId, RuleId, VlanId};
+pub use key::{Class, Field, FlowKey};
+pub use reader::KeyReader;

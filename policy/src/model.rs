@@ -1,0 +1,160 @@
+//! The desired state that policy is compiled from: networks, ports, vNICs, ACLs.
+//!
+//! Control builds it from a configuration that it has checked; names are resolved to numbers.
+
+use std::sync::Arc;
+
+use ipnet::{Ipv4Net, Ipv6Net};
+
+use crate::{Mac, NetworkId, PortId, VlanId, rule::Rule};
+
+/// The whole desired state.
+#[derive(Clone, Debug, Default)]
+pub struct Model {
+    /// Networks, in any order; numbers are unique.
+    pub networks: Vec<Network>,
+    /// Ports, in any order; numbers are unique.
+    pub ports: Vec<Port>,
+}
+
+/// A bridge domain of one tenant.
+#[derive(Clone, Debug)]
+pub struct Network {
+    /// Its number.
+    pub id: NetworkId,
+    /// Its name.
+    pub name: Arc<str>,
+    /// Whose it is.
+    pub tenant: Arc<str>,
+    /// Its VLAN on trunk ports; `None` when it is on no trunk, or only as native.
+    pub vlan: Option<VlanId>,
+    /// Most addresses it may learn.
+    pub mac_limit: u32,
+    /// Seconds after which an address that sends nothing is forgotten.
+    pub ageing_s: u32,
+}
+
+/// A port's place in the networks and its limits.
+#[derive(Clone, Debug)]
+pub struct Port {
+    /// Its number.
+    pub id: PortId,
+    /// Its name.
+    pub name: Arc<str>,
+    /// Which networks its frames belong to.
+    pub attachment: Attachment,
+    /// Isolated ports of a network reach only ports that are not (split horizon).
+    pub isolated: bool,
+    /// Most addresses the port may have learned, over all its networks.
+    pub mac_limit: u32,
+    /// Limits on frames that are flooded.
+    pub storm: StormLimits,
+    /// Most flow cache misses that a worker resolves for the port in one turn.
+    pub misses_per_turn: u32,
+    /// The vNIC bound to the port, with its policy; a port without one is not judged.
+    pub vnic: Option<Vnic>,
+}
+
+/// Which networks a port's frames belong to.
+#[derive(Clone, Debug)]
+pub enum Attachment {
+    /// Untagged and priority-tagged frames belong to the network; others are refused.
+    Access(NetworkId),
+    /// Frames belong to the network with their VLAN, untagged ones to `native`.
+    Trunk {
+        /// Networks carried with their tag.
+        tagged: Vec<NetworkId>,
+        /// The network carried without a tag.
+        native: Option<NetworkId>,
+    },
+}
+
+/// Frames per second that a port may flood, by kind; `None` is no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StormLimits {
+    /// To ff:ff:ff:ff:ff:ff.
+    pub broadcast_pps: Option<u32>,
+    /// To any other group address.
+    pub multicast_pps: Option<u32>,
+    /// To an address that no port was seen to have.
+    pub unknown_pps: Option<u32>,
+}
+
+/// A VM's network interface: identity and policy.
+#[derive(Clone, Debug)]
+pub struct Vnic {
+    /// Its name.
+    pub name: Arc<str>,
+    /// The VM it belongs to.
+    pub vm: Arc<str>,
+    /// Its Ethernet address.
+    pub mac: Mac,
+    /// IPv4 addresses or prefixes it may send from.
+    pub ipv4: Vec<Ipv4Net>,
+    /// IPv6 addresses or prefixes it may send from; its link-local address formed from `mac`
+    /// (RFC 4291 appendix A) and `::` (for duplicate address detection) come on top.
+    pub ipv6: Vec<Ipv6Net>,
+    /// What is checked of its frames' senders.
+    pub checks: SenderChecks,
+    /// Policy for frames to the VM.
+    pub inbound: DirectionPolicy,
+    /// Policy for frames from the VM.
+    pub outbound: DirectionPolicy,
+}
+
+/// Which claims of a sender are checked against its vNIC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "five independent switches of the configuration"
+)]
+pub struct SenderChecks {
+    /// Ethernet source.
+    pub mac: bool,
+    /// IPv4 source.
+    pub ipv4: bool,
+    /// IPv6 source.
+    pub ipv6: bool,
+    /// ARP sender addresses (RFC 826).
+    pub arp: bool,
+    /// Neighbour discovery addresses (RFC 4861).
+    pub nd: bool,
+}
+
+impl SenderChecks {
+    /// Everything is checked.
+    pub const ALL: Self = Self {
+        mac: true,
+        ipv4: true,
+        ipv6: true,
+        arp: true,
+        nd: true,
+    };
+    /// Nothing is checked.
+    pub const NONE: Self = Self {
+        mac: false,
+        ipv4: false,
+        ipv6: false,
+        arp: false,
+        nd: false,
+    };
+}
+
+/// An ordered rule list and what applies when none matches.
+#[derive(Clone, Debug)]
+pub struct DirectionPolicy {
+    /// First match wins. vNICs with the same list share it.
+    pub rules: Arc<[Rule]>,
+    /// When no rule matches. ARP and neighbour discovery pass all the same unless a rule denies
+    /// them: without them a guest cannot be reached whatever its rules allow.
+    pub default: Action,
+}
+
+/// What a rule or a default does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Action {
+    /// The frame passes.
+    Allow,
+    /// The frame is dropped and counted.
+    Deny,
+}

@@ -1,0 +1,169 @@
+//! How decisions read the key: exactly, or traced.
+//!
+//! A decision is written once, generic over [`KeyReader`]. With [`Exact`] it judges a frame.
+//! With [`Tracer`] the same code is run at compile time to record every bit it could read for
+//! frames of one class; the union is the footprint mask.
+//!
+//! What must hold for the trace to be complete: **further reads follow only from `true`.** A
+//! decision may stop at a test that fails, never at one that succeeds, unless
+//! [`KeyReader::TRACING`] is checked. The tracer answers `true` to all it does not know.
+
+use crate::key::{Class, Field, FlowKey, shape};
+
+/// Reads key bits on behalf of a decision.
+pub trait KeyReader {
+    /// True when every path must be visited, whatever the answers.
+    const TRACING: bool;
+
+    /// Whether `accept` holds for `field & mask` (both at bit 0). The decision now depends on
+    /// those bits.
+    fn test(&mut self, field: Field, mask: u64, accept: impl FnOnce(u64) -> bool) -> bool;
+
+    /// Whether `field & mask == value`.
+    #[inline]
+    fn equals(&mut self, field: Field, mask: u64, value: u64) -> bool {
+        self.test(field, mask, |bits| bits == value)
+    }
+}
+
+/// Reads a frame's key.
+#[derive(Debug)]
+pub struct Exact<'a>(pub &'a FlowKey);
+
+impl KeyReader for Exact<'_> {
+    const TRACING: bool = false;
+
+    #[inline]
+    fn test(&mut self, field: Field, mask: u64, accept: impl FnOnce(u64) -> bool) -> bool {
+        accept(self.0.get(field) & mask)
+    }
+}
+
+/// Records the bits that a decision could read for frames of one class.
+#[derive(Debug)]
+pub struct Tracer {
+    /// Bits whose value is the same for every frame of the class, and that value.
+    known: FlowKey,
+    value: FlowKey,
+    /// What was read so far, with the bits that every mask contains.
+    pub mask: FlowKey,
+}
+
+impl Tracer {
+    /// A tracer for `class`, whose mask holds the bits that tell classes apart.
+    pub fn new(class: Class) -> Self {
+        let (mut known, mut value) = (FlowKey::default(), FlowKey::default());
+        let mut know = |field: Field, mask: u64, bits: u64| {
+            let old = (known.get(field), value.get(field));
+            known.set(field, old.0 | mask);
+            value.set(field, old.1 | bits);
+        };
+        let (ethertype, protocol) = class_constants(class);
+        if let Some(ethertype) = ethertype {
+            know(Field::ETHERTYPE, Field::ETHERTYPE.ones(), ethertype);
+        }
+        if let Some(protocol) = protocol {
+            know(Field::PROTOCOL, Field::PROTOCOL.ones(), protocol);
+        }
+        let (shape_mask, shape_bits) = class_shape(class);
+        know(Field::SHAPE, shape_mask, shape_bits);
+        Self {
+            known,
+            value,
+            mask: class_mask(),
+        }
+    }
+}
+
+/// The bits from which the parser chose the class: in every mask.
+fn class_mask() -> FlowKey {
+    let mut mask = FlowKey::default();
+    for field in [
+        Field::INGRESS,
+        Field::ETHERTYPE,
+        Field::PROTOCOL,
+        Field::SHAPE,
+    ] {
+        mask.set(field, field.ones());
+    }
+    mask
+}
+
+fn class_constants(class: Class) -> (Option<u64>, Option<u64>) {
+    const IPV4: Option<u64> = Some(0x0800);
+    const IPV6: Option<u64> = Some(0x86dd);
+    match class {
+        Class::Runt => (Some(0), Some(0)),
+        Class::Malformed => (None, None),
+        // Not IPv4, IPv6 or ARP, but otherwise any.
+        Class::NonIp => (None, Some(0)),
+        Class::Arp => (Some(0x0806), None),
+        Class::Ipv4Tcp => (IPV4, Some(6)),
+        Class::Ipv4Icmp => (IPV4, Some(1)),
+        // UDP and SCTP share a class; so do all other protocols.
+        Class::Ipv4Udp | Class::Ipv4Other | Class::Ipv4Fragment => (IPV4, None),
+        Class::Ipv6Tcp => (IPV6, Some(6)),
+        Class::Ipv6Icmp | Class::Ipv6Neighbor => (IPV6, Some(58)),
+        Class::Ipv6Udp | Class::Ipv6Other | Class::Ipv6Fragment => (IPV6, None),
+    }
+}
+
+fn class_shape(class: Class) -> (u64, u64) {
+    let fixed = shape::IPV4 | shape::IPV6 | shape::MALFORMED | shape::RUNT;
+    match class {
+        Class::Runt => (fixed | shape::TAGGED | shape::NESTED, shape::RUNT),
+        Class::Malformed => (shape::MALFORMED | shape::RUNT, shape::MALFORMED),
+        Class::NonIp | Class::Arp => (fixed, 0),
+        Class::Ipv4Tcp | Class::Ipv4Udp | Class::Ipv4Icmp => (
+            fixed | shape::L4 | shape::LATER_FRAGMENT,
+            shape::IPV4 | shape::L4,
+        ),
+        Class::Ipv4Other => (fixed | shape::LATER_FRAGMENT, shape::IPV4),
+        Class::Ipv4Fragment => (
+            fixed | shape::LATER_FRAGMENT,
+            shape::IPV4 | shape::LATER_FRAGMENT,
+        ),
+        Class::Ipv6Tcp | Class::Ipv6Udp | Class::Ipv6Icmp | Class::Ipv6Neighbor => (
+            fixed | shape::L4 | shape::LATER_FRAGMENT,
+            shape::IPV6 | shape::L4,
+        ),
+        Class::Ipv6Other => (fixed | shape::LATER_FRAGMENT, shape::IPV6),
+        Class::Ipv6Fragment => (
+            fixed | shape::LATER_FRAGMENT,
+            shape::IPV6 | shape::LATER_FRAGMENT,
+        ),
+    }
+}
+
+impl KeyReader for Tracer {
+    const TRACING: bool = true;
+
+    fn test(&mut self, field: Field, mask: u64, accept: impl FnOnce(u64) -> bool) -> bool {
+        let already = self.mask.get(field);
+        self.mask.set(field, already | mask);
+        let known = self.known.get(field) & mask == mask;
+        !known || accept(self.value.get(field) & mask)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tracer_records_what_it_is_asked_and_follows_unknown_bits() {
+        let mut tracer = Tracer::new(Class::Ipv4Tcp);
+        assert!(tracer.equals(Field::L4_DST, 0xff00, 0x1200));
+        assert!(tracer.equals(Field::L4_DST, 0x00f0, 0x0010));
+        assert_eq!(tracer.mask.get(Field::L4_DST), 0xfff0);
+        assert_eq!(tracer.mask.get(Field::L4_SRC), 0);
+    }
+
+    #[test]
+    fn a_tracer_knows_what_the_class_fixes() {
+        let mut tracer = Tracer::new(Class::Ipv4Tcp);
+        assert!(tracer.equals(Field::PROTOCOL, 0xff, 6));
+        assert!(!tracer.equals(Field::PROTOCOL, 0xff, 17));
+        assert!(!tracer.equals(Field::ETHERTYPE, 0xffff, 0x86dd));
+    }
+}
