@@ -1,0 +1,309 @@
+//! The learning bridge: one MAC table per network, shared by the workers.
+//!
+//! Only the slow path comes here: a hit in the flow cache already knows where its frame goes.
+//! What a cached decision took from a table it holds under the network's *generation*, which
+//! advances whenever an answer that was given may no longer be right (an address moved, aged out
+//! or was forgotten). Learning an address that was unknown changes no cached answer, since frames
+//! to unknown addresses are not cached.
+//!
+//! What must hold:
+//! - a worker reads the generation before it looks anything up, so that a decision made from an
+//!   older table is a miss at its first use;
+//! - an address of a vNIC is where its configuration says, and cannot be learned elsewhere;
+//! - a table never grows beyond its limit, nor a port's share of all tables beyond its own.
+
+use std::sync::{
+    Arc,
+    atomic::{
+        AtomicU32,
+        Ordering::{Acquire, Relaxed, Release},
+    },
+};
+
+use hashbrown::HashMap;
+use parking_lot::{Mutex, RwLock};
+use policy::{DropReason, Mac, NetworkId, PortId, snapshot::Snapshot};
+
+/// A number per network that tells whether decisions made from its MAC table still stand.
+#[derive(Debug)]
+pub struct Generations(Box<[AtomicU32]>);
+
+impl Default for Generations {
+    fn default() -> Self {
+        Self((0..=u16::MAX).map(|_| AtomicU32::new(0)).collect())
+    }
+}
+
+impl Generations {
+    /// The present generation. Read it before the table.
+    #[inline]
+    pub fn current(&self, network: NetworkId) -> u32 {
+        self.0[network.index()].load(Acquire)
+    }
+
+    /// Every decision made so far from this network's table is void.
+    pub fn advance(&self, network: NetworkId) {
+        self.0[network.index()].fetch_add(1, Release);
+    }
+}
+
+/// An address, as people see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MacRow {
+    /// Whose table.
+    pub network: NetworkId,
+    /// The address.
+    pub mac: Mac,
+    /// Where it is.
+    pub port: PortId,
+    /// Seconds since it last sent; `None` for a vNIC's own address, which does not age.
+    pub age_s: Option<u32>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Location {
+    port: PortId,
+    seen_s: u32,
+    /// A vNIC's own address, at its port by configuration.
+    fixed: bool,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    locations: HashMap<u64, Location>,
+    limit: usize,
+    ageing_s: u32,
+    /// Addresses that were learned, that is, are not fixed.
+    learned: usize,
+    moves: u64,
+}
+
+impl Table {
+    fn note(&mut self, mac: Mac, now_s: u32) {
+        if let Some(location) = self.locations.get_mut(&mac.to_u64()) {
+            location.seen_s = now_s;
+        }
+    }
+}
+
+/// All networks' tables.
+#[derive(Debug)]
+pub struct Bridge {
+    generations: Generations,
+    tables: RwLock<Vec<Option<Arc<Mutex<Table>>>>>,
+    /// Learned addresses of each port, over all tables.
+    learned_by_port: Box<[AtomicU32]>,
+}
+
+impl Default for Bridge {
+    fn default() -> Self {
+        Self {
+            generations: Generations::default(),
+            tables: RwLock::default(),
+            learned_by_port: (0..=u16::MAX).map(|_| AtomicU32::new(0)).collect(),
+        }
+    }
+}
+
+impl Bridge {
+    /// The networks' generations.
+    #[inline]
+    pub fn generations(&self) -> &Generations {
+        &self.generations
+    }
+
+    /// Brings the tables in line with a snapshot that is about to be published: networks come
+    /// and go, vNIC addresses are pinned to their ports, and addresses at ports that left a
+    /// network are forgotten.
+    ///
+    /// Workers may be at work meanwhile; each table is locked on its own, for as long as it takes
+    /// to walk it.
+    pub fn configure(&self, snapshot: &Snapshot) {
+        let mut tables = self.tables.read().clone();
+        for (index, slot) in tables.iter_mut().enumerate() {
+            let id = NetworkId(index as u16);
+            if snapshot.network(id).is_none()
+                && let Some(table) = slot.take()
+            {
+                self.retain(id, &mut table.lock(), |_, _| false);
+            }
+        }
+        for network in snapshot.networks() {
+            if tables.len() <= network.id.index() {
+                tables.resize(network.id.index() + 1, None);
+            }
+            let slot = tables[network.id.index()].get_or_insert_default();
+            let mut table = slot.lock();
+            table.limit = network.mac_limit as usize;
+            table.ageing_s = network.ageing_s;
+            // The slow path then never grows a table.
+            let room = table.limit + network.members.len();
+            let missing = room.saturating_sub(table.locations.len());
+            table.locations.reserve(missing);
+            let members = &network.members;
+            let fixed: HashMap<u64, PortId> = members
+                .iter()
+                .filter_map(|member| {
+                    let vnic = snapshot.port(member.port)?.vnic.as_ref()?;
+                    Some((vnic.mac.to_u64(), member.port))
+                })
+                .collect();
+            self.retain(network.id, &mut table, |mac, location| {
+                members.iter().any(|member| member.port == location.port)
+                    && fixed.get(&mac).is_none_or(|port| *port == location.port)
+                    && (!location.fixed || fixed.contains_key(&mac))
+            });
+            for (mac, port) in fixed {
+                self.pin(network.id, &mut table, mac, port);
+            }
+        }
+        *self.tables.write() = tables;
+    }
+
+    fn pin(&self, network: NetworkId, table: &mut Table, mac: u64, port: PortId) {
+        let location = Location { port, seen_s: 0, fixed: true };
+        match table.locations.insert(mac, location) {
+            Some(old) if old.fixed => {}
+            Some(old) => self.unlearn(table, old),
+            None => self.generations.advance(network),
+        }
+    }
+
+    fn unlearn(&self, table: &mut Table, location: Location) {
+        if !location.fixed {
+            table.learned -= 1;
+            self.learned_by_port[location.port.index()].fetch_sub(1, Relaxed);
+        }
+    }
+
+    fn retain(
+        &self,
+        network: NetworkId,
+        table: &mut Table,
+        keep: impl Fn(u64, &Location) -> bool,
+    ) -> usize {
+        let mut removed = Vec::new();
+        table.locations.retain(|mac, location| {
+            let keep = keep(*mac, location);
+            if !keep {
+                removed.push(*location);
+            }
+            keep
+        });
+        for location in &removed {
+            self.unlearn(table, *location);
+        }
+        if !removed.is_empty() {
+            self.generations.advance(network);
+        }
+        removed.len()
+    }
+
+    fn with_table<T>(&self, network: NetworkId, work: impl FnOnce(&mut Table) -> T) -> Option<T> {
+        let tables = self.tables.read();
+        let table = tables.get(network.index())?.as_ref()?;
+        Some(work(&mut table.lock()))
+    }
+
+    /// Notes that `mac` sends from `port`.
+    ///
+    /// # Errors
+    ///
+    /// Why the frame that it sends is dropped: the address belongs to a vNIC elsewhere, or a
+    /// limit is reached.
+    pub fn learn(
+        &self,
+        network: NetworkId,
+        mac: Mac,
+        port: PortId,
+        port_limit: u32,
+        now_s: u32,
+    ) -> Result<(), DropReason> {
+        self.with_table(network, |table| match table.locations.get(&mac.to_u64()) {
+            Some(location) if location.port == port => Ok(table.note(mac, now_s)),
+            Some(location) if location.fixed => Err(DropReason::MacOwned),
+            known => {
+                let former = known.copied();
+                let share = |port: PortId| &self.learned_by_port[port.index()];
+                if share(port).load(Relaxed) >= port_limit {
+                    return Err(DropReason::MacLimitPort);
+                }
+                if former.is_none() && table.learned >= table.limit {
+                    return Err(DropReason::MacLimitNetwork);
+                }
+                share(port).fetch_add(1, Relaxed);
+                table
+                    .locations
+                    .insert(mac.to_u64(), Location { port, seen_s: now_s, fixed: false });
+                if let Some(former) = former {
+                    share(former.port).fetch_sub(1, Relaxed);
+                    table.moves += 1;
+                    self.generations.advance(network);
+                } else {
+                    table.learned += 1;
+                }
+                Ok(())
+            }
+        })
+        .unwrap_or(Err(DropReason::NoPolicy))
+    }
+
+    /// Where `mac` is.
+    pub fn lookup(&self, network: NetworkId, mac: Mac) -> Option<PortId> {
+        self.with_table(network, |table| Some(table.locations.get(&mac.to_u64())?.port))?
+    }
+
+    /// Notes that `mac` still sends, if it is still at `port`.
+    pub fn refresh(&self, network: NetworkId, mac: Mac, port: PortId, now_s: u32) {
+        self.with_table(network, |table| {
+            if table.locations.get(&mac.to_u64()).is_some_and(|location| location.port == port) {
+                table.note(mac, now_s);
+            }
+        });
+    }
+
+    /// Forgets addresses that have sent nothing for their network's ageing time. Returns how
+    /// many.
+    pub fn age(&self, now_s: u32) -> usize {
+        self.each(|network, table| {
+            let ageing_s = table.ageing_s;
+            self.retain(network, table, |_, location| {
+                location.fixed || now_s.saturating_sub(location.seen_s) <= ageing_s
+            })
+        })
+    }
+
+    /// Forgets every learned address at `port`, which has gone down, so that frames to them are
+    /// flooded rather than lost. Returns how many.
+    pub fn forget_port(&self, port: PortId) -> usize {
+        self.each(|network, table| {
+            self.retain(network, table, |_, location| location.fixed || location.port != port)
+        })
+    }
+
+    /// Every address.
+    pub fn rows(&self, now_s: u32) -> Vec<MacRow> {
+        let mut rows = Vec::new();
+        self.each(|network, table| {
+            rows.extend(table.locations.iter().map(|(mac, location)| MacRow {
+                network,
+                mac: Mac::from_u64(*mac),
+                port: location.port,
+                age_s: (!location.fixed).then(|| now_s.saturating_sub(location.seen_s)),
+            }));
+            0
+        });
+        rows
+    }
+
+    /// How often addresses moved between ports, per network.
+    pub fn moves(&self, network: NetworkId) -> u64 {
+        self.with_table(network, |table| table.moves).unwrap_or(0)
+    }
+
+    fn each(&self, mut work: impl FnMut(NetworkId, &mut Table) -> usize) -> usize {
+        let tables = self.tables.read().clone();
+        let present = tables.iter().enumerate().filter_map(|(i, t)| Some((i, t.as_ref()?)));
+        present.map(|(index, table)| work(NetworkId(index as u16), &mut table.lock())).sum()
+    }
+}

@@ -1,0 +1,459 @@
+//! The flow cache: one fixed-size, set-associative table per worker, probed once per frame.
+//!
+//! In: a key already masked with the footprint of its (ingress port, class). Out: the verdict
+//! that the slow path gave the last frame with that key, if it still stands.
+//!
+//! ```text
+//!   hash ──► set: one 64-byte line      16 tags of 16 bits │ 16 states │ hand │ drops
+//!                    │ tag matches
+//!                    ▼
+//!            entry: two 64-byte lines   masked key │ epoch, generation, verdict, hits
+//! ```
+//!
+//! What must hold:
+//! - an entry answers only under the epoch and the network generation it was made under, so a
+//!   change of policy or of the MAC table takes effect on live flows at once;
+//! - nothing is ever resized or chained: whoever makes many flows evicts only within sets;
+//! - a new entry is not protected until its second frame, and unprotected entries go first, so
+//!   a scan does not evict flows that are in use (CLOCK within a set);
+//! - at most a quarter of a set's ways hold drop verdicts;
+//! - the hash is keyed per process, so that nobody outside can aim at one set.
+
+use policy::{Epoch, FlowKey, NetworkId};
+
+use crate::{bridge::Generations, verdict::Verdict};
+
+const WAYS: usize = 16;
+const MAX_DROP_WAYS: u8 = WAYS as u8 / 4;
+const LANE_LOW: u64 = 0x0001_0001_0001_0001;
+const LANE_HIGH: u64 = 0x8000_8000_8000_8000;
+
+const PROTECTED: u8 = 1;
+const REFERENCED: u8 = 2;
+const DROP: u8 = 4;
+
+/// One set: the tags of its ways, four to a word, and their replacement state.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C, align(64))]
+struct Set {
+    /// 0 is a free way.
+    tags: [u64; WAYS / 4],
+    state: [u8; WAYS],
+    hand: u8,
+    drop_ways: u8,
+}
+
+impl Set {
+    /// The ways whose tag is `tag`, as bits. May name a way too many next to a right one, which
+    /// the comparison of keys sorts out.
+    #[inline]
+    fn matching(&self, tag: u16) -> u32 {
+        let wanted = u64::from(tag) * LANE_LOW;
+        let mut ways = 0;
+        for (index, word) in self.tags.iter().enumerate() {
+            let difference = word ^ wanted;
+            let zero = difference.wrapping_sub(LANE_LOW) & !difference & LANE_HIGH;
+            let lanes = zero >> 15;
+            let bits = (lanes | lanes >> 15 | lanes >> 30 | lanes >> 45) & 0xf;
+            ways |= (bits as u32) << (4 * index);
+        }
+        ways
+    }
+
+    fn tag(&self, way: usize) -> u16 {
+        (self.tags[way / 4] >> (16 * (way % 4))) as u16
+    }
+
+    fn set_tag(&mut self, way: usize, tag: u16) {
+        let (word, shift) = (&mut self.tags[way / 4], 16 * (way % 4));
+        *word = (*word & !(0xffff << shift)) | (u64::from(tag) << shift);
+    }
+
+    /// Which way a new entry takes.
+    fn victim(&mut self, is_drop: bool) -> usize {
+        if is_drop && self.drop_ways >= MAX_DROP_WAYS {
+            return self.sweep(|state| state & DROP != 0);
+        }
+        if let Some(free) = (0..WAYS).find(|way| self.tag(*way) == 0) {
+            return free;
+        }
+        if self.state.iter().any(|state| state & PROTECTED == 0) {
+            return self.sweep(|state| state & PROTECTED == 0);
+        }
+        self.sweep(|_| true)
+    }
+
+    /// The next eligible way that was not referenced since the hand last passed it.
+    fn sweep(&mut self, eligible: impl Fn(u8) -> bool) -> usize {
+        // The second round finds what the first took the reference bit from.
+        for _ in 0..2 * WAYS {
+            let way = self.hand as usize;
+            self.hand = (self.hand + 1) % WAYS as u8;
+            if eligible(self.state[way]) {
+                if self.state[way] & REFERENCED == 0 {
+                    return way;
+                }
+                self.state[way] &= !REFERENCED;
+            }
+        }
+        self.hand as usize
+    }
+
+    fn touch(&mut self, way: usize) {
+        let state = self.state[way] | PROTECTED | REFERENCED;
+        if self.state[way] != state {
+            self.state[way] = state;
+        }
+    }
+}
+
+/// What the cache keeps of a decision.
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(64))]
+pub struct Entry {
+    /// The masked key.
+    pub key: FlowKey,
+    /// The snapshot it was decided under.
+    pub epoch: Epoch,
+    /// What was decided.
+    pub verdict: Verdict,
+    /// Frames that it answered.
+    pub hits: u64,
+    /// The MAC table's generation it was decided under.
+    pub generation: u32,
+    /// When the bridge is next told that the sender is still there, in seconds of the clock.
+    pub refresh_s: u32,
+    /// Whose MAC table that was; [`NO_NETWORK`] when none was read.
+    pub network: NetworkId,
+}
+
+/// The network of a decision that no MAC table had a part in.
+pub const NO_NETWORK: NetworkId = NetworkId(u16::MAX);
+
+/// A key's place in the cache.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Hash(u64);
+
+impl Hash {
+    /// Never 0, which marks a free way.
+    #[inline]
+    fn tag(self) -> u16 {
+        ((self.0 >> 48) as u16).max(1)
+    }
+}
+
+/// The table. One worker's own.
+#[derive(Debug)]
+pub struct FlowCache {
+    sets: Vec<Set>,
+    entries: Vec<Entry>,
+    secret: [u64; 8],
+    used: u64,
+}
+
+impl FlowCache {
+    /// A cache of at least `entries` entries, whose hash is keyed with `secret`.
+    pub fn new(entries: usize, secret: [u64; 8]) -> Self {
+        let sets = entries.div_ceil(WAYS).next_power_of_two();
+        let empty = Entry {
+            key: FlowKey::default(),
+            epoch: Epoch(0),
+            verdict: Verdict::NOTHING,
+            hits: 0,
+            generation: 0,
+            refresh_s: 0,
+            network: NO_NETWORK,
+        };
+        Self {
+            sets: pmd::cpu::huge_vec(Set::default(), sets),
+            entries: pmd::cpu::huge_vec(empty, sets * WAYS),
+            secret,
+            used: 0,
+        }
+    }
+
+    /// Entries it has room for.
+    pub fn capacity(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Entries in use, those that no longer stand included.
+    pub fn used(&self) -> u64 {
+        self.used
+    }
+
+    /// The place of a masked key.
+    #[inline]
+    pub fn hash(&self, key: &FlowKey) -> Hash {
+        let [a, b, c, d, e, f, g, h] = key.0;
+        let s = &self.secret;
+        let mixed = fold(a ^ s[0], b ^ s[1])
+            ^ fold(c ^ s[2], d ^ s[3])
+            ^ fold(e ^ s[4], f ^ s[5])
+            ^ fold(g ^ s[6], h ^ s[7]);
+        Hash(fold(mixed ^ s[0], s[7] | 1))
+    }
+
+    #[inline]
+    fn set_index(&self, hash: Hash) -> usize {
+        hash.0 as usize & (self.sets.len() - 1)
+    }
+
+    /// First step of a probe: the set's line is on its way.
+    #[inline]
+    pub fn prefetch_set(&self, hash: Hash) {
+        pmd::cpu::prefetch(&self.sets[self.set_index(hash)]);
+    }
+
+    /// Second step: which ways may hold the key; their entries' lines are on their way.
+    #[inline]
+    pub fn candidates(&self, hash: Hash) -> u32 {
+        let set = self.set_index(hash);
+        let ways = self.sets[set].matching(hash.tag());
+        if ways != 0 {
+            let entry = &self.entries[set * WAYS + ways.trailing_zeros() as usize];
+            pmd::cpu::prefetch(&entry.key);
+            pmd::cpu::prefetch(&entry.epoch);
+        }
+        ways
+    }
+
+    /// Third step: the entry of `key` among `ways`, if it still stands.
+    #[inline]
+    pub fn get(
+        &mut self,
+        hash: Hash,
+        mut ways: u32,
+        key: &FlowKey,
+        epoch: Epoch,
+        generations: &Generations,
+    ) -> Option<&mut Entry> {
+        let set = self.set_index(hash);
+        while ways != 0 {
+            let way = ways.trailing_zeros() as usize;
+            ways &= ways - 1;
+            let index = set * WAYS + way;
+            let entry = &self.entries[index];
+            if entry.key == *key
+                && entry.epoch == epoch
+                && entry.generation == generations.current(entry.network)
+            {
+                self.sets[set].touch(way);
+                return Some(&mut self.entries[index]);
+            }
+        }
+        None
+    }
+
+    /// Keeps a decision, in the place of an older one for the same key if there is one.
+    pub fn insert(&mut self, hash: Hash, entry: Entry) {
+        let set_index = self.set_index(hash);
+        let set = &mut self.sets[set_index];
+        let is_drop = matches!(entry.verdict, Verdict::Drop(_));
+        let mut same = set.matching(hash.tag());
+        let mut way = None;
+        while same != 0 && way.is_none() {
+            let candidate = same.trailing_zeros() as usize;
+            same &= same - 1;
+            let holds = set.tag(candidate) == hash.tag()
+                && self.entries[set_index * WAYS + candidate].key == entry.key;
+            // An old entry that was no drop must not make one drop too many.
+            let fits = !is_drop || set.state[candidate] & DROP != 0 || set.drop_ways < MAX_DROP_WAYS;
+            way = holds.then_some(candidate).filter(|_| fits);
+            if holds && !fits {
+                set.set_tag(candidate, 0);
+                set.state[candidate] = 0;
+                self.used -= 1;
+            }
+        }
+        let way = way.unwrap_or_else(|| set.victim(is_drop));
+        if set.tag(way) == 0 {
+            self.used += 1;
+        }
+        set.drop_ways -= u8::from(set.state[way] & DROP != 0);
+        set.drop_ways += u8::from(is_drop);
+        set.set_tag(way, hash.tag());
+        set.state[way] = if is_drop { DROP } else { 0 };
+        self.entries[set_index * WAYS + way] = entry;
+    }
+
+    /// Every entry in use that still stands, most recently numbered sets last.
+    pub fn entries<'a>(
+        &'a self,
+        epoch: Epoch,
+        generations: &'a Generations,
+    ) -> impl Iterator<Item = &'a Entry> {
+        self.entries.iter().enumerate().filter_map(move |(index, entry)| {
+            let used = self.sets[index / WAYS].tag(index % WAYS) != 0;
+            let stands = entry.epoch == epoch
+                && entry.generation == generations.current(entry.network);
+            (used && stands).then_some(entry)
+        })
+    }
+}
+
+/// Both halves of a 128-bit product, folded: every input bit reaches every output bit.
+#[inline]
+fn fold(a: u64, b: u64) -> u64 {
+    let product = u128::from(a) * u128::from(b);
+    product as u64 ^ (product >> 64) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use policy::{DropReason, PortId};
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{drop_ledger::DropLedger, verdict::{Denied, Destination}};
+
+    const SECRET: [u64; 8] = [
+        0x9e37_79b9_7f4a_7c15, 0xbf58_476d_1ce4_e5b9, 0x94d0_49bb_1331_11eb, 0xd6e8_feb8_6659_fd93,
+        0xa076_1d64_78bd_642f, 0xe703_7ed1_a0b4_28db, 0x8ebc_6af0_9c88_c6e3, 0x5899_65cc_7537_4cc3,
+    ];
+
+    fn key(flow: u64) -> FlowKey {
+        FlowKey([flow, 1, 2, 3, 4, 5, 6, 7])
+    }
+
+    fn to(port: u16) -> Verdict {
+        Verdict::Unicast(Destination { port: PortId(port), tag: None, denied: None })
+    }
+
+    fn drop_verdict() -> Verdict {
+        let denial = policy::Denial::new(DropReason::AclOut);
+        let row = DropLedger::default().slot(PortId(0), denial);
+        Verdict::Drop(Denied { reason: DropReason::AclOut, row })
+    }
+
+    fn entry(flow: u64, epoch: u64, verdict: Verdict) -> Entry {
+        Entry {
+            key: key(flow),
+            epoch: Epoch(epoch),
+            verdict,
+            hits: 0,
+            generation: 0,
+            refresh_s: 0,
+            network: NO_NETWORK,
+        }
+    }
+
+    struct Bed {
+        cache: FlowCache,
+        generations: Generations,
+    }
+
+    impl Bed {
+        fn new(entries: usize) -> Self {
+            Self { cache: FlowCache::new(entries, SECRET), generations: Generations::default() }
+        }
+
+        fn insert(&mut self, entry: Entry) {
+            let hash = self.cache.hash(&entry.key);
+            self.cache.insert(hash, entry);
+        }
+
+        fn look(&mut self, flow: u64, epoch: u64) -> Option<Verdict> {
+            let key = key(flow);
+            let hash = self.cache.hash(&key);
+            let ways = self.cache.candidates(hash);
+            let found = self.cache.get(hash, ways, &key, Epoch(epoch), &self.generations);
+            found.map(|entry| entry.verdict)
+        }
+    }
+
+    #[test]
+    fn lines_are_as_the_design_counts_them() {
+        assert_eq!(size_of::<Set>(), 64);
+        assert_eq!(size_of::<Entry>(), 128);
+    }
+
+    #[test]
+    fn an_entry_of_another_epoch_or_generation_is_a_miss() {
+        let mut bed = Bed::new(64);
+        let network = NetworkId(3);
+        bed.insert(Entry { network, ..entry(1, 5, to(1)) });
+        assert_eq!(bed.look(1, 5), Some(to(1)));
+        assert_eq!(bed.look(1, 6), None);
+        bed.generations.advance(NetworkId(2));
+        assert_eq!(bed.look(1, 5), Some(to(1)));
+        bed.generations.advance(network);
+        assert_eq!(bed.look(1, 5), None);
+    }
+
+    #[test]
+    fn a_new_decision_replaces_the_old_one_for_its_key() {
+        let mut bed = Bed::new(64);
+        bed.insert(entry(1, 1, to(1)));
+        bed.insert(entry(1, 2, to(2)));
+        bed.insert(entry(1, 3, drop_verdict()));
+        assert_eq!(bed.look(1, 3), Some(drop_verdict()));
+        assert_eq!(bed.cache.used(), 1);
+    }
+
+    #[test]
+    fn a_scan_does_not_evict_flows_in_use() {
+        let mut bed = Bed::new(1024);
+        for flow in 0..256 {
+            bed.insert(entry(flow, 1, to(1)));
+            bed.look(flow, 1);
+        }
+        let in_use: Vec<u64> = (0..256).filter(|flow| bed.look(*flow, 1).is_some()).collect();
+        for flow in 10_000..200_000 {
+            bed.insert(entry(flow, 1, to(2)));
+        }
+        let kept = in_use.iter().filter(|flow| bed.look(**flow, 1).is_some()).count();
+        assert!(kept * 100 >= in_use.len() * 99, "{kept} of {}", in_use.len());
+    }
+
+    #[test]
+    fn drops_take_at_most_a_quarter() {
+        let mut bed = Bed::new(1024);
+        for flow in 0..100_000 {
+            bed.insert(entry(flow, 1, drop_verdict()));
+        }
+        assert!(bed.cache.used() <= 256, "{}", bed.cache.used());
+        for set in &bed.cache.sets {
+            let drops = set.state.iter().filter(|state| **state & DROP != 0).count();
+            assert_eq!(drops, set.drop_ways as usize);
+        }
+    }
+
+    #[test]
+    fn tag_matching_never_overlooks_a_way() {
+        let mut set = Set::default();
+        for (way, tag) in (0..WAYS).zip([1, 0xffff, 0x8000, 0x7fff, 1, 2, 3, 0].iter().cycle()) {
+            set.set_tag(way, *tag);
+        }
+        for tag in [1, 2, 3, 0x7fff, 0x8000, 0xffff] {
+            for way in 0..WAYS {
+                if set.tag(way) == tag {
+                    assert!(set.matching(tag) & 1 << way != 0, "tag {tag:x} way {way}");
+                }
+            }
+        }
+        assert_eq!(set.matching(0x1234), 0);
+    }
+
+    proptest! {
+        /// Whatever is inserted, an answer is always the last decision for that very key and
+        /// epoch; forgetting is allowed, mistaking is not.
+        #[test]
+        fn answers_are_never_wrong(steps in prop::collection::vec((0u64..600, 1u64..3, 0u16..4), 1..3000)) {
+            let mut bed = Bed::new(128);
+            let mut model = HashMap::new();
+            for (flow, epoch, port) in steps {
+                let verdict = if port == 0 { drop_verdict() } else { to(port) };
+                if let Some(answer) = bed.look(flow, epoch) {
+                    prop_assert_eq!(Some(&(epoch, answer)), model.get(&flow));
+                }
+                bed.insert(entry(flow, epoch, verdict));
+                model.insert(flow, (epoch, verdict));
+                prop_assert_eq!(bed.look(flow, epoch), Some(verdict));
+                prop_assert!(bed.cache.used() <= bed.cache.capacity() as u64);
+            }
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! What is to leave: transmit plans, gathered by port over a burst, then handed to the drivers.
+//!
+//! In: (frame, destination) pairs. Out: one `TxQueue::transmit` per port that has plans. What
+//! must hold: every pair that comes in is counted as offered, and then either as sent or as
+//! dropped, in the egress port's account.
+
+use std::sync::Arc;
+
+use arrayvec::ArrayVec;
+use parking_lot::Mutex;
+use pmd::{BURST, Frame, PrefixArena, TxBurst, TxPlan, TxQueue};
+use policy::{DropReason, Field, PortId, key::shape, parse::Parsed};
+
+use crate::{counters::PortCounters, published::Bundle, verdict::VlanTag};
+
+/// A transmit queue, shared by the workers that send to it. The lock is taken once per burst;
+/// with as many queues as workers nobody else takes it.
+pub type SharedTxQueue = Arc<Mutex<Box<dyn TxQueue>>>;
+
+const MAC_PAIR_BYTES: usize = 12;
+const TAG_BYTES: usize = 4;
+/// TPID of a C-VLAN tag (IEEE 802.1Q §9.6).
+const TPID: [u8; 2] = [0x81, 0x00];
+
+#[derive(Debug, Default)]
+struct Lane {
+    plans: Box<ArrayVec<TxPlan, BURST>>,
+    /// `None` while the port is not attached.
+    queue: Option<Queue>,
+}
+
+struct Queue(SharedTxQueue);
+
+impl std::fmt::Debug for Queue {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Queue")
+    }
+}
+
+/// One worker's plans of the burst at hand.
+#[derive(Debug, Default)]
+pub struct Outbox {
+    lanes: Vec<Lane>,
+    /// Ports that have plans.
+    busy: Vec<PortId>,
+    prefixes: PrefixArena,
+    worker: usize,
+}
+
+impl Outbox {
+    /// The outbox of worker number `worker`.
+    pub fn new(worker: usize) -> Self {
+        Self { worker, ..Self::default() }
+    }
+
+    /// From now on what is for `port` goes to `queue`. Returns the former queue.
+    pub fn attach(&mut self, port: PortId, queue: Option<SharedTxQueue>) -> Option<SharedTxQueue> {
+        if self.lanes.len() <= port.index() {
+            self.lanes.resize_with(port.index() + 1, Lane::default);
+            // `busy` then never grows within a burst.
+            self.busy.reserve(self.lanes.len() - self.busy.len());
+        }
+        let lane = &mut self.lanes[port.index()];
+        std::mem::replace(&mut lane.queue, queue.map(Queue)).map(|Queue(queue)| queue)
+    }
+
+    /// Plans that `frame`, number `index` of the burst, leaves at `port` with `tag`.
+    ///
+    /// What stands in the way of planning (no such port, no room for a prefix) is counted at
+    /// once.
+    #[inline]
+    pub fn plan(
+        &mut self,
+        bundle: &Bundle,
+        frames: &[Frame<'_>],
+        index: usize,
+        parsed: &Parsed,
+        port: PortId,
+        tag: Option<VlanTag>,
+    ) {
+        let frame = &frames[index];
+        let mut plan = TxPlan {
+            frame: index as u8,
+            len_bytes: frame.len() as u32,
+            ..TxPlan::default()
+        };
+        if (tag.is_some() || parsed.key.has(shape::TAGGED))
+            && !self.retag(&mut plan, frame, parsed, tag)
+        {
+            // The burst has used all prefixes: send what is planned, then begin anew.
+            self.transmit(bundle, frames);
+            self.retag(&mut plan, frame, parsed, tag);
+        }
+        let Some(lane) = self.lanes.get_mut(port.index()).filter(|lane| lane.queue.is_some()) else {
+            if let Some(counters) = counters(bundle, port, self.worker) {
+                counters.offered.add(1);
+                counters.drop_frames(DropReason::PortDown, 1);
+            }
+            return;
+        };
+        if lane.plans.is_empty() {
+            self.busy.push(port);
+        }
+        if lane.plans.try_push(plan).is_err() {
+            self.transmit(bundle, frames);
+            self.busy.push(port);
+            self.lanes[port.index()].plans.push(plan);
+        }
+    }
+
+    /// Makes the frame leave with `tag`, whether its own tag stands in it or came beside it. The
+    /// priority bits stay. False when no prefix is left.
+    fn retag(
+        &mut self,
+        plan: &mut TxPlan,
+        frame: &Frame<'_>,
+        parsed: &Parsed,
+        tag: Option<VlanTag>,
+    ) -> bool {
+        let tci = parsed.key.get(Field::VLAN_TCI) as u16;
+        let wanted = tag.map(|tag| (tci & 0xf000) | tag.get());
+        if parsed.tag_in_frame && wanted == Some(tci) || !parsed.tag_in_frame && wanted.is_none() {
+            return true;
+        }
+        let Some((number, prefix)) = self.prefixes.allocate() else { return false };
+        let replaced = MAC_PAIR_BYTES + if parsed.tag_in_frame { TAG_BYTES } else { 0 };
+        prefix[..MAC_PAIR_BYTES].copy_from_slice(&frame.head()[..MAC_PAIR_BYTES]);
+        let mut len = MAC_PAIR_BYTES;
+        if let Some(tci) = wanted {
+            prefix[len..len + 2].copy_from_slice(&TPID);
+            prefix[len + 2..len + TAG_BYTES].copy_from_slice(&tci.to_be_bytes());
+            len += TAG_BYTES;
+        }
+        plan.prefix = number;
+        plan.prefix_len_bytes = len as u8;
+        plan.skip_bytes = replaced as u16;
+        plan.len_bytes = (frame.len() - replaced) as u32;
+        true
+    }
+
+    /// Hands every plan to its port's driver and counts what became of it.
+    pub fn transmit(&mut self, bundle: &Bundle, frames: &[Frame<'_>]) {
+        for port in self.busy.drain(..) {
+            let lane = &mut self.lanes[port.index()];
+            if let Some(Queue(queue)) = &lane.queue {
+                let burst = TxBurst { frames, prefixes: &self.prefixes, plans: &lane.plans };
+                let report = queue.lock().transmit(&burst);
+                if let Some(counters) = counters(bundle, port, self.worker) {
+                    counters.offered.add(lane.plans.len() as u64);
+                    counters.tx_frames.add(u64::from(report.sent));
+                    counters.tx_bytes.add(report.sent_bytes);
+                    for (reason, frames) in [
+                        (DropReason::TxFull, report.full),
+                        (DropReason::TooBig, report.too_big),
+                        (DropReason::PortDown, report.down),
+                    ] {
+                        if frames > 0 {
+                            counters.drop_frames(reason, u64::from(frames));
+                        }
+                    }
+                }
+            }
+            lane.plans.clear();
+        }
+        self.prefixes.clear();
+    }
+}
+
+#[inline]
+fn counters(bundle: &Bundle, port: PortId, worker: usize) -> Option<&PortCounters> {
+    bundle.port(port).map(|shared| &shared.counters[worker])
+}

@@ -1,0 +1,85 @@
+//! What control publishes to the workers, and what all of them share.
+//!
+//! What must hold: control frees a replaced bundle only when every worker has said that it works
+//! under a later one, so no worker ever pays for freeing it.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+use arc_swap::ArcSwap;
+use policy::{Epoch, PortId, snapshot::Snapshot};
+
+use crate::{bridge::Bridge, counters::PortCounters, storm::StormGates};
+
+/// A snapshot with the counters of the ports it speaks of.
+#[derive(Debug)]
+pub struct Bundle {
+    /// The compiled policy.
+    pub snapshot: Snapshot,
+    /// By port number: every port of the snapshot, and every other that is still attached.
+    pub ports: Vec<Option<Arc<PortShared>>>,
+}
+
+impl Bundle {
+    /// What the workers share of a port.
+    #[inline]
+    pub fn port(&self, id: PortId) -> Option<&PortShared> {
+        self.ports.get(id.index())?.as_deref()
+    }
+}
+
+/// What the workers share of a port. It outlives any bundle, so that counts go on.
+#[derive(Debug)]
+pub struct PortShared {
+    /// By worker.
+    pub counters: Box<[PortCounters]>,
+    /// The limits on what it floods.
+    pub storm: StormGates,
+}
+
+impl PortShared {
+    /// For so many workers.
+    pub fn new(workers: usize) -> Self {
+        Self {
+            counters: (0..workers).map(|_| PortCounters::default()).collect(),
+            storm: StormGates::default(),
+        }
+    }
+}
+
+/// Everything that workers have in common.
+#[derive(Debug)]
+pub struct Shared {
+    /// What is in force.
+    pub current: ArcSwap<Bundle>,
+    /// The MAC tables.
+    pub bridge: Bridge,
+    /// The time base of ageing and limits.
+    pub clock: pmd::Clock,
+}
+
+impl Shared {
+    /// With an empty snapshot.
+    pub fn new(clock: pmd::Clock) -> Self {
+        let nothing = Bundle { snapshot: Snapshot::empty(), ports: Vec::new() };
+        Self { current: ArcSwap::from_pointee(nothing), bridge: Bridge::default(), clock }
+    }
+}
+
+/// The latest epoch that a worker works under.
+#[derive(Debug, Default)]
+pub struct Acknowledged(AtomicU64);
+
+impl Acknowledged {
+    /// Said by the worker, once no frame judged under an older epoch is left in its hands.
+    pub fn set(&self, epoch: Epoch) {
+        self.0.store(epoch.0, Ordering::Release);
+    }
+
+    /// What it said last.
+    pub fn get(&self) -> Epoch {
+        Epoch(self.0.load(Ordering::Acquire))
+    }
+}

@@ -1,0 +1,210 @@
+//! The slow path: what a frame's key has coming to it, decided from policy and the MAC tables.
+//!
+//! In: a parsed frame that the flow cache had no answer for. Out: a [`Decision`]. It runs on the
+//! worker, to completion. What it reads of the key stands in the snapshot's footprint mask; what
+//! it reads besides (an ARP or neighbour discovery payload, an unknown destination) makes the
+//! decision one that is not cached.
+//!
+//! ```text
+//!   admit (VLAN ─► network) ─► sender checks ─► outbound policy      of the ingress port
+//!     ─► learn ─► look up ─► { one destination | flood }             bridge
+//!     ─► inbound policy of each destination                          of the egress ports
+//! ```
+
+use policy::{
+    Class, Denial, DropReason, NetworkId, PortId, VlanId,
+    parse::Parsed,
+    reader::Exact,
+    sender::NeighborClaim,
+    snapshot::{NetworkPolicy, PortPolicy, Snapshot},
+};
+
+use crate::{
+    bridge::Bridge,
+    drop_ledger::DropLedger,
+    flow_cache::NO_NETWORK,
+    storm::FloodKind,
+    verdict::{Denied, Destination, DestinationLog, Verdict},
+};
+
+/// What was decided, and what it depends on.
+#[derive(Clone, Copy, Debug)]
+pub struct Decision {
+    /// What becomes of the frame.
+    pub verdict: Verdict,
+    /// The network whose MAC table was read; [`NO_NETWORK`] for none.
+    pub network: NetworkId,
+    /// That table's generation before it was read.
+    pub generation: u32,
+    /// Whether the next frame with this key, under its mask, would have the same coming to it.
+    pub cacheable: bool,
+    /// What it took, in judgements: 1 and one for each destination.
+    pub cost: u32,
+}
+
+/// What one worker's slow path keeps.
+#[derive(Debug)]
+pub struct SlowPath {
+    /// Drops by rule.
+    pub ledger: DropLedger,
+    /// Lists of destinations.
+    pub lists: DestinationLog,
+}
+
+/// What every decision reads.
+#[derive(Clone, Copy, Debug)]
+pub struct Inputs<'a> {
+    /// The compiled policy.
+    pub snapshot: &'a Snapshot,
+    /// The MAC tables.
+    pub bridge: &'a Bridge,
+    /// The time, in seconds of the clock.
+    pub now_s: u32,
+}
+
+/// A decision in the making: dropped, or bound for these places.
+enum Route {
+    One(PortId),
+    Flood(FloodKind),
+}
+
+impl SlowPath {
+    /// Decides. `head` is the frame's first bytes, which `parsed` was parsed from.
+    pub fn resolve(&mut self, inputs: Inputs<'_>, head: &[u8], parsed: &Parsed) -> Decision {
+        let mut decision = Decision {
+            verdict: Verdict::NOTHING,
+            network: NO_NETWORK,
+            generation: 0,
+            cacheable: parsed.class.cacheable(),
+            cost: 1,
+        };
+        decision.verdict = match self.decide(inputs, head, parsed, &mut decision) {
+            Ok(verdict) => verdict,
+            Err(denial) => {
+                let row = self.ledger.slot(parsed.key.ingress(), denial);
+                Verdict::Drop(Denied { reason: denial.reason, row })
+            }
+        };
+        decision
+    }
+
+    fn decide(
+        &mut self,
+        inputs: Inputs<'_>,
+        head: &[u8],
+        parsed: &Parsed,
+        decision: &mut Decision,
+    ) -> Result<Verdict, Denial> {
+        let no_policy = Denial::new(DropReason::NoPolicy);
+        let port = inputs.snapshot.port(parsed.key.ingress()).ok_or(no_policy)?;
+        let network = admit(port, head, parsed)?;
+        let network = inputs.snapshot.network(network).ok_or(no_policy)?;
+
+        // The generation is read before the table: see `bridge`.
+        decision.network = network.id;
+        decision.generation = inputs.bridge.generations().current(network.id);
+        let source = parsed.key.eth_src();
+        let learned =
+            inputs.bridge.learn(network.id, source, port.id, port.mac_limit, inputs.now_s);
+        if let Err(reason) = learned {
+            // An address less somewhere else, and the next frame may pass.
+            decision.cacheable = false;
+            return Err(Denial::new(reason));
+        }
+        match route(inputs, network, port, parsed)? {
+            Route::One(to) => {
+                decision.cost += 1;
+                let tag = inputs.snapshot.port(to).and_then(|port| port.egress_tag(network.id));
+                let tag = tag.ok_or(Denial::new(DropReason::NoDestination))?;
+                Ok(Verdict::Unicast(self.destination(inputs.snapshot, to, tag, parsed)))
+            }
+            Route::Flood(kind) => {
+                if kind == FloodKind::Unknown {
+                    // Learning the address does not advance the generation.
+                    decision.cacheable = false;
+                }
+                self.flood(inputs.snapshot, network, port, parsed, kind, &mut decision.cost)
+            }
+        }
+    }
+
+    fn flood(
+        &mut self,
+        snapshot: &Snapshot,
+        network: &NetworkPolicy,
+        from: &PortPolicy,
+        parsed: &Parsed,
+        kind: FloodKind,
+        cost: &mut u32,
+    ) -> Result<Verdict, Denial> {
+        self.lists.begin(network.members.len());
+        for member in &network.members {
+            if member.port != from.id && !(member.isolated && from.isolated) {
+                let destination = self.destination(snapshot, member.port, member.tag, parsed);
+                self.lists.push(destination);
+                *cost += 1;
+            }
+        }
+        let list = self.lists.finish();
+        if self.lists.get(list).is_empty() {
+            return Err(Denial::new(DropReason::NoDestination));
+        }
+        Ok(Verdict::Flood(kind, list))
+    }
+
+    fn destination(
+        &mut self,
+        snapshot: &Snapshot,
+        to: PortId,
+        tag: Option<VlanId>,
+        parsed: &Parsed,
+    ) -> Destination {
+        let vnic = snapshot.port(to).and_then(|port| port.vnic.as_ref());
+        let judged = vnic.map_or(Ok(None), |vnic| vnic.judge_inbound(&mut Exact(&parsed.key)));
+        let denied = judged.err().map(|denial| Denied {
+            reason: denial.reason,
+            row: self.ledger.slot(denial.account(parsed.key.ingress(), to), denial),
+        });
+        Destination { port: to, tag: tag.map(Into::into), denied }
+    }
+}
+
+/// Whether the ingress port may send the frame, and on which network.
+fn admit(port: &PortPolicy, head: &[u8], parsed: &Parsed) -> Result<NetworkId, Denial> {
+    let mut reader = Exact(&parsed.key);
+    let network = port.admit(&mut reader)?;
+    if let Some(vnic) = &port.vnic {
+        let claim = match parsed.class {
+            Class::Arp | Class::Ipv6Neighbor => NeighborClaim::read(head, parsed),
+            _ => None,
+        };
+        vnic.check_sender(&mut reader, claim.as_ref())?;
+        vnic.judge_outbound(&mut reader)?;
+    }
+    Ok(network)
+}
+
+fn route(
+    inputs: Inputs<'_>,
+    network: &NetworkPolicy,
+    from: &PortPolicy,
+    parsed: &Parsed,
+) -> Result<Route, Denial> {
+    let target = parsed.key.eth_dst();
+    if target.is_group() {
+        let broadcast = target == policy::Mac::BROADCAST;
+        let kind = if broadcast { FloodKind::Broadcast } else { FloodKind::Multicast };
+        return Ok(Route::Flood(kind));
+    }
+    let Some(to) = inputs.bridge.lookup(network.id, target) else {
+        return Ok(Route::Flood(FloodKind::Unknown));
+    };
+    if to == from.id {
+        return Err(Denial::new(DropReason::SamePort));
+    }
+    let isolated = inputs.snapshot.port(to).is_some_and(|port| port.isolated);
+    if isolated && from.isolated {
+        return Err(Denial::new(DropReason::Isolated));
+    }
+    Ok(Route::One(to))
+}

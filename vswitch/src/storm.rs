@@ -1,0 +1,87 @@
+//! Limits on flooded frames: so many per second and port, whoever the worker is.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use policy::{DropReason, model::StormLimits};
+
+/// Why a frame is flooded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FloodKind {
+    /// It is for everybody.
+    Broadcast,
+    /// It is for a group.
+    Multicast,
+    /// Nobody knows where its destination is.
+    Unknown,
+}
+
+/// How long a port that was silent may exceed its rate, nanoseconds: a tenth of a second's worth
+/// of frames passes at once.
+const TOLERANCE_NS: u64 = 100_000_000;
+
+/// The three limits' state of one port, shared by the workers.
+#[derive(Debug, Default)]
+pub struct StormGates([Gate; 3]);
+
+impl StormGates {
+    /// Whether one more frame may be flooded at `now_ns`; otherwise why not.
+    #[inline]
+    pub fn pass(&self, kind: FloodKind, limits: &StormLimits, now_ns: u64) -> Result<(), DropReason> {
+        let (limit, reason) = match kind {
+            FloodKind::Broadcast => (limits.broadcast_pps, DropReason::StormBroadcast),
+            FloodKind::Multicast => (limits.multicast_pps, DropReason::StormMulticast),
+            FloodKind::Unknown => (limits.unknown_pps, DropReason::StormUnknown),
+        };
+        match limit {
+            Some(pps) if !self.0[kind as usize].pass(pps, now_ns) => Err(reason),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A leaky bucket as one number: the time at which it will have drained (GCRA, ITU-T I.371).
+#[derive(Debug, Default)]
+struct Gate(AtomicU64);
+
+impl Gate {
+    fn pass(&self, pps: u32, now_ns: u64) -> bool {
+        let Some(interval_ns) = 1_000_000_000u64.checked_div(u64::from(pps)) else { return false };
+        let next = |drained_ns: u64| {
+            let drained_ns = drained_ns.max(now_ns);
+            (drained_ns - now_ns <= TOLERANCE_NS).then_some(drained_ns + interval_ns)
+        };
+        self.0.fetch_update(Relaxed, Relaxed, next).is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn passed(gates: &StormGates, limits: &StormLimits, from_ns: u64, to_ns: u64) -> usize {
+        (from_ns..to_ns)
+            .step_by(100_000)
+            .filter(|now| gates.pass(FloodKind::Broadcast, limits, *now).is_ok())
+            .count()
+    }
+
+    #[test]
+    fn the_rate_holds_after_the_first_tenth_of_a_second() {
+        let limits = StormLimits { broadcast_pps: Some(1000), ..Default::default() };
+        let gates = StormGates::default();
+        // 10,000 frames a second are offered for two seconds.
+        let first = passed(&gates, &limits, 0, 1_000_000_000);
+        let second = passed(&gates, &limits, 1_000_000_000, 2_000_000_000);
+        assert!((1000..=1101).contains(&first), "{first}");
+        assert!((999..=1001).contains(&second), "{second}");
+        // Other kinds have no limit here.
+        assert!(gates.pass(FloodKind::Unknown, &limits, 0).is_ok());
+    }
+
+    #[test]
+    fn zero_lets_nothing_pass_and_none_everything() {
+        let zero = StormLimits { broadcast_pps: Some(0), ..Default::default() };
+        assert_eq!(passed(&StormGates::default(), &zero, 0, 1_000_000_000), 0);
+        assert_eq!(passed(&StormGates::default(), &StormLimits::default(), 0, 1_000_000), 10);
+    }
+}
