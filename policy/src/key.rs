@@ -40,6 +40,12 @@ impl Field {
         Self { word, shift, bits }
     }
 
+    /// All of a word.
+    #[inline]
+    pub const fn word(word: usize) -> Self {
+        Self::new(word, 0, 64)
+    }
+
     /// All bits of the field, at bit 0.
     #[inline]
     pub const fn ones(self) -> u64 {
@@ -79,6 +85,9 @@ impl Field {
     /// IPv4 TOS or IPv6 traffic class.
     pub const TOS: Self = Self::new(7, 16, 8);
 }
+
+/// The ICMP type within [`Field::L4_SRC`].
+pub const ICMP_TYPE: u64 = 0xff00;
 
 /// Bits of [`Field::SHAPE`]: what the frame has and is.
 pub mod shape {

@@ -11,19 +11,29 @@
 //! code could read. Those bits are the footprint mask of a (port, class), and the flow cache
 //! compares frames under it: a decision and its mask cannot drift apart.
 //!
-//! Rooms: [`ids`] and [`key`] (words), [`parse`](mod@parse) (frame to key), [`model`] (the desired state),
-//! [`reader`], [`rule`], [`sender`] (anti-spoofing), [`snapshot`] (the compiled state),
-//! [`denial`] (why a frame was dropped).
+//! Rooms: [`ids`] and [`key`] (words), [`parse`](mod@parse) (frame to key), [`checksum`] (unfinished
+//! checksums), [`model`] (the desired state), [`reader`], [`rule`], [`acl`] (rule lists),
+//! [`sender`] (anti-spoofing), [`snapshot`] (the compiled state), [`denial`] (why a frame was
+//! dropped).
 #![forbid(unsafe_code)]
 
+pub mod acl;
+pub mod checksum;
 pub mod denial;
 pub mod ids;
 pub mod key;
 pub mod model;
+pub mod parse;
 pub mod reader;
 pub mod rule;
+pub mod sender;
+pub mod snapshot;
 
+pub use checksum::partial_checksum;
 pub use denial::{Denial, DropReason, Stage};
 pub use ids::{Epoch, Mac, NetworkId, PortId, RuleId, VlanId};
 pub use key::{Class, Field, FlowKey};
+pub use parse::{Parsed, parse};
 pub use reader::KeyReader;
+pub use sender::NeighborClaim;
+pub use snapshot::{NetworkPolicy, PortPolicy, Snapshot, VnicPolicy};

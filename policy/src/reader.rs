@@ -8,7 +8,7 @@
 //! decision may stop at a test that fails, never at one that succeeds, unless
 //! [`KeyReader::TRACING`] is checked. The tracer answers `true` to all it does not know.
 
-use crate::key::{Class, Field, FlowKey, shape};
+use crate::key::{Class, Field, FlowKey, ICMP_TYPE, shape};
 
 /// Reads key bits on behalf of a decision.
 pub trait KeyReader {
@@ -23,6 +23,13 @@ pub trait KeyReader {
     #[inline]
     fn equals(&mut self, field: Field, mask: u64, value: u64) -> bool {
         self.test(field, mask, |bits| bits == value)
+    }
+
+    /// False when `field & mask == value` holds for no frame at hand, as far as that is known
+    /// without reading. A conjunction with such a part may be skipped whole.
+    #[inline]
+    fn possible(&self, _field: Field, _mask: u64, _value: u64) -> bool {
+        true
     }
 }
 
@@ -70,13 +77,13 @@ impl Tracer {
         Self {
             known,
             value,
-            mask: class_mask(),
+            mask: class_mask(class),
         }
     }
 }
 
 /// The bits from which the parser chose the class: in every mask.
-fn class_mask() -> FlowKey {
+fn class_mask(class: Class) -> FlowKey {
     let mut mask = FlowKey::default();
     for field in [
         Field::INGRESS,
@@ -86,17 +93,20 @@ fn class_mask() -> FlowKey {
     ] {
         mask.set(field, field.ones());
     }
+    if matches!(class, Class::Ipv6Icmp | Class::Ipv6Neighbor) {
+        mask.set(Field::L4_SRC, ICMP_TYPE);
+    }
     mask
 }
 
+/// Ethertype and protocol, where all frames of the class have the same.
 fn class_constants(class: Class) -> (Option<u64>, Option<u64>) {
     const IPV4: Option<u64> = Some(0x0800);
     const IPV6: Option<u64> = Some(0x86dd);
     match class {
         Class::Runt => (Some(0), Some(0)),
-        Class::Malformed => (None, None),
-        // Not IPv4, IPv6 or ARP, but otherwise any.
-        Class::NonIp => (None, Some(0)),
+        // Any ethertype, and those that are not IPv4, IPv6 or ARP.
+        Class::Malformed | Class::NonIp => (None, Some(0)),
         Class::Arp => (Some(0x0806), None),
         Class::Ipv4Tcp => (IPV4, Some(6)),
         Class::Ipv4Icmp => (IPV4, Some(1)),
@@ -108,29 +118,32 @@ fn class_constants(class: Class) -> (Option<u64>, Option<u64>) {
     }
 }
 
+/// The shape bits that are the same for all frames of the class, and their values.
 fn class_shape(class: Class) -> (u64, u64) {
-    let fixed = shape::IPV4 | shape::IPV6 | shape::MALFORMED | shape::RUNT;
+    let basic = shape::IPV4 | shape::IPV6 | shape::MALFORMED | shape::RUNT;
+    let layers = basic | shape::L4 | shape::LATER_FRAGMENT;
+    // What only IP has.
+    let ip = layers | shape::FIRST_FRAGMENT | shape::OPTIONS;
     match class {
-        Class::Runt => (fixed | shape::TAGGED | shape::NESTED, shape::RUNT),
-        Class::Malformed => (shape::MALFORMED | shape::RUNT, shape::MALFORMED),
-        Class::NonIp | Class::Arp => (fixed, 0),
-        Class::Ipv4Tcp | Class::Ipv4Udp | Class::Ipv4Icmp => (
-            fixed | shape::L4 | shape::LATER_FRAGMENT,
-            shape::IPV4 | shape::L4,
-        ),
-        Class::Ipv4Other => (fixed | shape::LATER_FRAGMENT, shape::IPV4),
+        Class::Runt => (ip | shape::TAGGED | shape::NESTED, shape::RUNT),
+        Class::Malformed => (ip, shape::MALFORMED),
+        Class::NonIp => (ip, 0),
+        Class::Arp => (ip | shape::NESTED, 0),
+        Class::Ipv4Tcp | Class::Ipv4Udp | Class::Ipv4Icmp => {
+            (layers | shape::NESTED, shape::IPV4 | shape::L4)
+        }
+        Class::Ipv4Other => (layers | shape::NESTED, shape::IPV4),
         Class::Ipv4Fragment => (
-            fixed | shape::LATER_FRAGMENT,
+            layers | shape::FIRST_FRAGMENT | shape::NESTED,
             shape::IPV4 | shape::LATER_FRAGMENT,
         ),
-        Class::Ipv6Tcp | Class::Ipv6Udp | Class::Ipv6Icmp | Class::Ipv6Neighbor => (
-            fixed | shape::L4 | shape::LATER_FRAGMENT,
-            shape::IPV6 | shape::L4,
-        ),
-        Class::Ipv6Other => (fixed | shape::LATER_FRAGMENT, shape::IPV6),
+        Class::Ipv6Tcp | Class::Ipv6Udp | Class::Ipv6Icmp | Class::Ipv6Neighbor => {
+            (layers | shape::NESTED, shape::IPV6 | shape::L4)
+        }
+        Class::Ipv6Other => (layers | shape::NESTED, shape::IPV6),
         Class::Ipv6Fragment => (
-            fixed | shape::LATER_FRAGMENT,
-            shape::IPV6 | shape::LATER_FRAGMENT,
+            layers | shape::FIRST_FRAGMENT | shape::NESTED | shape::OPTIONS,
+            shape::IPV6 | shape::LATER_FRAGMENT | shape::OPTIONS,
         ),
     }
 }
@@ -143,6 +156,10 @@ impl KeyReader for Tracer {
         self.mask.set(field, already | mask);
         let known = self.known.get(field) & mask == mask;
         !known || accept(self.value.get(field) & mask)
+    }
+
+    fn possible(&self, field: Field, mask: u64, value: u64) -> bool {
+        (self.value.get(field) ^ value) & self.known.get(field) & mask == 0
     }
 }
 

@@ -4,7 +4,7 @@ use std::{ops::RangeInclusive, sync::Arc};
 
 use ipnet::IpNet;
 
-use crate::{Mac, RuleId, VlanId, model::Action};
+use crate::{Mac, RuleId, VlanId, acl::Matcher, model::Action, reader::KeyReader};
 
 /// One rule of an ACL.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -99,4 +99,23 @@ pub enum FragmentMatch {
     First,
     /// A fragment other than the first. It has no ports, so no rule with ports matches it.
     Later,
+}
+
+impl Match {
+    /// Whether the frame that `r` reads is matched. Compiles the match each time: for a list of
+    /// rules use [`Classifier`](crate::acl::Classifier).
+    pub fn test<R: KeyReader>(&self, r: &mut R) -> bool {
+        Matcher::new(self).test(r)
+    }
+}
+
+/// Why a match cannot match anything, or not what it seems to.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MatchError {}
+
+impl Match {
+    /// x
+    pub fn validate(&self) -> Result<(), MatchError> {
+        Ok(())
+    }
 }

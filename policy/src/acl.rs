@@ -1,0 +1,234 @@
+//! Rule lists: which rule decides a frame.
+//!
+//! In comes a list of rules; out goes a [`Classifier`] that names the first rule that matches a
+//! key. It is a linear scan. Each rule becomes comparisons of whole key words under a mask, and
+//! the most telling of them stands in an array of its own: a rule that does not match usually
+//! costs one load, one mask and one compare. What stays as ranges is compared last.
+
+use std::{ops::RangeInclusive, sync::Arc};
+
+use crate::{
+    RuleId,
+    key::{Field, FlowKey, ICMP_TYPE, shape},
+    model::Action,
+    reader::KeyReader,
+    rule::{FragmentMatch, Match, Rule},
+};
+
+/// A compiled rule list.
+#[derive(Debug)]
+pub struct Classifier {
+    /// Each rule's most telling comparison, in the rules' order.
+    heads: Box<[WordTest]>,
+    /// What else each rule compares.
+    matchers: Box<[Matcher]>,
+    rules: Arc<[Rule]>,
+}
+
+impl Classifier {
+    /// Compiles a rule list; the first rule that matches decides.
+    pub fn compile(rules: Arc<[Rule]>) -> Self {
+        let matchers: Box<[Matcher]> = rules.iter().map(|r| Matcher::new(&r.matches)).collect();
+        Self {
+            heads: matchers.iter().map(Matcher::head).collect(),
+            matchers,
+            rules,
+        }
+    }
+
+    /// The first rule that matches: what it does and its number. A tracing reader visits every
+    /// rule that could match a frame of its class, and gets `None`.
+    #[inline]
+    pub fn decide<R: KeyReader>(&self, r: &mut R) -> Option<(Action, RuleId)> {
+        for (index, head) in self.heads.iter().enumerate() {
+            if R::TRACING {
+                let _ = self.matchers[index].test(r);
+            } else if head.test(r) && self.matchers[index].test(r) {
+                let rule = &self.rules[index];
+                return Some((rule.action, rule.id));
+            }
+        }
+        None
+    }
+
+    /// The rules, in order.
+    pub fn rules(&self) -> &Arc<[Rule]> {
+        &self.rules
+    }
+}
+
+/// Whether a key word under a mask has a value.
+#[derive(Clone, Copy, Debug)]
+struct WordTest {
+    word: usize,
+    mask: u64,
+    value: u64,
+}
+
+impl WordTest {
+    #[inline(always)]
+    fn test<R: KeyReader>(&self, r: &mut R) -> bool {
+        r.equals(Field::word(self.word), self.mask, self.value)
+    }
+}
+
+/// One compiled [`Match`].
+#[derive(Debug)]
+pub(crate) struct Matcher {
+    /// The most telling first.
+    words: Box<[WordTest]>,
+    /// Shape bits of which one must be set; zero when there is no such need.
+    any_shape: u64,
+    src_ports: Box<[RangeInclusive<u16>]>,
+    dst_ports: Box<[RangeInclusive<u16>]>,
+}
+
+impl Matcher {
+    pub(crate) fn new(matches: &Match) -> Self {
+        let (mask, value) = required_bits(matches);
+        let mut words: Vec<WordTest> = (0..mask.0.len())
+            .filter(|&word| mask.0[word] != 0)
+            .map(|word| WordTest {
+                word,
+                mask: mask.0[word],
+                value: value.0[word],
+            })
+            .collect();
+        words.sort_by_key(|test| std::cmp::Reverse(test.mask.count_ones()));
+        let ranges = |ports: &[RangeInclusive<u16>]| match ports {
+            [ports] if as_bits(ports).is_some() => Box::default(),
+            ports => ports.into(),
+        };
+        Self {
+            words: words.into(),
+            any_shape: required_any(matches),
+            src_ports: ranges(&matches.src_ports),
+            dst_ports: ranges(&matches.dst_ports),
+        }
+    }
+
+    fn head(&self) -> WordTest {
+        let everything = WordTest {
+            word: 0,
+            mask: 0,
+            value: 0,
+        };
+        self.words.first().copied().unwrap_or(everything)
+    }
+
+    #[inline]
+    pub(crate) fn test<R: KeyReader>(&self, r: &mut R) -> bool {
+        self.words
+            .iter()
+            .all(|test| r.possible(Field::word(test.word), test.mask, test.value))
+            && (self.any_shape == 0 || r.test(Field::SHAPE, self.any_shape, |bits| bits != 0))
+            && self.words.iter().all(|test| test.test(r))
+            && in_ranges(r, Field::L4_SRC, &self.src_ports)
+            && in_ranges(r, Field::L4_DST, &self.dst_ports)
+    }
+}
+
+/// The bits that a frame must have, and their values; port ranges that are no prefix stay out.
+fn required_bits(matches: &Match) -> (FlowKey, FlowKey) {
+    let (mut mask, mut value) = (FlowKey::default(), FlowKey::default());
+    let mut need = |field: Field, bits: u64, wanted: u64| {
+        mask.set(field, mask.get(field) | bits);
+        value.set(field, value.get(field) | (wanted & bits));
+    };
+    let mut need_shape = 0;
+    if let Some(mac) = matches.eth_src {
+        need(Field::ETH_SRC, mac.mask.to_u64(), mac.address.to_u64());
+    }
+    if let Some(mac) = matches.eth_dst {
+        need(Field::ETH_DST, mac.mask.to_u64(), mac.address.to_u64());
+    }
+    if let Some(ethertype) = matches.ethertype {
+        need(Field::ETHERTYPE, Field::ETHERTYPE.ones(), ethertype.into());
+    }
+    if let Some(vlan) = matches.vlan {
+        need_shape |= shape::TAGGED;
+        need(Field::VLAN_VID, Field::VLAN_VID.ones(), vlan.get().into());
+    }
+    let source = (matches.src, Field::IP_SRC_HIGH, Field::IP_SRC_LOW);
+    let destination = (matches.dst, Field::IP_DST_HIGH, Field::IP_DST_LOW);
+    for (net, high, low) in [source, destination] {
+        match net {
+            Some(ipnet::IpNet::V4(net)) => {
+                need_shape |= shape::IPV4;
+                let (bits, mask) = (u32::from(net.network()), u32::from(net.netmask()));
+                need(low, mask.into(), bits.into());
+            }
+            Some(ipnet::IpNet::V6(net)) => {
+                need_shape |= shape::IPV6;
+                let (bits, mask) = (u128::from(net.network()), u128::from(net.netmask()));
+                need(high, (mask >> 64) as u64, (bits >> 64) as u64);
+                need(low, mask as u64, bits as u64);
+            }
+            None => {}
+        }
+    }
+    if let Some(protocol) = matches.protocol {
+        need(Field::PROTOCOL, Field::PROTOCOL.ones(), protocol.into());
+    }
+    for (field, ports) in [
+        (Field::L4_SRC, &matches.src_ports),
+        (Field::L4_DST, &matches.dst_ports),
+    ] {
+        if !ports.is_empty() {
+            need_shape |= shape::L4;
+        }
+        if let [ports] = ports.as_slice()
+            && let Some((mask, value)) = as_bits(ports)
+        {
+            need(field, mask, value);
+        }
+    }
+    if let Some(icmp) = matches.icmp {
+        need_shape |= shape::L4;
+        need(Field::L4_SRC, ICMP_TYPE, u64::from(icmp.kind) << 8);
+        if let Some(code) = icmp.code {
+            need(Field::L4_SRC, 0xff, code.into());
+        }
+    }
+    if let Some(flags) = matches.tcp_flags {
+        need_shape |= shape::L4;
+        need(Field::TCP_FLAGS, flags.mask.into(), flags.set.into());
+    }
+    let either = shape::FIRST_FRAGMENT | shape::LATER_FRAGMENT;
+    match matches.fragment {
+        Some(FragmentMatch::First) => need_shape |= shape::FIRST_FRAGMENT,
+        Some(FragmentMatch::Later) => need_shape |= shape::LATER_FRAGMENT,
+        Some(FragmentMatch::No) => need(Field::SHAPE, either, 0),
+        Some(FragmentMatch::Any) | None => {}
+    }
+    need(Field::SHAPE, need_shape, need_shape);
+    (mask, value)
+}
+
+/// Shape bits of which a frame must have one; zero when there is no such need.
+fn required_any(matches: &Match) -> u64 {
+    match matches.fragment {
+        // Only IP has fragments.
+        Some(FragmentMatch::Any) => shape::FIRST_FRAGMENT | shape::LATER_FRAGMENT,
+        Some(FragmentMatch::No) => shape::IPV4 | shape::IPV6,
+        _ if matches.protocol.is_some() => shape::IPV4 | shape::IPV6,
+        _ => 0,
+    }
+}
+
+/// Whether the field is in one of the ranges; true when there are none.
+#[inline]
+fn in_ranges<R: KeyReader>(r: &mut R, field: Field, ranges: &[RangeInclusive<u16>]) -> bool {
+    ranges.is_empty()
+        || r.test(field, field.ones(), |port| {
+            ranges.iter().any(|range| range.contains(&(port as u16)))
+        })
+}
+
+/// A port range as mask and value, when its ports are exactly those that share a prefix.
+fn as_bits(ports: &RangeInclusive<u16>) -> Option<(u64, u64)> {
+    let (first, last) = (*ports.start(), *ports.end());
+    let varying = first ^ last;
+    let is_prefix = varying & varying.wrapping_add(1) == 0 && first & varying == 0;
+    (first <= last && is_prefix).then_some((u64::from(!varying), u64::from(first)))
+}

@@ -1,0 +1,454 @@
+//! Frame bytes to flow key and class.
+//!
+//! In come the first bytes of a frame (all of it, or at least 256), its whole length and the tag
+//! that its driver found beside it; out go the key, the class and where L3 and L4 begin. Any
+//! bytes may come in: nothing here panics, allocates or reads past the frame.
+//!
+//! Headers are judged from the lengths they claim, checked against the frame; what stands behind
+//! the IP packet is padding. A frame is malformed when a header contradicts itself or is cut off:
+//! its key then keeps Ethernet, VLAN and ethertype and holds nothing else. Choices made here:
+//!
+//! - A frame that ends within its outer tag is a runt: which network it belongs to is unknown.
+//! - A second tag ends parsing: class `NonIp`, ethertype the inner tag's TPID.
+//! - IPv6 payload length 0 means no payload; jumbograms (RFC 2675) are therefore malformed.
+//! - At most eight IPv6 extension headers, all of which must stand in the bytes given.
+//! - A first fragment must hold the L4 header whole (RFC 1858, RFC 7112), and TCP at fragment
+//!   offset 1 is malformed (RFC 3128). An IPv6 "atomic fragment" (RFC 6946) is a whole packet.
+//! - A later IPv6 fragment's protocol is what its fragment header names, which may be another
+//!   extension header.
+//! - ARP for anything but IPv4 on Ethernet is class `Arp` with addresses and operation zero; the
+//!   sender check refuses it, because there is no claim that it could check.
+
+use crate::{
+    PortId,
+    key::{Class, FlowKey, shape},
+};
+
+/// What [`parse`] found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Parsed {
+    /// The frame's key.
+    pub key: FlowKey,
+    /// Its class.
+    pub class: Class,
+    /// First byte behind the ethertype that the key holds: behind Ethernet and the outer tag if
+    /// that stands in the frame; with a nested tag, the inner tag's TCI. 0 for runts.
+    pub l3_offset: u16,
+    /// First byte of TCP, UDP, SCTP or ICMP; 0 when the frame has none of them.
+    pub l4_offset: u16,
+    /// The outer tag stands in the frame, at byte 12, not beside it.
+    pub tag_in_frame: bool,
+}
+
+const ETHERNET_LEN: usize = 14;
+const TAGGED_LEN: usize = 18;
+const IPV4_LEN: usize = 20;
+const IPV6_LEN: usize = 40;
+const ARP_LEN: usize = 28;
+
+/// Most IPv6 extension headers that are walked.
+const MAX_EXTENSION_HEADERS: usize = 8;
+
+const TPID_CUSTOMER: u16 = 0x8100;
+const TPID_SERVICE: u16 = 0x88a8;
+const ETHERTYPE_IPV4: u16 = 0x0800;
+const ETHERTYPE_ARP: u16 = 0x0806;
+const ETHERTYPE_IPV6: u16 = 0x86dd;
+/// Below it the field is an 802.3 length (IEEE 802.3 §3.2.6).
+const ETHERTYPE_MIN: u16 = 0x0600;
+
+const ICMP: u8 = 1;
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+const ICMPV6: u8 = 58;
+const SCTP: u8 = 132;
+
+/// Parses a frame.
+///
+/// `head` is the whole frame or at least its first 256 bytes, `frame_len` the whole length in
+/// bytes. `vlan_tci` is the tag that came beside the frame: it is then the outer tag.
+#[inline]
+pub fn parse(head: &[u8], frame_len: usize, vlan_tci: Option<u16>, ingress: PortId) -> Parsed {
+    let head = &head[..head.len().min(frame_len)];
+    let Some(ethernet) = head.first_chunk::<ETHERNET_LEN>() else {
+        return runt(ingress);
+    };
+    let mut link = Link {
+        destination: be64::<0, _>(ethernet) & !0xffff | u64::from(ingress.0),
+        source: be64::<6, _>(ethernet) & !0xffff,
+        ethertype: be16::<12, _>(ethernet),
+        tci: vlan_tci.unwrap_or(0),
+        shape: if vlan_tci.is_some() { shape::TAGGED } else { 0 },
+        l3_offset: ETHERNET_LEN,
+        tag_in_frame: false,
+    };
+    if is_tpid(link.ethertype) {
+        if vlan_tci.is_some() {
+            link.shape |= shape::NESTED;
+        } else {
+            let Some(tagged) = head.first_chunk::<TAGGED_LEN>() else {
+                return runt(ingress);
+            };
+            link.tci = be16::<14, _>(tagged);
+            link.ethertype = be16::<16, _>(tagged);
+            link.shape |= shape::TAGGED;
+            link.l3_offset = TAGGED_LEN;
+            link.tag_in_frame = true;
+            if is_tpid(link.ethertype) {
+                link.shape |= shape::NESTED;
+            }
+        }
+    }
+    let layers = match link.ethertype {
+        ETHERTYPE_IPV4 => ipv4(head, frame_len, link.l3_offset),
+        ETHERTYPE_IPV6 => ipv6(head, frame_len, link.l3_offset),
+        ETHERTYPE_ARP => arp(head, link.l3_offset),
+        ..ETHERTYPE_MIN => {
+            link.ethertype = 0;
+            Some(Layers::EMPTY)
+        }
+        _ => Some(Layers::EMPTY),
+    };
+    match layers {
+        Some(layers) => link.with(&layers),
+        None => link.malformed(),
+    }
+}
+
+fn is_tpid(ethertype: u16) -> bool {
+    matches!(ethertype, TPID_CUSTOMER | TPID_SERVICE)
+}
+
+#[cold]
+fn runt(ingress: PortId) -> Parsed {
+    let mut key = FlowKey::default();
+    key.0[0] = u64::from(ingress.0);
+    key.0[7] = shape::RUNT;
+    Parsed {
+        key,
+        class: Class::Runt,
+        l3_offset: 0,
+        l4_offset: 0,
+        tag_in_frame: false,
+    }
+}
+
+/// Ethernet and the outer tag.
+struct Link {
+    /// Word 0 of the key.
+    destination: u64,
+    /// The address in the upper 48 bits.
+    source: u64,
+    ethertype: u16,
+    tci: u16,
+    shape: u64,
+    l3_offset: usize,
+    tag_in_frame: bool,
+}
+
+impl Link {
+    #[inline]
+    fn with(&self, layers: &Layers) -> Parsed {
+        let Layers { ip, l4, tos, .. } = *layers;
+        Parsed {
+            key: FlowKey([
+                self.destination,
+                self.source | u64::from(self.ethertype),
+                ip[0],
+                ip[1],
+                ip[2],
+                ip[3],
+                l4 | u64::from(self.tci) << 16,
+                u64::from(tos) << 16 | self.shape | layers.shape,
+            ]),
+            class: layers.class,
+            l3_offset: self.l3_offset as u16,
+            l4_offset: layers.l4_offset as u16,
+            tag_in_frame: self.tag_in_frame,
+        }
+    }
+
+    #[cold]
+    fn malformed(&self) -> Parsed {
+        self.with(&Layers {
+            class: Class::Malformed,
+            shape: shape::MALFORMED,
+            ..Layers::EMPTY
+        })
+    }
+}
+
+/// What stands behind Ethernet.
+struct Layers {
+    class: Class,
+    shape: u64,
+    /// Words 2 to 5 of the key.
+    ip: [u64; 4],
+    /// Word 6 of the key, without the tag.
+    l4: u64,
+    tos: u8,
+    l4_offset: usize,
+}
+
+impl Layers {
+    const EMPTY: Self = Self {
+        class: Class::NonIp,
+        shape: 0,
+        ip: [0; 4],
+        l4: 0,
+        tos: 0,
+        l4_offset: 0,
+    };
+}
+
+/// RFC 826, for IPv4 on Ethernet.
+#[inline(never)]
+fn arp(head: &[u8], l3_offset: usize) -> Option<Layers> {
+    let packet = chunk::<ARP_LEN>(head, l3_offset)?;
+    let empty = Layers {
+        class: Class::Arp,
+        ..Layers::EMPTY
+    };
+    // Hardware Ethernet, protocol IPv4, address lengths 6 and 4, operation below 256.
+    let [0, 1, 8, 0, 6, 4, 0, operation, ..] = *packet else {
+        return Some(empty);
+    };
+    Some(Layers {
+        ip: [0, be32::<14, _>(packet), 0, be32::<24, _>(packet)],
+        l4: u64::from(operation),
+        ..empty
+    })
+}
+
+/// RFC 791.
+#[inline]
+fn ipv4(head: &[u8], frame_len: usize, l3_offset: usize) -> Option<Layers> {
+    const MORE_FRAGMENTS: u16 = 0x2000;
+    const FRAGMENT_OFFSET: u16 = 0x1fff;
+
+    let header = chunk::<IPV4_LEN>(head, l3_offset)?;
+    let header_len = usize::from(header[0] & 0xf) * 4;
+    let total_len = usize::from(be16::<2, _>(header));
+    let l4_offset = l3_offset + header_len;
+    let sound = header[0] >> 4 == 4
+        && header_len >= IPV4_LEN
+        && header_len <= total_len
+        && l3_offset + total_len <= frame_len
+        && l4_offset <= head.len();
+    if !sound {
+        return None;
+    }
+    let mut layers = Layers {
+        class: Class::Ipv4Other,
+        shape: shape::IPV4,
+        ip: [0, be32::<12, _>(header), 0, be32::<16, _>(header)],
+        l4: u64::from(header[9]),
+        tos: header[1],
+        l4_offset: 0,
+    };
+    if header_len > IPV4_LEN {
+        layers.shape |= shape::OPTIONS;
+    }
+    let fragment = be16::<6, _>(header) & (MORE_FRAGMENTS | FRAGMENT_OFFSET);
+    if fragment != 0 {
+        match fragment & FRAGMENT_OFFSET {
+            0 => layers.shape |= shape::FIRST_FRAGMENT,
+            1 if header[9] == TCP => return None,
+            _ => {
+                layers.shape |= shape::LATER_FRAGMENT;
+                layers.class = Class::Ipv4Fragment;
+                return Some(layers);
+            }
+        }
+    }
+    l4(head, &mut layers, l4_offset, total_len - header_len)?;
+    Some(layers)
+}
+
+/// RFC 8200.
+#[inline(never)]
+fn ipv6(head: &[u8], frame_len: usize, l3_offset: usize) -> Option<Layers> {
+    let header = chunk::<IPV6_LEN>(head, l3_offset)?;
+    let end = l3_offset + IPV6_LEN + usize::from(be16::<4, _>(header));
+    if header[0] >> 4 != 6 || end > frame_len {
+        return None;
+    }
+    let mut layers = Layers {
+        class: Class::Ipv6Other,
+        shape: shape::IPV6,
+        ip: [
+            be64::<8, _>(header),
+            be64::<16, _>(header),
+            be64::<24, _>(header),
+            be64::<32, _>(header),
+        ],
+        l4: 0,
+        tos: (be16::<0, _>(header) >> 4) as u8,
+        l4_offset: 0,
+    };
+    let seen = &head[..head.len().min(end)];
+    let chain = extension_headers(seen, header[6], l3_offset + IPV6_LEN)?;
+    layers.shape |= chain.shape;
+    layers.l4 = u64::from(chain.next);
+    if chain.shape & shape::LATER_FRAGMENT != 0 {
+        layers.class = Class::Ipv6Fragment;
+        return Some(layers);
+    }
+    l4(head, &mut layers, chain.offset, end - chain.offset)?;
+    Some(layers)
+}
+
+/// The end of an IPv6 header chain.
+struct Chain {
+    /// What stands there.
+    next: u8,
+    /// Where.
+    offset: usize,
+    /// `OPTIONS` and the fragment bits.
+    shape: u64,
+}
+
+/// Walks the extension headers from `offset`; `seen` ends where the packet or the given bytes do.
+#[inline]
+fn extension_headers(seen: &[u8], next: u8, offset: usize) -> Option<Chain> {
+    const HOP_BY_HOP: u8 = 0;
+    const ROUTING: u8 = 43;
+    const FRAGMENT: u8 = 44;
+    const AUTHENTICATION: u8 = 51;
+    const DESTINATION: u8 = 60;
+    const MOBILITY: u8 = 135;
+    const HIP: u8 = 139;
+    const SHIM6: u8 = 140;
+
+    let mut chain = Chain {
+        next,
+        offset,
+        shape: 0,
+    };
+    let mut fragment_seen = false;
+    for walked in 0.. {
+        if !matches!(
+            chain.next,
+            HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION | MOBILITY | HIP | SHIM6
+        ) {
+            break;
+        }
+        let header = chunk::<8>(seen, chain.offset)?;
+        if walked == MAX_EXTENSION_HEADERS {
+            return None;
+        }
+        let len = match chain.next {
+            // A fragment of a fragment is none that a receiver could put together.
+            FRAGMENT if fragment_seen => return None,
+            FRAGMENT => 8,
+            // RFC 4302 §2.2: in 4-byte units, less 2.
+            AUTHENTICATION => (usize::from(header[1]) + 2) * 4,
+            _ => (usize::from(header[1]) + 1) * 8,
+        };
+        let is_fragment = chain.next == FRAGMENT;
+        chain.shape |= shape::OPTIONS;
+        chain.next = header[0];
+        chain.offset += len;
+        if chain.offset > seen.len() {
+            return None;
+        }
+        if is_fragment {
+            fragment_seen = true;
+            let offset_and_more = be16::<2, _>(header);
+            if offset_and_more & 0xfff8 != 0 {
+                chain.shape |= shape::LATER_FRAGMENT;
+                break;
+            }
+            if offset_and_more & 1 != 0 {
+                chain.shape |= shape::FIRST_FRAGMENT;
+            }
+        }
+    }
+    Some(chain)
+}
+
+/// Ports, TCP flags, ICMP type and code of a packet that is whole or a first fragment, whose
+/// protocol is in `layers.l4`. `payload_len` is what the IP header claims.
+#[inline]
+fn l4(head: &[u8], layers: &mut Layers, offset: usize, payload_len: usize) -> Option<()> {
+    let ipv6 = layers.shape & shape::IPV6 != 0;
+    let protocol = layers.l4 as u8;
+    // Of what stands behind the packet nothing belongs to it.
+    let seen = head.get(offset..)?;
+    let seen = &seen[..seen.len().min(payload_len)];
+    let class = |ipv4_class, ipv6_class| if ipv6 { ipv6_class } else { ipv4_class };
+    layers.class = match protocol {
+        UDP => {
+            // RFC 768. A fragment's length is that of the whole datagram.
+            let header = seen.first_chunk::<8>()?;
+            let len = usize::from(be16::<4, _>(header));
+            let whole = layers.shape & shape::FIRST_FRAGMENT == 0;
+            if len < 8 || (whole && len > payload_len) {
+                return None;
+            }
+            layers.l4 |= be32::<0, _>(header) << 32;
+            class(Class::Ipv4Udp, Class::Ipv6Udp)
+        }
+        TCP => {
+            // RFC 9293 §3.1: data offset in 4-byte units, then the flags.
+            let header = seen.first_chunk::<14>()?;
+            let header_len = usize::from(header[12] >> 4) * 4;
+            if header_len < 20 || header_len > payload_len {
+                return None;
+            }
+            layers.l4 |= be32::<0, _>(header) << 32 | u64::from(header[13]) << 8;
+            class(Class::Ipv4Tcp, Class::Ipv6Tcp)
+        }
+        SCTP => {
+            // RFC 9260 §3.1: a common header of 12 bytes.
+            let header = seen.first_chunk::<12>()?;
+            layers.l4 |= be32::<0, _>(header) << 32;
+            class(Class::Ipv4Udp, Class::Ipv6Udp)
+        }
+        ICMP if !ipv6 => {
+            let header = seen.first_chunk::<4>()?;
+            layers.l4 |= u64::from(be16::<0, _>(header)) << 48;
+            Class::Ipv4Icmp
+        }
+        ICMPV6 if ipv6 => {
+            let header = seen.first_chunk::<4>()?;
+            layers.l4 |= u64::from(be16::<0, _>(header)) << 48;
+            if is_neighbor_discovery(header[0]) {
+                Class::Ipv6Neighbor
+            } else {
+                Class::Ipv6Icmp
+            }
+        }
+        _ => return Some(()),
+    };
+    layers.shape |= shape::L4;
+    layers.l4_offset = offset;
+    Some(())
+}
+
+/// True for the ICMPv6 types of neighbour discovery (RFC 4861 §4).
+#[inline]
+pub(crate) fn is_neighbor_discovery(icmp_type: u8) -> bool {
+    matches!(icmp_type, 133..=137)
+}
+
+#[inline(always)]
+fn chunk<const N: usize>(bytes: &[u8], at: usize) -> Option<&[u8; N]> {
+    bytes.get(at..)?.first_chunk()
+}
+
+#[inline(always)]
+fn be16<const AT: usize, const N: usize>(bytes: &[u8; N]) -> u16 {
+    u16::from_be_bytes([bytes[AT], bytes[AT + 1]])
+}
+
+#[inline(always)]
+fn be32<const AT: usize, const N: usize>(bytes: &[u8; N]) -> u64 {
+    let four = [bytes[AT], bytes[AT + 1], bytes[AT + 2], bytes[AT + 3]];
+    u64::from(u32::from_be_bytes(four))
+}
+
+#[inline(always)]
+fn be64<const AT: usize, const N: usize>(bytes: &[u8; N]) -> u64 {
+    u64::from_be_bytes(std::array::from_fn(|byte| bytes[AT + byte]))
+}

@@ -1,0 +1,282 @@
+//! The compiled state: what ports, networks and vNICs may do, as of one epoch.
+//!
+//! In comes a [`Model`]; out goes a [`Snapshot`], immutable, with a footprint mask for each
+//! (port, class). A frame is judged in this order, and the mask holds every bit that any step
+//! could read for a frame of the class:
+//!
+//! ```text
+//!   PortPolicy::admit ─► VnicPolicy::check_sender ─► judge_outbound ─► bridge ─► judge_inbound
+//!                        (where a vNIC is bound to the ingress port)    (per destination's vNIC)
+//! ```
+//!
+//! What must hold: frames of one port and class that are equal under the mask get the same answer
+//! from every step.
+
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+
+use crate::{
+    Denial, DropReason, Epoch, Mac, NeighborClaim, NetworkId, PortId, RuleId, VlanId,
+    acl::Classifier,
+    key::{Class, Field, FlowKey, shape},
+    model::{self, Action, Attachment, Model, StormLimits},
+    reader::KeyReader,
+    rule::Rule,
+    sender::{SenderPolicy, is_arp_or_nd},
+};
+
+mod compile;
+pub use compile::CompileError;
+
+/// The state of one epoch.
+#[derive(Debug, Default)]
+pub struct Snapshot {
+    epoch: Epoch,
+    /// By number.
+    ports: Vec<Option<PortPolicy>>,
+    networks: Vec<Option<NetworkPolicy>>,
+    /// By port number, then class.
+    masks: Vec<[FlowKey; Class::COUNT]>,
+    /// Which list has the rule, and where.
+    rules: HashMap<RuleId, (Arc<[Rule]>, u32)>,
+}
+
+/// The mask of a port that has no policy: no frame is like another.
+static ALL_ONES: FlowKey = FlowKey([u64::MAX; 8]);
+
+impl Snapshot {
+    /// The state before the first: no ports, epoch 0.
+    pub fn empty() -> Self {
+        Self::default()
+    }
+
+    /// Its number.
+    #[inline]
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// A port's policy; `None` when it has none.
+    #[inline]
+    pub fn port(&self, id: PortId) -> Option<&PortPolicy> {
+        self.ports.get(id.index())?.as_ref()
+    }
+
+    /// A network.
+    #[inline]
+    pub fn network(&self, id: NetworkId) -> Option<&NetworkPolicy> {
+        self.networks.get(id.index())?.as_ref()
+    }
+
+    /// All ports, by number.
+    pub fn ports(&self) -> impl Iterator<Item = &PortPolicy> {
+        self.ports.iter().flatten()
+    }
+
+    /// All networks, by number.
+    pub fn networks(&self) -> impl Iterator<Item = &NetworkPolicy> {
+        self.networks.iter().flatten()
+    }
+
+    /// The footprint mask: the key bits that any decision could read for a frame of `class` from
+    /// `port`. All ones for a port without policy.
+    #[inline]
+    pub fn mask(&self, port: PortId, class: Class) -> &FlowKey {
+        match self.masks.get(port.index()) {
+            Some(masks) => &masks[class as usize],
+            None => &ALL_ONES,
+        }
+    }
+
+    /// A rule of any vNIC's lists.
+    pub fn rule(&self, id: RuleId) -> Option<&Rule> {
+        let (list, index) = self.rules.get(&id)?;
+        list.get(*index as usize)
+    }
+}
+
+/// What may pass a port.
+#[derive(Debug)]
+pub struct PortPolicy {
+    /// Its number.
+    pub id: PortId,
+    /// Its name.
+    pub name: Arc<str>,
+    /// Isolated ports of a network reach only ports that are not.
+    pub isolated: bool,
+    /// Most addresses the port may have learned.
+    pub mac_limit: u32,
+    /// Limits on frames that are flooded.
+    pub storm: StormLimits,
+    /// Most flow cache misses that a worker resolves for the port in one turn.
+    pub misses_per_turn: u32,
+    /// The vNIC bound to the port.
+    pub vnic: Option<VnicPolicy>,
+    /// The network of untagged frames.
+    untagged: Option<NetworkId>,
+    /// Networks carried with their tag, by VLAN.
+    tagged: Box<[(VlanId, NetworkId)]>,
+}
+
+impl PortPolicy {
+    /// Which network a frame from the port belongs to.
+    ///
+    /// # Errors
+    /// `runt`, `group_source`, `link_local_group`, `vlan_not_allowed`, `untagged_not_allowed`.
+    pub fn admit<R: KeyReader>(&self, r: &mut R) -> Result<NetworkId, Denial> {
+        const GROUP: u64 = 1 << 40;
+        const LINK_LOCAL: (u64, u64) = (0xffff_ffff_fff0, 0x0180_c200_0000);
+
+        if r.equals(Field::SHAPE, shape::RUNT, shape::RUNT) && !R::TRACING {
+            return Err(Denial::new(DropReason::Runt));
+        }
+        if r.equals(Field::ETH_SRC, GROUP, GROUP) && !R::TRACING {
+            return Err(Denial::new(DropReason::GroupSource));
+        }
+        if r.equals(Field::ETH_DST, LINK_LOCAL.0, LINK_LOCAL.1) && !R::TRACING {
+            return Err(Denial::new(DropReason::LinkLocalGroup));
+        }
+        let mut vid = 0;
+        let tagged = r.equals(Field::SHAPE, shape::TAGGED, shape::TAGGED)
+            && r.test(Field::VLAN_VID, Field::VLAN_VID.ones(), |bits| {
+                vid = bits as u16;
+                // VID 0 is a priority tag: the frame counts as untagged (IEEE 802.1Q §6.9).
+                vid != 0
+            });
+        if !tagged {
+            return self
+                .untagged
+                .ok_or(Denial::new(DropReason::UntaggedNotAllowed));
+        }
+        self.tagged
+            .iter()
+            .find(|(vlan, _)| vlan.get() == vid)
+            .map(|&(_, network)| network)
+            .ok_or(Denial::new(DropReason::VlanNotAllowed))
+    }
+
+    /// How frames of `network` leave the port: `None` when it is no member, `Some(None)` without
+    /// a tag, `Some(Some(vlan))` with one.
+    #[allow(
+        clippy::option_option,
+        reason = "no member, untagged and tagged are three answers"
+    )]
+    pub fn egress_tag(&self, network: NetworkId) -> Option<Option<VlanId>> {
+        if self.untagged == Some(network) {
+            return Some(None);
+        }
+        let mut tagged = self.tagged.iter();
+        tagged
+            .find(|(_, other)| *other == network)
+            .map(|&(vlan, _)| Some(vlan))
+    }
+
+    /// The networks the port is a member of, with how their frames leave it.
+    fn memberships(&self) -> impl Iterator<Item = (NetworkId, Option<VlanId>)> {
+        let tagged = self.tagged.iter().map(|&(vlan, id)| (id, Some(vlan)));
+        let untagged = self.untagged;
+        let tagged = tagged.filter(move |(id, _)| Some(*id) != untagged);
+        untagged.map(|id| (id, None)).into_iter().chain(tagged)
+    }
+}
+
+/// The policy of a vNIC.
+#[derive(Debug)]
+pub struct VnicPolicy {
+    /// Its name.
+    pub name: Arc<str>,
+    /// The VM it belongs to.
+    pub vm: Arc<str>,
+    /// Its Ethernet address.
+    pub mac: Mac,
+    sender: SenderPolicy,
+    inbound: Judge,
+    outbound: Judge,
+}
+
+impl VnicPolicy {
+    /// Checks that a frame from the VM is sent from the vNIC's own addresses.
+    ///
+    /// # Errors
+    /// As [`SenderPolicy::check`].
+    pub fn check_sender<R: KeyReader>(
+        &self,
+        r: &mut R,
+        claim: Option<&NeighborClaim>,
+    ) -> Result<(), Denial> {
+        self.sender.check(r, claim)
+    }
+
+    /// Judges a frame from the VM; `Ok` holds the rule that allowed it, if one did.
+    ///
+    /// # Errors
+    /// `acl_out`, with the rule if one decided.
+    pub fn judge_outbound<R: KeyReader>(&self, r: &mut R) -> Result<Option<RuleId>, Denial> {
+        self.outbound.judge(r, DropReason::AclOut)
+    }
+
+    /// Judges a frame to the VM; `Ok` holds the rule that allowed it, if one did.
+    ///
+    /// # Errors
+    /// `acl_in`, with the rule if one decided.
+    pub fn judge_inbound<R: KeyReader>(&self, r: &mut R) -> Result<Option<RuleId>, Denial> {
+        self.inbound.judge(r, DropReason::AclIn)
+    }
+}
+
+/// One direction's rules and default.
+#[derive(Clone, Debug)]
+struct Judge {
+    classifier: Arc<Classifier>,
+    default: Action,
+}
+
+impl Judge {
+    /// Malformed frames are denied without a rule: rules cannot read what they would match.
+    /// ARP and whole neighbour discovery pass unless a rule denies them.
+    fn judge<R: KeyReader>(&self, r: &mut R, reason: DropReason) -> Result<Option<RuleId>, Denial> {
+        if r.equals(Field::SHAPE, shape::MALFORMED, shape::MALFORMED) && !R::TRACING {
+            return Err(Denial::new(reason));
+        }
+        match self.classifier.decide(r) {
+            Some((Action::Allow, rule)) => Ok(Some(rule)),
+            Some((Action::Deny, rule)) => Err(Denial {
+                reason,
+                rule: Some(rule),
+            }),
+            None if self.default == Action::Allow || is_arp_or_nd(r) => Ok(None),
+            None => Err(Denial::new(reason)),
+        }
+    }
+}
+
+/// A network: its limits and the ports that are in it.
+#[derive(Debug)]
+pub struct NetworkPolicy {
+    /// Its number.
+    pub id: NetworkId,
+    /// Its name.
+    pub name: Arc<str>,
+    /// Whose it is.
+    pub tenant: Arc<str>,
+    /// Its VLAN on trunk ports.
+    pub vlan: Option<VlanId>,
+    /// Most addresses it may learn.
+    pub mac_limit: u32,
+    /// Seconds after which an address that sends nothing is forgotten.
+    pub ageing_s: u32,
+    /// Its ports, by number.
+    pub members: Vec<Member>,
+}
+
+/// A port of a network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// The port.
+    pub port: PortId,
+    /// The tag that the network's frames leave the port with; `None` is without.
+    pub tag: Option<VlanId>,
+    /// Whether the port is isolated.
+    pub isolated: bool,
+}
