@@ -161,7 +161,11 @@ impl Bridge {
     }
 
     fn pin(&self, network: NetworkId, table: &mut Table, mac: u64, port: PortId) {
-        let location = Location { port, seen_s: 0, fixed: true };
+        let location = Location {
+            port,
+            seen_s: 0,
+            fixed: true,
+        };
         match table.locations.insert(mac, location) {
             Some(old) if old.fixed => {}
             Some(old) => self.unlearn(table, old),
@@ -232,9 +236,14 @@ impl Bridge {
                     return Err(DropReason::MacLimitNetwork);
                 }
                 share(port).fetch_add(1, Relaxed);
-                table
-                    .locations
-                    .insert(mac.to_u64(), Location { port, seen_s: now_s, fixed: false });
+                table.locations.insert(
+                    mac.to_u64(),
+                    Location {
+                        port,
+                        seen_s: now_s,
+                        fixed: false,
+                    },
+                );
                 if let Some(former) = former {
                     share(former.port).fetch_sub(1, Relaxed);
                     table.moves += 1;
@@ -250,13 +259,19 @@ impl Bridge {
 
     /// Where `mac` is.
     pub fn lookup(&self, network: NetworkId, mac: Mac) -> Option<PortId> {
-        self.with_table(network, |table| Some(table.locations.get(&mac.to_u64())?.port))?
+        self.with_table(network, |table| {
+            Some(table.locations.get(&mac.to_u64())?.port)
+        })?
     }
 
     /// Notes that `mac` still sends, if it is still at `port`.
     pub fn refresh(&self, network: NetworkId, mac: Mac, port: PortId, now_s: u32) {
         self.with_table(network, |table| {
-            if table.locations.get(&mac.to_u64()).is_some_and(|location| location.port == port) {
+            if table
+                .locations
+                .get(&mac.to_u64())
+                .is_some_and(|location| location.port == port)
+            {
                 table.note(mac, now_s);
             }
         });
@@ -277,7 +292,9 @@ impl Bridge {
     /// flooded rather than lost. Returns how many.
     pub fn forget_port(&self, port: PortId) -> usize {
         self.each(|network, table| {
-            self.retain(network, table, |_, location| location.fixed || location.port != port)
+            self.retain(network, table, |_, location| {
+                location.fixed || location.port != port
+            })
         })
     }
 
@@ -303,7 +320,12 @@ impl Bridge {
 
     fn each(&self, mut work: impl FnMut(NetworkId, &mut Table) -> usize) -> usize {
         let tables = self.tables.read().clone();
-        let present = tables.iter().enumerate().filter_map(|(i, t)| Some((i, t.as_ref()?)));
-        present.map(|(index, table)| work(NetworkId(index as u16), &mut table.lock())).sum()
+        let present = tables
+            .iter()
+            .enumerate()
+            .filter_map(|(i, t)| Some((i, t.as_ref()?)));
+        present
+            .map(|(index, table)| work(NetworkId(index as u16), &mut table.lock()))
+            .sum()
     }
 }

@@ -24,7 +24,8 @@ impl Counter {
     /// no more than a plain one.
     #[inline]
     pub fn add(&self, more: u64) {
-        self.0.store(self.0.load(Relaxed).wrapping_add(more), Relaxed);
+        self.0
+            .store(self.0.load(Relaxed).wrapping_add(more), Relaxed);
     }
 
     /// Replaces the value.
@@ -125,7 +126,10 @@ impl PortCounts {
 
     /// Dropped frames for one reason.
     pub fn dropped(&self, reason: DropReason) -> u64 {
-        self.drops.iter().find(|(known, _)| *known == reason).map_or(0, |(_, frames)| *frames)
+        self.drops
+            .iter()
+            .find(|(known, _)| *known == reason)
+            .map_or(0, |(_, frames)| *frames)
     }
 
     /// All dropped frames.
@@ -220,11 +224,19 @@ impl WorkerCounts {
 
     /// Busy cycles for each frame, ports included; 0 before the first frame.
     pub fn cycles_per_frame(&self) -> f64 {
-        if self.frames == 0 { 0.0 } else { self.busy_cycles as f64 / self.frames as f64 }
+        if self.frames == 0 {
+            0.0
+        } else {
+            self.busy_cycles as f64 / self.frames as f64
+        }
     }
 
     /// Share of its time that it slept, from 0 to 1.
     pub fn sleep_share(&self) -> f64 {
-        if self.running_ns == 0 { 0.0 } else { self.sleep_ns as f64 / self.running_ns as f64 }
+        if self.running_ns == 0 {
+            0.0
+        } else {
+            self.sleep_ns as f64 / self.running_ns as f64
+        }
     }
 }

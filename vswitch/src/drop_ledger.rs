@@ -54,7 +54,11 @@ impl LedgerRows {
         self.0.iter().filter_map(|row| {
             let (port, denial) = unpack(row.label.load(Relaxed))?;
             let frames = row.frames.get();
-            (frames > 0).then_some(LedgerEntry { port, denial, frames })
+            (frames > 0).then_some(LedgerEntry {
+                port,
+                denial,
+                frames,
+            })
         })
     }
 }
@@ -89,7 +93,9 @@ impl DropLedger {
         if let Some(slot) = self.slots.get(&label) {
             return *slot;
         }
-        let Some(free) = self.free.pop() else { return LedgerSlot::NOT_ITEMISED };
+        let Some(free) = self.free.pop() else {
+            return LedgerSlot::NOT_ITEMISED;
+        };
         self.rows.0[free as usize].label.store(label, Relaxed);
         self.slots.insert(label, LedgerSlot(free));
         LedgerSlot(free)
@@ -121,7 +127,9 @@ const RULE_PRESENT: u64 = 1 << 62;
 const ROW_PRESENT: u64 = 1 << 63;
 
 fn pack(port: PortId, denial: Denial) -> u64 {
-    let rule = denial.rule.map_or(0, |RuleId(id)| RULE_PRESENT | u64::from(id));
+    let rule = denial
+        .rule
+        .map_or(0, |RuleId(id)| RULE_PRESENT | u64::from(id));
     ROW_PRESENT | rule | u64::from(port.0) << 32 | (denial.reason as u64) << 48
 }
 
@@ -139,7 +147,10 @@ mod tests {
     use super::*;
 
     fn denial(rule: Option<u32>) -> Denial {
-        Denial { reason: DropReason::PortDown, rule: rule.map(RuleId) }
+        Denial {
+            reason: DropReason::PortDown,
+            rule: rule.map(RuleId),
+        }
     }
 
     #[test]
@@ -151,11 +162,17 @@ mod tests {
                 ledger.count(slot);
             }
         }
-        let mut seen: Vec<_> =
-            ledger.rows().entries().map(|e| (e.port.0, e.denial, e.frames)).collect();
+        let mut seen: Vec<_> = ledger
+            .rows()
+            .entries()
+            .map(|e| (e.port.0, e.denial, e.frames))
+            .collect();
         seen.sort_by_key(|row| row.2);
-        let expected =
-            [(0, denial(None), 1), (3, denial(Some(0)), 2), (u16::MAX, denial(Some(u32::MAX)), 3)];
+        let expected = [
+            (0, denial(None), 1),
+            (3, denial(Some(0)), 2),
+            (u16::MAX, denial(Some(u32::MAX)), 3),
+        ];
         assert_eq!(seen, expected);
     }
 
@@ -166,9 +183,15 @@ mod tests {
             let slot = ledger.slot(PortId((rule % 2) as u16), denial(Some(rule)));
             ledger.count(slot);
         }
-        assert_eq!(ledger.slot(PortId(9), denial(None)), LedgerSlot::NOT_ITEMISED);
+        assert_eq!(
+            ledger.slot(PortId(9), denial(None)),
+            LedgerSlot::NOT_ITEMISED
+        );
         ledger.forget(PortId(1));
         assert!(ledger.rows().entries().all(|entry| entry.port == PortId(0)));
-        assert_ne!(ledger.slot(PortId(9), denial(None)), LedgerSlot::NOT_ITEMISED);
+        assert_ne!(
+            ledger.slot(PortId(9), denial(None)),
+            LedgerSlot::NOT_ITEMISED
+        );
     }
 }

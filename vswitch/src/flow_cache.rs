@@ -258,7 +258,8 @@ impl FlowCache {
             let holds = set.tag(candidate) == hash.tag()
                 && self.entries[set_index * WAYS + candidate].key == entry.key;
             // An old entry that was no drop must not make one drop too many.
-            let fits = !is_drop || set.state[candidate] & DROP != 0 || set.drop_ways < MAX_DROP_WAYS;
+            let fits =
+                !is_drop || set.state[candidate] & DROP != 0 || set.drop_ways < MAX_DROP_WAYS;
             way = holds.then_some(candidate).filter(|_| fits);
             if holds && !fits {
                 set.set_tag(candidate, 0);
@@ -283,12 +284,15 @@ impl FlowCache {
         epoch: Epoch,
         generations: &'a Generations,
     ) -> impl Iterator<Item = &'a Entry> {
-        self.entries.iter().enumerate().filter_map(move |(index, entry)| {
-            let used = self.sets[index / WAYS].tag(index % WAYS) != 0;
-            let stands = entry.epoch == epoch
-                && entry.generation == generations.current(entry.network);
-            (used && stands).then_some(entry)
-        })
+        self.entries
+            .iter()
+            .enumerate()
+            .filter_map(move |(index, entry)| {
+                let used = self.sets[index / WAYS].tag(index % WAYS) != 0;
+                let stands =
+                    entry.epoch == epoch && entry.generation == generations.current(entry.network);
+                (used && stands).then_some(entry)
+            })
     }
 }
 
@@ -307,11 +311,20 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{drop_ledger::DropLedger, verdict::{Denied, Destination}};
+    use crate::{
+        drop_ledger::DropLedger,
+        verdict::{Denied, Destination},
+    };
 
     const SECRET: [u64; 8] = [
-        0x9e37_79b9_7f4a_7c15, 0xbf58_476d_1ce4_e5b9, 0x94d0_49bb_1331_11eb, 0xd6e8_feb8_6659_fd93,
-        0xa076_1d64_78bd_642f, 0xe703_7ed1_a0b4_28db, 0x8ebc_6af0_9c88_c6e3, 0x5899_65cc_7537_4cc3,
+        0x9e37_79b9_7f4a_7c15,
+        0xbf58_476d_1ce4_e5b9,
+        0x94d0_49bb_1331_11eb,
+        0xd6e8_feb8_6659_fd93,
+        0xa076_1d64_78bd_642f,
+        0xe703_7ed1_a0b4_28db,
+        0x8ebc_6af0_9c88_c6e3,
+        0x5899_65cc_7537_4cc3,
     ];
 
     fn key(flow: u64) -> FlowKey {
@@ -319,13 +332,20 @@ mod tests {
     }
 
     fn to(port: u16) -> Verdict {
-        Verdict::Unicast(Destination { port: PortId(port), tag: None, denied: None })
+        Verdict::Unicast(Destination {
+            port: PortId(port),
+            tag: None,
+            denied: None,
+        })
     }
 
     fn drop_verdict() -> Verdict {
         let denial = policy::Denial::new(DropReason::AclOut);
         let row = DropLedger::default().slot(PortId(0), denial);
-        Verdict::Drop(Denied { reason: DropReason::AclOut, row })
+        Verdict::Drop(Denied {
+            reason: DropReason::AclOut,
+            row,
+        })
     }
 
     fn entry(flow: u64, epoch: u64, verdict: Verdict) -> Entry {
@@ -347,7 +367,10 @@ mod tests {
 
     impl Bed {
         fn new(entries: usize) -> Self {
-            Self { cache: FlowCache::new(entries, SECRET), generations: Generations::default() }
+            Self {
+                cache: FlowCache::new(entries, SECRET),
+                generations: Generations::default(),
+            }
         }
 
         fn insert(&mut self, entry: Entry) {
@@ -359,7 +382,9 @@ mod tests {
             let key = key(flow);
             let hash = self.cache.hash(&key);
             let ways = self.cache.candidates(hash);
-            let found = self.cache.get(hash, ways, &key, Epoch(epoch), &self.generations);
+            let found = self
+                .cache
+                .get(hash, ways, &key, Epoch(epoch), &self.generations);
             found.map(|entry| entry.verdict)
         }
     }
@@ -374,7 +399,10 @@ mod tests {
     fn an_entry_of_another_epoch_or_generation_is_a_miss() {
         let mut bed = Bed::new(64);
         let network = NetworkId(3);
-        bed.insert(Entry { network, ..entry(1, 5, to(1)) });
+        bed.insert(Entry {
+            network,
+            ..entry(1, 5, to(1))
+        });
         assert_eq!(bed.look(1, 5), Some(to(1)));
         assert_eq!(bed.look(1, 6), None);
         bed.generations.advance(NetworkId(2));
@@ -400,12 +428,21 @@ mod tests {
             bed.insert(entry(flow, 1, to(1)));
             bed.look(flow, 1);
         }
-        let in_use: Vec<u64> = (0..256).filter(|flow| bed.look(*flow, 1).is_some()).collect();
+        let in_use: Vec<u64> = (0..256)
+            .filter(|flow| bed.look(*flow, 1).is_some())
+            .collect();
         for flow in 10_000..200_000 {
             bed.insert(entry(flow, 1, to(2)));
         }
-        let kept = in_use.iter().filter(|flow| bed.look(**flow, 1).is_some()).count();
-        assert!(kept * 100 >= in_use.len() * 99, "{kept} of {}", in_use.len());
+        let kept = in_use
+            .iter()
+            .filter(|flow| bed.look(**flow, 1).is_some())
+            .count();
+        assert!(
+            kept * 100 >= in_use.len() * 99,
+            "{kept} of {}",
+            in_use.len()
+        );
     }
 
     #[test]

@@ -1,1 +1,18 @@
-//! x
+//! The switch.
+//!
+//! Datapath, in the order of a frame's walk: [`worker`] (the walk itself; read it first),
+//! [`intake`], [`flow_cache`], [`slow_path`], [`bridge`], [`verdict`], [`outbox`]; beside it
+//! [`counters`], [`drop_ledger`], [`storm`], [`published`].
+#![forbid(unsafe_code)]
+
+pub mod bridge;
+pub mod counters;
+pub mod drop_ledger;
+pub mod flow_cache;
+pub mod intake;
+pub mod outbox;
+pub mod published;
+pub mod slow_path;
+pub mod storm;
+pub mod verdict;
+pub mod worker;

@@ -50,7 +50,10 @@ pub struct Outbox {
 impl Outbox {
     /// The outbox of worker number `worker`.
     pub fn new(worker: usize) -> Self {
-        Self { worker, ..Self::default() }
+        Self {
+            worker,
+            ..Self::default()
+        }
     }
 
     /// From now on what is for `port` goes to `queue`. Returns the former queue.
@@ -91,7 +94,11 @@ impl Outbox {
             self.transmit(bundle, frames);
             self.retag(&mut plan, frame, parsed, tag);
         }
-        let Some(lane) = self.lanes.get_mut(port.index()).filter(|lane| lane.queue.is_some()) else {
+        let Some(lane) = self
+            .lanes
+            .get_mut(port.index())
+            .filter(|lane| lane.queue.is_some())
+        else {
             if let Some(counters) = counters(bundle, port, self.worker) {
                 counters.offered.add(1);
                 counters.drop_frames(DropReason::PortDown, 1);
@@ -122,7 +129,9 @@ impl Outbox {
         if parsed.tag_in_frame && wanted == Some(tci) || !parsed.tag_in_frame && wanted.is_none() {
             return true;
         }
-        let Some((number, prefix)) = self.prefixes.allocate() else { return false };
+        let Some((number, prefix)) = self.prefixes.allocate() else {
+            return false;
+        };
         let replaced = MAC_PAIR_BYTES + if parsed.tag_in_frame { TAG_BYTES } else { 0 };
         prefix[..MAC_PAIR_BYTES].copy_from_slice(&frame.head()[..MAC_PAIR_BYTES]);
         let mut len = MAC_PAIR_BYTES;
@@ -143,7 +152,11 @@ impl Outbox {
         for port in self.busy.drain(..) {
             let lane = &mut self.lanes[port.index()];
             if let Some(Queue(queue)) = &lane.queue {
-                let burst = TxBurst { frames, prefixes: &self.prefixes, plans: &lane.plans };
+                let burst = TxBurst {
+                    frames,
+                    prefixes: &self.prefixes,
+                    plans: &lane.plans,
+                };
                 let report = queue.lock().transmit(&burst);
                 if let Some(counters) = counters(bundle, port, self.worker) {
                     counters.offered.add(lane.plans.len() as u64);

@@ -53,7 +53,7 @@ impl PortShared {
 #[derive(Debug)]
 pub struct Shared {
     /// What is in force.
-    pub current: ArcSwap<Bundle>,
+    pub current: Arc<ArcSwap<Bundle>>,
     /// The MAC tables.
     pub bridge: Bridge,
     /// The time base of ageing and limits.
@@ -63,8 +63,15 @@ pub struct Shared {
 impl Shared {
     /// With an empty snapshot.
     pub fn new(clock: pmd::Clock) -> Self {
-        let nothing = Bundle { snapshot: Snapshot::empty(), ports: Vec::new() };
-        Self { current: ArcSwap::from_pointee(nothing), bridge: Bridge::default(), clock }
+        let nothing = Bundle {
+            snapshot: Snapshot::empty(),
+            ports: Vec::new(),
+        };
+        Self {
+            current: Arc::new(ArcSwap::from_pointee(nothing)),
+            bridge: Bridge::default(),
+            clock,
+        }
     }
 }
 

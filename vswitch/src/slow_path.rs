@@ -51,6 +51,15 @@ pub struct SlowPath {
     pub lists: DestinationLog,
 }
 
+impl Default for SlowPath {
+    fn default() -> Self {
+        Self {
+            ledger: DropLedger::default(),
+            lists: DestinationLog::new(64),
+        }
+    }
+}
+
 /// What every decision reads.
 #[derive(Clone, Copy, Debug)]
 pub struct Inputs<'a> {
@@ -82,7 +91,10 @@ impl SlowPath {
             Ok(verdict) => verdict,
             Err(denial) => {
                 let row = self.ledger.slot(parsed.key.ingress(), denial);
-                Verdict::Drop(Denied { reason: denial.reason, row })
+                Verdict::Drop(Denied {
+                    reason: denial.reason,
+                    row,
+                })
             }
         };
         decision
@@ -96,7 +108,10 @@ impl SlowPath {
         decision: &mut Decision,
     ) -> Result<Verdict, Denial> {
         let no_policy = Denial::new(DropReason::NoPolicy);
-        let port = inputs.snapshot.port(parsed.key.ingress()).ok_or(no_policy)?;
+        let port = inputs
+            .snapshot
+            .port(parsed.key.ingress())
+            .ok_or(no_policy)?;
         let network = admit(port, head, parsed)?;
         let network = inputs.snapshot.network(network).ok_or(no_policy)?;
 
@@ -105,7 +120,9 @@ impl SlowPath {
         decision.generation = inputs.bridge.generations().current(network.id);
         let source = parsed.key.eth_src();
         let learned =
-            inputs.bridge.learn(network.id, source, port.id, port.mac_limit, inputs.now_s);
+            inputs
+                .bridge
+                .learn(network.id, source, port.id, port.mac_limit, inputs.now_s);
         if let Err(reason) = learned {
             // An address less somewhere else, and the next frame may pass.
             decision.cacheable = false;
@@ -114,16 +131,31 @@ impl SlowPath {
         match route(inputs, network, port, parsed)? {
             Route::One(to) => {
                 decision.cost += 1;
-                let tag = inputs.snapshot.port(to).and_then(|port| port.egress_tag(network.id));
+                let tag = inputs
+                    .snapshot
+                    .port(to)
+                    .and_then(|port| port.egress_tag(network.id));
                 let tag = tag.ok_or(Denial::new(DropReason::NoDestination))?;
-                Ok(Verdict::Unicast(self.destination(inputs.snapshot, to, tag, parsed)))
+                Ok(Verdict::Unicast(self.destination(
+                    inputs.snapshot,
+                    to,
+                    tag,
+                    parsed,
+                )))
             }
             Route::Flood(kind) => {
                 if kind == FloodKind::Unknown {
                     // Learning the address does not advance the generation.
                     decision.cacheable = false;
                 }
-                self.flood(inputs.snapshot, network, port, parsed, kind, &mut decision.cost)
+                self.flood(
+                    inputs.snapshot,
+                    network,
+                    port,
+                    parsed,
+                    kind,
+                    &mut decision.cost,
+                )
             }
         }
     }
@@ -163,9 +195,15 @@ impl SlowPath {
         let judged = vnic.map_or(Ok(None), |vnic| vnic.judge_inbound(&mut Exact(&parsed.key)));
         let denied = judged.err().map(|denial| Denied {
             reason: denial.reason,
-            row: self.ledger.slot(denial.account(parsed.key.ingress(), to), denial),
+            row: self
+                .ledger
+                .slot(denial.account(parsed.key.ingress(), to), denial),
         });
-        Destination { port: to, tag: tag.map(Into::into), denied }
+        Destination {
+            port: to,
+            tag: tag.map(Into::into),
+            denied,
+        }
     }
 }
 
@@ -193,7 +231,11 @@ fn route(
     let target = parsed.key.eth_dst();
     if target.is_group() {
         let broadcast = target == policy::Mac::BROADCAST;
-        let kind = if broadcast { FloodKind::Broadcast } else { FloodKind::Multicast };
+        let kind = if broadcast {
+            FloodKind::Broadcast
+        } else {
+            FloodKind::Multicast
+        };
         return Ok(Route::Flood(kind));
     }
     let Some(to) = inputs.bridge.lookup(network.id, target) else {

@@ -26,7 +26,12 @@ pub struct StormGates([Gate; 3]);
 impl StormGates {
     /// Whether one more frame may be flooded at `now_ns`; otherwise why not.
     #[inline]
-    pub fn pass(&self, kind: FloodKind, limits: &StormLimits, now_ns: u64) -> Result<(), DropReason> {
+    pub fn pass(
+        &self,
+        kind: FloodKind,
+        limits: &StormLimits,
+        now_ns: u64,
+    ) -> Result<(), DropReason> {
         let (limit, reason) = match kind {
             FloodKind::Broadcast => (limits.broadcast_pps, DropReason::StormBroadcast),
             FloodKind::Multicast => (limits.multicast_pps, DropReason::StormMulticast),
@@ -45,7 +50,9 @@ struct Gate(AtomicU64);
 
 impl Gate {
     fn pass(&self, pps: u32, now_ns: u64) -> bool {
-        let Some(interval_ns) = 1_000_000_000u64.checked_div(u64::from(pps)) else { return false };
+        let Some(interval_ns) = 1_000_000_000u64.checked_div(u64::from(pps)) else {
+            return false;
+        };
         let next = |drained_ns: u64| {
             let drained_ns = drained_ns.max(now_ns);
             (drained_ns - now_ns <= TOLERANCE_NS).then_some(drained_ns + interval_ns)
@@ -67,7 +74,10 @@ mod tests {
 
     #[test]
     fn the_rate_holds_after_the_first_tenth_of_a_second() {
-        let limits = StormLimits { broadcast_pps: Some(1000), ..Default::default() };
+        let limits = StormLimits {
+            broadcast_pps: Some(1000),
+            ..Default::default()
+        };
         let gates = StormGates::default();
         // 10,000 frames a second are offered for two seconds.
         let first = passed(&gates, &limits, 0, 1_000_000_000);
@@ -80,8 +90,19 @@ mod tests {
 
     #[test]
     fn zero_lets_nothing_pass_and_none_everything() {
-        let zero = StormLimits { broadcast_pps: Some(0), ..Default::default() };
+        let zero = StormLimits {
+            broadcast_pps: Some(0),
+            ..Default::default()
+        };
         assert_eq!(passed(&StormGates::default(), &zero, 0, 1_000_000_000), 0);
-        assert_eq!(passed(&StormGates::default(), &StormLimits::default(), 0, 1_000_000), 10);
+        assert_eq!(
+            passed(
+                &StormGates::default(),
+                &StormLimits::default(),
+                0,
+                1_000_000
+            ),
+            10
+        );
     }
 }

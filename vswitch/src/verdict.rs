@@ -17,8 +17,10 @@ pub enum Verdict {
 
 impl Verdict {
     /// The verdict of an entry that was never filled.
-    pub const NOTHING: Self =
-        Self::Drop(Denied { reason: DropReason::NoPolicy, row: LedgerSlot::NOT_ITEMISED });
+    pub const NOTHING: Self = Self::Drop(Denied {
+        reason: DropReason::NoPolicy,
+        row: LedgerSlot::NOT_ITEMISED,
+    });
 }
 
 /// A port to send to, and how the frame leaves there.
@@ -84,8 +86,16 @@ impl DestinationLog {
     /// ring takes what a burst can append.
     pub fn new(longest: usize) -> Self {
         let half = (pmd::BURST * longest.max(1) * 2).next_power_of_two();
-        let nobody = Destination { port: PortId(u16::MAX), tag: None, denied: None };
-        Self { ring: vec![nobody; 2 * half], head: 0, open: 0 }
+        let nobody = Destination {
+            port: PortId(u16::MAX),
+            tag: None,
+            denied: None,
+        };
+        Self {
+            ring: vec![nobody; 2 * half],
+            head: 0,
+            open: 0,
+        }
     }
 
     /// True when lists of `longest` destinations fit.
@@ -112,7 +122,10 @@ impl DestinationLog {
 
     /// Ends the list.
     pub fn finish(&mut self) -> ListId {
-        ListId { start: self.open, len: (self.head - self.open) as u32 }
+        ListId {
+            start: self.open,
+            len: (self.head - self.open) as u32,
+        }
     }
 
     /// Whether the list will be good to the end of this burst.
@@ -134,7 +147,11 @@ mod tests {
     use super::*;
 
     fn to(port: u16) -> Destination {
-        Destination { port: PortId(port), tag: None, denied: None }
+        Destination {
+            port: PortId(port),
+            tag: None,
+            denied: None,
+        }
     }
 
     #[test]
@@ -149,7 +166,9 @@ mod tests {
                 if !log.is_good(*list) {
                     break;
                 }
-                let expected: Vec<_> = (0..=round % 3).map(|i| to(round.wrapping_mul(7) + i)).collect();
+                let expected: Vec<_> = (0..=round % 3)
+                    .map(|i| to(round.wrapping_mul(7) + i))
+                    .collect();
                 assert_eq!(log.get(*list), expected);
             }
         }
@@ -167,7 +186,10 @@ mod tests {
             log.begin(longest);
             (0..longest).for_each(|_| log.push(to(2)));
             // Whatever one more burst appends, the list is not written over.
-            let mut later = DestinationLog { ring: log.ring.clone(), ..log };
+            let mut later = DestinationLog {
+                ring: log.ring.clone(),
+                ..log
+            };
             if later.is_good(list) {
                 for _ in 0..pmd::BURST {
                     later.begin(longest);

@@ -1,0 +1,515 @@
+//! The worker: one pinned thread that owns receive queues and walks their frames.
+//!
+//! Begin reading here: [`Worker::turn`] is the walk of a frame, one line a stage, each stage
+//! working over the whole burst.
+//!
+//! ```text
+//!   intake ─► parse ─► probe ─┬─ hit ─────────────────────┐
+//!   (borrow)                  └─ miss ─► slow path ─► insert ─┴─► apply ─► outbox ─► transmit (copy)
+//! ```
+//!
+//! Costs, dearest first: a miss (policy is read rule by rule) ≫ the cache's entry and set lines
+//! when many flows are live (hence the two prefetching stages) > the copy on transmit > parsing.
+//!
+//! Who owns what: the intake, the cache, the lanes and the outbox belong to this worker alone.
+//! Shared are the published bundle (read once a turn), the MAC tables (slow path only), transmit
+//! queues (one lock a burst) and the counters (this worker is the only writer of its own).
+//! Nothing allocates per frame, nothing waits, nothing logs.
+
+use std::sync::Arc;
+
+use arc_swap::Cache;
+use pmd::{BURST, Burst, Frame, PartialChecksum};
+use policy::{Class, Denial, DropReason, FlowKey, parse::Parsed};
+
+use crate::{
+    counters::{PortCounters, WorkerCounters},
+    flow_cache::{Entry, FlowCache, Hash, NO_NETWORK},
+    intake::{Groups, Intake},
+    outbox::Outbox,
+    published::{Acknowledged, Bundle, Shared},
+    slow_path::{Decision, Inputs, SlowPath},
+    verdict::{Denied, Destination, DestinationLog, Verdict},
+};
+
+/// What the stages know of each frame of the burst.
+#[derive(Debug)]
+struct Lanes {
+    parsed: [Parsed; BURST],
+    /// The key under its footprint mask.
+    masked: [FlowKey; BURST],
+    hash: [Hash; BURST],
+    ways: [u32; BURST],
+    verdict: [Verdict; BURST],
+    /// Frames that the cache had no answer for.
+    misses: arrayvec::ArrayVec<u8, BURST>,
+}
+
+/// One worker.
+#[derive(Debug)]
+pub struct Worker {
+    /// Its number.
+    pub id: usize,
+    /// Its receive queues.
+    pub intake: Intake,
+    /// Its way out.
+    pub outbox: Outbox,
+    /// Its counters.
+    pub counters: Arc<WorkerCounters>,
+    /// What it tells control.
+    pub acknowledged: Arc<Acknowledged>,
+    /// Its flow cache.
+    pub cache: FlowCache,
+    /// Its slow path.
+    pub slow_path: SlowPath,
+    shared: Arc<Shared>,
+    current: Cache<Arc<arc_swap::ArcSwap<Bundle>>, Arc<Bundle>>,
+    lanes: Box<Lanes>,
+    groups: Groups,
+    /// What each port may still spend on misses; see [`Worker::resolve_misses`].
+    credits: Vec<i32>,
+    /// The one port whose frames came in the last burst, if it was one.
+    lone_port: Option<policy::PortId>,
+}
+
+impl Worker {
+    /// A worker without queues, whose cache has at least `cache_entries` entries.
+    pub fn new(id: usize, shared: Arc<Shared>, cache_entries: usize, secret: [u64; 8]) -> Self {
+        let nothing = policy::parse::parse(&[], 0, None, policy::PortId(0));
+        Self {
+            id,
+            intake: Intake::default(),
+            outbox: Outbox::new(id),
+            counters: Arc::default(),
+            acknowledged: Arc::default(),
+            cache: FlowCache::new(cache_entries, secret),
+            slow_path: SlowPath::default(),
+            current: Cache::new(Arc::clone(&shared.current)),
+            shared,
+            lanes: Box::new(Lanes {
+                parsed: [nothing; BURST],
+                masked: [FlowKey::default(); BURST],
+                hash: [Hash::default(); BURST],
+                ways: [0; BURST],
+                verdict: [Verdict::NOTHING; BURST],
+                misses: arrayvec::ArrayVec::new(),
+            }),
+            groups: Groups::new(),
+            credits: Vec::new(),
+            lone_port: None,
+        }
+    }
+
+    /// One turn: whatever was received is judged and sent, under one snapshot. Returns how many
+    /// frames it was.
+    pub fn turn(&mut self) -> usize {
+        let began = pmd::clock::cycles();
+        let bundle = self.load_bundle();
+        let mut burst = Burst::new();
+        self.intake.receive(&mut burst, &mut self.groups);
+        let frames = burst.len();
+        if frames > 0 {
+            let now = Now::at(self.shared.clock.ns_at(began));
+            let mut walk = Walk {
+                id: self.id,
+                bundle: &bundle,
+                shared: &self.shared,
+                now,
+                groups: &self.groups,
+                lanes: &mut self.lanes,
+                cache: &mut self.cache,
+                slow_path: &mut self.slow_path,
+                outbox: &mut self.outbox,
+                counters: &self.counters,
+            };
+            walk.parse(&mut burst);
+            walk.probe();
+            walk.match_entries();
+            walk.resolve_misses(&burst, &mut self.credits, &mut self.lone_port);
+            walk.apply(&burst);
+            walk.outbox.transmit(&bundle, &burst);
+        }
+        drop(burst);
+        self.intake.release();
+        self.account(began, frames);
+        frames
+    }
+
+    /// What is in force, read once a turn, so that no frame meets half of a change.
+    fn load_bundle(&mut self) -> Arc<Bundle> {
+        let bundle = Arc::clone(self.current.load());
+        let epoch = bundle.snapshot.epoch();
+        if epoch != self.acknowledged.get() {
+            self.adopt(&bundle);
+            self.acknowledged.set(epoch);
+        }
+        bundle
+    }
+
+    /// Makes room for what the snapshot may ask for, so that no frame has to.
+    #[cold]
+    fn adopt(&mut self, bundle: &Bundle) {
+        let longest = bundle
+            .snapshot
+            .networks()
+            .map(|n| n.members.len())
+            .max()
+            .unwrap_or(0);
+        if !self.slow_path.lists.holds(longest) {
+            self.slow_path.lists = DestinationLog::new(longest);
+        }
+        self.credits.resize(bundle.ports.len(), 0);
+    }
+
+    fn account(&self, began: u64, frames: usize) {
+        let counters = &self.counters;
+        counters.turns.add(1);
+        let ended = pmd::clock::cycles();
+        counters.running_ns.set(self.shared.clock.ns_at(ended));
+        if frames > 0 {
+            counters.bursts.add(1);
+            counters.frames.add(frames as u64);
+            counters.busy_cycles.add(ended - began);
+            counters.cache_entries.set(self.cache.used());
+        }
+    }
+}
+
+/// The time of a turn.
+#[derive(Clone, Copy, Debug)]
+struct Now {
+    ns: u64,
+    s: u32,
+}
+
+impl Now {
+    fn at(ns: u64) -> Self {
+        Self {
+            ns,
+            s: (ns / 1_000_000_000) as u32,
+        }
+    }
+}
+
+/// One burst's way through the stages: the worker's parts, borrowed apart from the intake that
+/// the frames are borrowed from.
+struct Walk<'a> {
+    id: usize,
+    bundle: &'a Bundle,
+    shared: &'a Shared,
+    now: Now,
+    groups: &'a Groups,
+    lanes: &'a mut Lanes,
+    cache: &'a mut FlowCache,
+    slow_path: &'a mut SlowPath,
+    outbox: &'a mut Outbox,
+    counters: &'a WorkerCounters,
+}
+
+impl Walk<'_> {
+    /// Stage: keys, masks and hashes; the cache's sets are on their way when it ends.
+    #[inline]
+    fn parse(&mut self, burst: &mut Burst<'_>) {
+        let lanes = &mut *self.lanes;
+        let mut bytes = 0;
+        for group in self.groups {
+            let mut group_bytes = 0;
+            for index in group.range() {
+                let frame = &mut burst[index];
+                group_bytes += frame.len() as u64;
+                let parsed =
+                    policy::parse::parse(frame.head(), frame.len(), frame.vlan_tci, group.port);
+                if group.unmarked_partial_checksums {
+                    find_partial_checksum(frame, &parsed);
+                }
+                let mask = self.bundle.snapshot.mask(group.port, parsed.class);
+                lanes.masked[index] = &parsed.key & mask;
+                lanes.hash[index] = self.cache.hash(&lanes.masked[index]);
+                self.cache.prefetch_set(lanes.hash[index]);
+                lanes.parsed[index] = parsed;
+            }
+            bytes += group_bytes;
+            if let Some(counters) = port_counters(self.bundle, group.port, self.id) {
+                counters.rx_frames.add(group.range().len() as u64);
+                counters.rx_bytes.add(group_bytes);
+            }
+        }
+        self.counters.bytes.add(bytes);
+    }
+
+    /// Stage: tags are compared; the entries are on their way when it ends.
+    #[inline]
+    fn probe(&mut self) {
+        let lanes = &mut *self.lanes;
+        let frames = self.groups.last().map_or(0, |group| group.end as usize);
+        for (ways, hash) in lanes.ways[..frames].iter_mut().zip(&lanes.hash) {
+            *ways = self.cache.candidates(*hash);
+        }
+    }
+
+    /// Stage: keys are compared; each frame has its verdict or stands among the misses.
+    #[inline]
+    fn match_entries(&mut self) {
+        let lanes = &mut *self.lanes;
+        lanes.misses.clear();
+        let epoch = self.bundle.snapshot.epoch();
+        let generations = self.shared.bridge.generations();
+        for group in self.groups {
+            let misses_before = lanes.misses.len();
+            for index in group.range() {
+                let (hash, ways) = (lanes.hash[index], lanes.ways[index]);
+                let key = &lanes.masked[index];
+                match self.cache.get(hash, ways, key, epoch, generations) {
+                    Some(entry) if is_good(&entry.verdict, &self.slow_path.lists) => {
+                        entry.hits += 1;
+                        lanes.verdict[index] = entry.verdict;
+                        if self.now.s >= entry.refresh_s {
+                            refresh(
+                                entry,
+                                &lanes.parsed[index],
+                                self.bundle,
+                                self.shared,
+                                self.now,
+                            );
+                        }
+                    }
+                    _ => lanes.misses.push(index as u8),
+                }
+            }
+            let misses = (lanes.misses.len() - misses_before) as u64;
+            if let Some(counters) = port_counters(self.bundle, group.port, self.id) {
+                counters.cache_hits.add(group.range().len() as u64 - misses);
+                counters.cache_misses.add(misses);
+            }
+        }
+        let (frames, misses) = (lanes.frames(self.groups), lanes.misses.len());
+        self.counters.cache_hits.add((frames - misses) as u64);
+        self.counters.cache_misses.add(misses as u64);
+    }
+
+    /// Stage: the slow path decides for each miss, within its port's budget.
+    ///
+    /// The budget is there so that a port that opens flows as fast as it can does not slow the
+    /// others down. It is counted in judgements (see [`Decision::cost`]), a port's credit is
+    /// filled up once a turn to what its policy allows, and a flood that overdraws it is paid
+    /// back over later turns. While one port alone has frames there is nobody to protect, and
+    /// nothing is dropped.
+    fn resolve_misses(
+        &mut self,
+        burst: &Burst<'_>,
+        credits: &mut [i32],
+        lone_port: &mut Option<policy::PortId>,
+    ) {
+        let lone_now = (self.groups.len() == 1).then(|| self.groups[0].port);
+        let alone = lone_now.is_some() && lone_now == *lone_port;
+        *lone_port = lone_now;
+        if self.lanes.misses.is_empty() {
+            return;
+        }
+        for group in self.groups {
+            if let Some(credit) = credits.get_mut(group.port.index())
+                && let Some(port) = self.bundle.snapshot.port(group.port)
+            {
+                let full = i32::try_from(port.misses_per_turn).unwrap_or(i32::MAX);
+                *credit = credit.saturating_add(full).min(full);
+            }
+        }
+        for miss in 0..self.lanes.misses.len() {
+            let index = self.lanes.misses[miss] as usize;
+            let ingress = self.lanes.parsed[index].key.ingress();
+            let mut unknown_port = i32::MAX;
+            let credit = credits
+                .get_mut(ingress.index())
+                .unwrap_or(&mut unknown_port);
+            self.lanes.verdict[index] = if alone || *credit > 0 {
+                let (verdict, cost) = self.resolve(&burst[index], index);
+                *credit = credit.saturating_sub_unsigned(cost);
+                verdict
+            } else {
+                self.counters.budget_drops.add(1);
+                let denial = Denial::new(DropReason::MissBudget);
+                let row = self.slow_path.ledger.slot(ingress, denial);
+                Verdict::Drop(Denied {
+                    reason: denial.reason,
+                    row,
+                })
+            };
+        }
+    }
+
+    /// The verdict for one miss, and what it cost.
+    fn resolve(&mut self, frame: &Frame<'_>, index: usize) -> (Verdict, u32) {
+        let (key, hash) = (&self.lanes.masked[index], self.lanes.hash[index]);
+        let parsed = &self.lanes.parsed[index];
+        let epoch = self.bundle.snapshot.epoch();
+        let bridge = &self.shared.bridge;
+        // An earlier miss of this burst may have been of the same flow.
+        let ways = self.cache.candidates(hash);
+        if let Some(entry) = self.cache.get(hash, ways, key, epoch, bridge.generations())
+            && is_good(&entry.verdict, &self.slow_path.lists)
+        {
+            entry.hits += 1;
+            return (entry.verdict, 0);
+        }
+        let inputs = Inputs {
+            snapshot: &self.bundle.snapshot,
+            bridge,
+            now_s: self.now.s,
+        };
+        let decision = self.slow_path.resolve(inputs, frame.head(), parsed);
+        if decision.cacheable {
+            let Decision {
+                verdict,
+                network,
+                generation,
+                ..
+            } = decision;
+            let mut entry = Entry {
+                key: *key,
+                epoch,
+                verdict,
+                hits: 0,
+                generation,
+                refresh_s: 0,
+                network,
+            };
+            entry.refresh_s = next_refresh_s(&entry, self.bundle, self.now);
+            self.cache.insert(hash, entry);
+        }
+        (decision.verdict, decision.cost)
+    }
+
+    /// Stage: verdicts become transmit plans or drops.
+    #[inline]
+    fn apply(&mut self, frames: &[Frame<'_>]) {
+        for group in self.groups {
+            let mut outcome = Outcome::default();
+            for index in group.range() {
+                match self.lanes.verdict[index] {
+                    Verdict::Unicast(destination) => {
+                        outcome.forwarded += 1;
+                        self.send(frames, index, destination);
+                    }
+                    Verdict::Drop(denied) => self.drop(group.port, denied),
+                    Verdict::Flood(kind, list) => {
+                        self.flood(frames, index, kind, list, &mut outcome)
+                    }
+                }
+            }
+            if let Some(counters) = port_counters(self.bundle, group.port, self.id) {
+                counters.forwarded.add(outcome.forwarded);
+                counters.replicas.add(outcome.replicas);
+            }
+        }
+    }
+
+    fn flood(
+        &mut self,
+        frames: &[Frame<'_>],
+        index: usize,
+        kind: crate::storm::FloodKind,
+        list: crate::verdict::ListId,
+        outcome: &mut Outcome,
+    ) {
+        let ingress = self.lanes.parsed[index].key.ingress();
+        if let (Some(port), Some(shared)) = (
+            self.bundle.snapshot.port(ingress),
+            self.bundle.port(ingress),
+        ) && let Err(reason) = shared.storm.pass(kind, &port.storm, self.now.ns)
+        {
+            let row = self.slow_path.ledger.slot(ingress, Denial::new(reason));
+            self.drop(ingress, Denied { reason, row });
+            return;
+        }
+        let len = self.slow_path.lists.get(list).len();
+        for place in 0..len {
+            let destination = self.slow_path.lists.get(list)[place];
+            self.send(frames, index, destination);
+        }
+        outcome.forwarded += len as u64;
+        outcome.replicas += len as u64 - 1;
+    }
+
+    #[inline]
+    fn send(&mut self, frames: &[Frame<'_>], index: usize, to: Destination) {
+        if let Some(denied) = to.denied {
+            if let Some(counters) = port_counters(self.bundle, to.port, self.id) {
+                counters.offered.add(1);
+            }
+            self.drop(to.port, denied);
+            return;
+        }
+        let parsed = &self.lanes.parsed[index];
+        self.outbox
+            .plan(self.bundle, frames, index, parsed, to.port, to.tag);
+    }
+
+    #[inline]
+    fn drop(&mut self, account: policy::PortId, denied: Denied) {
+        self.slow_path.ledger.count(denied.row);
+        if let Some(counters) = port_counters(self.bundle, account, self.id) {
+            counters.drop_frames(denied.reason, 1);
+        }
+    }
+}
+
+impl Lanes {
+    fn frames(&self, groups: &Groups) -> usize {
+        groups.last().map_or(0, |group| group.end as usize)
+    }
+}
+
+/// What became of one group of frames.
+#[derive(Default)]
+struct Outcome {
+    forwarded: u64,
+    replicas: u64,
+}
+
+#[inline]
+fn is_good(verdict: &Verdict, lists: &DestinationLog) -> bool {
+    match verdict {
+        Verdict::Flood(_, list) => lists.is_good(*list),
+        Verdict::Drop(_) | Verdict::Unicast(_) => true,
+    }
+}
+
+/// Tells the bridge that the sender of a cached flow is still there: a few times in its ageing
+/// time, not once a frame.
+#[cold]
+fn refresh(entry: &mut Entry, parsed: &Parsed, bundle: &Bundle, shared: &Shared, now: Now) {
+    let key = &parsed.key;
+    shared
+        .bridge
+        .refresh(entry.network, key.eth_src(), key.ingress(), now.s);
+    entry.refresh_s = next_refresh_s(entry, bundle, now);
+}
+
+fn next_refresh_s(entry: &Entry, bundle: &Bundle, now: Now) -> u32 {
+    if entry.network == NO_NETWORK {
+        return u32::MAX;
+    }
+    let ageing_s = bundle
+        .snapshot
+        .network(entry.network)
+        .map_or(0, |network| network.ageing_s);
+    now.s + (ageing_s / 8).max(1)
+}
+
+#[inline]
+fn find_partial_checksum(frame: &mut Frame<'_>, parsed: &Parsed) {
+    let transport = matches!(
+        parsed.class,
+        Class::Ipv4Tcp | Class::Ipv4Udp | Class::Ipv6Tcp | Class::Ipv6Udp
+    );
+    if transport && frame.partial_checksum.is_none() {
+        frame.partial_checksum =
+            policy::checksum::partial_checksum(frame.head(), frame.len(), parsed)
+                .map(|(start, offset)| PartialChecksum { start, offset });
+    }
+}
+
+#[inline]
+fn port_counters(bundle: &Bundle, port: policy::PortId, worker: usize) -> Option<&PortCounters> {
+    bundle.port(port).map(|shared| &shared.counters[worker])
+}
