@@ -24,6 +24,7 @@
 pub mod clock;
 pub mod frame;
 pub mod memory;
+pub mod pcap;
 pub mod port;
 pub mod transmit;
 
