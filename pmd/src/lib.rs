@@ -26,6 +26,7 @@ pub mod frame;
 pub mod memory;
 pub mod pcap;
 pub mod port;
+pub mod tap;
 pub mod transmit;
 
 pub use clock::Clock;
