@@ -22,6 +22,7 @@
 //! wraps any of them. [`clock`] is the time of a turn.
 
 pub mod clock;
+pub mod fault;
 pub mod frame;
 pub mod memory;
 pub mod pcap;
