@@ -23,9 +23,12 @@
 
 pub mod clock;
 pub mod cpu;
+pub mod fault;
 pub mod frame;
 pub mod memory;
+pub mod pcap;
 pub mod port;
+pub mod tap;
 pub mod transmit;
 
 pub use clock::Clock;
