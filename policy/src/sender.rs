@@ -40,7 +40,7 @@ pub enum NeighborClaim {
     },
     /// Neighbour discovery (RFC 4861).
     Nd {
-        /// The ICMPv6 type, 133 to 137.
+        /// The `ICMPv6` type, 133 to 137.
         kind: u8,
         /// The target of a neighbour solicitation or advertisement.
         target: Option<u128>,
