@@ -1,6 +1,6 @@
 //! Frames and rules for the tests: descriptions, their bytes, and random ones from universes so
 //! small that rules hit.
-#![allow(dead_code, reason = "each test file uses a part")]
+#![allow(dead_code, unreachable_pub, reason = "each test file uses a part")]
 
 use std::{
     net::{Ipv4Addr, Ipv6Addr},
@@ -9,8 +9,10 @@ use std::{
 };
 
 use policy::{
-    Mac, Parsed, PortId, RuleId, VlanId,
-    model::Action,
+    Mac, NetworkId, Parsed, PortId, RuleId, VlanId,
+    model::{
+        Action, Attachment, DirectionPolicy, Model, Network, Port, SenderChecks, StormLimits, Vnic,
+    },
     parse,
     rule::{FlagsMatch, FragmentMatch, IcmpMatch, MacMatch, Match, Origin, Rule},
 };
@@ -446,5 +448,108 @@ pub fn any_rules(first: u32, most: usize) -> impl Strategy<Value = Arc<[Rule]>> 
             .zip(rules)
             .map(|(id, (matches, action))| rule(id, action, matches))
             .collect()
+    })
+}
+
+fn network(id: u16, vlan: Option<u16>) -> Network {
+    Network {
+        id: NetworkId(id),
+        name: format!("net{id}").into(),
+        tenant: "red".into(),
+        vlan: vlan.and_then(VlanId::new),
+        mac_limit: 100,
+        ageing_s: 300,
+    }
+}
+
+/// A port without a vNIC.
+pub fn port(id: u16, attachment: Attachment) -> Port {
+    Port {
+        id: PortId(id),
+        name: format!("port{id}").into(),
+        attachment,
+        isolated: false,
+        mac_limit: 10,
+        storm: StormLimits::default(),
+        misses_per_turn: 64,
+        vnic: None,
+    }
+}
+
+/// A vNIC with address `mac(last)`, 10.0.0.0/24 and 2001:db8::/64, and no rules.
+pub fn vnic(last: u8, default: Action) -> Vnic {
+    let policy = DirectionPolicy {
+        rules: Arc::new([]),
+        default,
+    };
+    Vnic {
+        name: format!("vnic{last}").into(),
+        vm: "vm".into(),
+        mac: mac(last),
+        ipv4: vec!["10.0.0.0/24".parse().expect("a prefix")],
+        ipv6: vec!["2001:db8::/64".parse().expect("a prefix")],
+        checks: SenderChecks::ALL,
+        inbound: policy.clone(),
+        outbound: policy,
+    }
+}
+
+/// Networks 0 (VLAN 5), 1 (VLAN 6) and 2 (no VLAN).
+pub fn networks() -> Vec<Network> {
+    vec![network(0, Some(5)), network(1, Some(6)), network(2, None)]
+}
+
+fn any_attachment() -> impl Strategy<Value = Attachment> {
+    let trunk = |tagged: &[u16], native: Option<u16>| Attachment::Trunk {
+        tagged: tagged.iter().copied().map(NetworkId).collect(),
+        native: native.map(NetworkId),
+    };
+    select(vec![
+        Attachment::Access(NetworkId(0)),
+        Attachment::Access(NetworkId(1)),
+        Attachment::Access(NetworkId(2)),
+        trunk(&[0, 1], None),
+        trunk(&[0], Some(2)),
+        trunk(&[0, 1], Some(0)),
+        trunk(&[1], Some(0)),
+    ])
+}
+
+fn any_checks() -> impl Strategy<Value = SenderChecks> {
+    any::<[bool; 5]>().prop_map(|[mac, ipv4, ipv6, arp, nd]| SenderChecks {
+        mac,
+        ipv4,
+        ipv6,
+        arp,
+        nd,
+    })
+}
+
+/// Four ports, each with or without a vNIC, whose lists hold up to `most` rules.
+pub fn any_model(most: usize) -> impl Strategy<Value = Model> {
+    let vnic = move |first| {
+        let rules = (any_rules(first, most), any_rules(first + 100, most));
+        (rules, any_action(), any_action(), any_checks())
+    };
+    let port = move |id: u16| {
+        let vnic = option::weighted(0.7, vnic(u32::from(id) * 1000));
+        (any_attachment(), vnic).prop_map(move |(attachment, policy)| {
+            let mut port = port(id, attachment);
+            port.vnic = policy.map(|((inbound, outbound), default_in, default_out, checks)| {
+                let mut vnic = super::common::vnic(id as u8 + 1, default_in);
+                vnic.checks = checks;
+                vnic.inbound.rules = inbound;
+                vnic.outbound = DirectionPolicy {
+                    rules: outbound,
+                    default: default_out,
+                };
+                vnic
+            });
+            port
+        })
+    };
+    (port(0), port(1), port(2), port(3)).prop_map(|(a, b, c, d)| Model {
+        networks: networks(),
+        ports: vec![a, b, c, d],
     })
 }
