@@ -1,0 +1,246 @@
+//! The receiving half of a queue: receive ring, fill ring, and the frames between them.
+//!
+//! In: descriptors from the receive ring. Out: frames on loan, then the same descriptors on the
+//! fill ring. What must hold: each of this half's UMEM frames is with the kernel (fill ring,
+//! driver, receive ring) or in `held`, and nowhere twice.
+
+use std::{
+    os::fd::{AsRawFd, BorrowedFd, RawFd},
+    ptr,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
+
+use arrayvec::ArrayVec;
+use xsk_rs::FrameDesc;
+
+use super::{
+    frames::{FrameMemory, OwnedFrame},
+    queue::{KICK_FRAMES, QueueState},
+};
+use crate::{BURST, Burst, Frame, MIN_HEAD_BYTES, RxQueue, Segment, Wait};
+
+/// The most pieces of a frame: what the kernel puts in one packet buffer (`MAX_SKB_FRAGS` + 1).
+pub(super) const MAX_PIECES: usize = 18;
+
+/// A burst, and before it what the last one left of an unfinished frame.
+const HELD: usize = BURST + MAX_PIECES;
+
+/// How soon to try again when the kernel had no room for frames to send.
+const RETRY: Duration = Duration::from_millis(1);
+
+/// One frame of the burst: `held[first..first + pieces]`.
+#[derive(Clone, Copy, Debug)]
+struct Packet {
+    first: usize,
+    pieces: usize,
+    /// Its further pieces start here in `segments`.
+    first_segment: usize,
+    vlan_tci: Option<u16>,
+}
+
+pub(super) struct AfXdpRx {
+    ring: xsk_rs::RxQueue,
+    fill: xsk_rs::FillQueue,
+    memory: FrameMemory,
+    state: Arc<QueueState>,
+    /// Whether the XDP program writes metadata.
+    metadata: bool,
+    /// The frames of the burst, then those of a frame that is not complete yet.
+    held: ArrayVec<OwnedFrame, HELD>,
+    /// So many of `held` are on loan.
+    lent: usize,
+    /// The frame at the start of `held` has too many pieces; the rest of it goes too.
+    skipping: bool,
+    packets: ArrayVec<Packet, BURST>,
+    segments: ArrayVec<Segment, HELD>,
+    /// Frames with the kernel, and all frames of this half.
+    in_kernel: usize,
+    total: usize,
+}
+
+impl AfXdpRx {
+    /// Gives all of `frames` to the kernel and starts.
+    pub(super) fn new(
+        ring: xsk_rs::RxQueue,
+        mut fill: xsk_rs::FillQueue,
+        memory: FrameMemory,
+        state: Arc<QueueState>,
+        metadata: bool,
+        frames: Vec<OwnedFrame>,
+    ) -> Self {
+        let total = frames.len();
+        let descs: Vec<FrameDesc> = frames.into_iter().map(OwnedFrame::into_desc).collect();
+        // SAFETY: the frames are of the UMEM that the ring belongs to, and were just given up.
+        let in_kernel = unsafe { fill.produce(&descs) };
+        debug_assert_eq!(in_kernel, total, "the fill ring holds all frames");
+        Self {
+            ring,
+            fill,
+            memory,
+            state,
+            metadata,
+            held: ArrayVec::new(),
+            lent: 0,
+            skipping: false,
+            packets: ArrayVec::new(),
+            segments: ArrayVec::new(),
+            in_kernel,
+            total,
+        }
+    }
+
+    fn fd(&self) -> RawFd {
+        self.ring.fd().as_raw_fd()
+    }
+
+    /// Moves descriptors from the receive ring to `held`.
+    fn collect(&mut self) {
+        let mut descs = [FrameDesc::default(); BURST];
+        let room = self.held.remaining_capacity().min(BURST);
+        // SAFETY: the ring belongs to the UMEM of this half.
+        let count = unsafe { self.ring.consume(&mut descs[..room]) };
+        for desc in &descs[..count] {
+            // SAFETY: the kernel gave this frame up by putting it on the receive ring.
+            self.held.push(unsafe { OwnedFrame::claim(*desc) });
+        }
+        self.in_kernel -= count;
+        self.check_law();
+    }
+
+    /// Divides `held` into at most `room` whole frames and sets aside what must be given back
+    /// unseen.
+    fn divide(&mut self, room: usize) {
+        self.packets.clear();
+        self.segments.clear();
+        let mut at = 0;
+        while at < self.held.len() && self.packets.len() < room {
+            let rest = &self.held[at..];
+            let last = rest.iter().position(|frame| !frame.continued());
+            if self.skipping {
+                self.skipping = last.is_none();
+                at += last.map_or(rest.len(), |last| last + 1);
+                continue;
+            }
+            match last {
+                Some(last) if last < MAX_PIECES => {
+                    self.take_packet(at, last + 1);
+                    at += last + 1;
+                }
+                None if rest.len() < MAX_PIECES => break,
+                _ => {
+                    self.state.rx_too_many_pieces.fetch_add(1, Relaxed);
+                    self.skipping = true;
+                }
+            }
+        }
+        self.lent = at;
+    }
+
+    fn take_packet(&mut self, first: usize, pieces: usize) {
+        let vlan_tci = if self.metadata {
+            self.memory.take_vlan_tci(&mut self.held[first])
+        } else {
+            None
+        };
+        if pieces > 1 && self.held[first].len() < MIN_HEAD_BYTES {
+            self.state.rx_short_head.fetch_add(1, Relaxed);
+            return;
+        }
+        let first_segment = self.segments.len();
+        for frame in &self.held[first + 1..first + pieces] {
+            let bytes = self.memory.bytes(frame);
+            // SAFETY: the bytes stay while `held` owns the frame, which is until `release`, and
+            // the UMEM stays mapped while this half lives.
+            let segment = unsafe { Segment::new(bytes.as_ptr(), bytes.len() as u32) };
+            self.segments.push(segment);
+        }
+        self.packets.push(Packet {
+            first,
+            pieces,
+            first_segment,
+            vlan_tci,
+        });
+    }
+
+    /// Sends what the transmitting half could not, so that no frame waits for the next one.
+    fn kick_pending(&self) {
+        if self.state.tx_pending.load(Relaxed) {
+            self.state.kick(self.fd(), KICK_FRAMES);
+        }
+    }
+
+    fn check_law(&self) {
+        debug_assert_eq!(
+            self.in_kernel + self.held.len(),
+            self.total,
+            "fill + rx + held = total"
+        );
+    }
+}
+
+impl RxQueue for AfXdpRx {
+    fn receive<'a>(&'a mut self, burst: &mut Burst<'a>) {
+        debug_assert_eq!(self.lent, 0, "receive before release");
+        self.kick_pending();
+        self.collect();
+        self.divide(burst.remaining_capacity());
+        let this: &'a Self = self;
+        for packet in &this.packets {
+            let head = this.memory.bytes(&this.held[packet.first]);
+            let mut frame = if packet.pieces == 1 {
+                Frame::contiguous(head)
+            } else {
+                let tail = packet.first_segment..packet.first_segment + packet.pieces - 1;
+                Frame::segmented(head, &this.segments[tail])
+            };
+            frame.vlan_tci = packet.vlan_tci;
+            burst.push(frame);
+        }
+    }
+
+    fn release(&mut self) {
+        if self.lent == 0 {
+            return;
+        }
+        let descs: ArrayVec<FrameDesc, HELD> = self
+            .held
+            .drain(..self.lent)
+            .map(OwnedFrame::into_desc)
+            .collect();
+        // SAFETY: the frames are of the UMEM that the ring belongs to, and were just given up.
+        let given = unsafe { self.fill.produce(&descs) };
+        debug_assert_eq!(given, descs.len(), "the fill ring has room for every frame");
+        self.in_kernel += descs.len();
+        self.lent = 0;
+        self.check_law();
+        if self.fill.needs_wakeup() {
+            // SAFETY: an empty buffer and no address are what AF_XDP expects of a wake-up.
+            unsafe {
+                libc::recvfrom(
+                    self.fd(),
+                    ptr::null_mut(),
+                    0,
+                    libc::MSG_DONTWAIT,
+                    ptr::null_mut(),
+                    ptr::null_mut(),
+                );
+            }
+        }
+    }
+
+    fn prepare_wait(&mut self) -> Wait {
+        self.kick_pending();
+        let whole_frame_held = self.held.iter().any(|frame| !frame.continued());
+        if whole_frame_held || self.ring.nb_avail_exact() > 0 {
+            return Wait::Ready;
+        }
+        let pending = self.state.tx_pending.load(Relaxed);
+        Wait::Until(pending.then_some(RETRY))
+    }
+
+    fn wake_fd(&self) -> Option<BorrowedFd<'_>> {
+        // SAFETY: the descriptor stays open while `ring` lives, which `self` owns.
+        Some(unsafe { BorrowedFd::borrow_raw(self.fd()) })
+    }
+}
