@@ -10,7 +10,7 @@ use std::{
     fs::File,
     io, mem,
     os::fd::{AsRawFd, FromRawFd, OwnedFd},
-    process::Command,
+    process::{Child, Command},
     sync::atomic::{AtomicU32, Ordering},
     time::{Duration, Instant},
 };
@@ -85,6 +85,15 @@ impl Netns {
             .output()
             .expect("run ip");
         String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// Starts `ip` in it and does not wait for it.
+    pub(crate) fn spawn_ip(&self, arguments: &str) -> Child {
+        Command::new("ip")
+            .args(["-n", &self.name])
+            .args(arguments.split_whitespace())
+            .spawn()
+            .expect("run ip")
     }
 
     /// Makes a veth pair `left`, `right` and sets both up.
