@@ -1,4 +1,4 @@
-//! AF_XDP ports on real veth pairs. Each test needs root and makes a namespace of its own.
+//! `AF_XDP` ports on real veth pairs. Each test needs root and makes a namespace of its own.
 
 mod support;
 
@@ -7,6 +7,7 @@ use std::{
     net::UdpSocket,
     os::fd::AsRawFd,
     process::{Command, Stdio},
+    slice,
 };
 
 use pmd::{
@@ -60,7 +61,7 @@ fn frames_pass_both_ways_unchanged() {
     for (number, len) in [(1, 60), (2, 61), (3, 1000), (4, 1514)] {
         let sent = frame(number, len);
         host.send(&sent);
-        assert_eq!(receive(&mut port, 1), [sent.clone()]);
+        assert_eq!(receive(&mut port, 1), slice::from_ref(&sent));
         assert!(port.send(&sent));
         assert_eq!(eventually("a frame", || host.receive()), sent);
     }
@@ -102,7 +103,7 @@ fn generic_mode_passes_frames_and_says_what_it_lacks() {
     let mut port = Endpoint::new(port);
     let sent = frame(1, 700);
     host.send(&sent);
-    assert_eq!(receive(&mut port, 1), [sent.clone()]);
+    assert_eq!(receive(&mut port, 1), slice::from_ref(&sent));
     assert!(port.send(&sent));
     assert_eq!(eventually("a frame", || host.receive()), sent);
 }
@@ -195,7 +196,10 @@ fn jumbo_frames_pass_in_pieces() {
         host.send(&sent);
         assert!(receive(&mut port, 1) == [sent.clone()], "{len} bytes in");
         assert!(port.send(&sent));
-        assert!(eventually("a frame", || host.receive()) == sent, "{len} bytes out");
+        assert!(
+            eventually("a frame", || host.receive()) == sent,
+            "{len} bytes out"
+        );
     }
     let tagged = tagged_frame(6, 9014, 5);
     assert!(port.send(&tagged), "a tag comes on top");
@@ -267,7 +271,7 @@ fn every_queue_is_opened_and_receives() {
         assert_eq!(transmit(&mut right, queue, &[&sent]).sent, 1);
         eventually("a frame on its queue", || {
             let frames = receive_from(&mut left, queue);
-            (!frames.is_empty()).then(|| assert_eq!(frames, [sent.clone()]))
+            (!frames.is_empty()).then(|| assert_eq!(frames, slice::from_ref(&sent)))
         });
     }
 }
@@ -425,11 +429,29 @@ fn what_cannot_be_opened_says_why() {
     let refused = |config: Config| af_xdp::open(&config).expect_err("refused").to_string();
     let base = Config::new("left");
     let ring_size = 100;
-    assert!(refused(Config { ring_size, ..base.clone() }).contains("power of two"));
+    assert!(
+        refused(Config {
+            ring_size,
+            ..base.clone()
+        })
+        .contains("power of two")
+    );
     let queues = Some(2);
-    assert!(refused(Config { queues, ..base.clone() }).contains("use 1 to 1"));
+    assert!(
+        refused(Config {
+            queues,
+            ..base.clone()
+        })
+        .contains("use 1 to 1")
+    );
     let frame_bytes = Some(1024);
-    assert!(refused(Config { frame_bytes, ..base }).contains("2048 or 4096"));
+    assert!(
+        refused(Config {
+            frame_bytes,
+            ..base
+        })
+        .contains("2048 or 4096")
+    );
     assert!(refused(Config::new("a-name-that-is-too-long")).contains("15 characters"));
     assert!(refused(Config::new("nothing")).contains("no network interface nothing"));
     netns.ip("link set left down");
@@ -465,11 +487,17 @@ fn a_killed_process_leaves_no_program_and_no_socket() {
         .spawn()
         .expect("run this program again");
     let output = BufReader::new(holder.stdout.take().expect("piped"));
-    let holding = output.lines().map_while(Result::ok).any(|line| line == "holding");
+    let holding = output
+        .lines()
+        .map_while(Result::ok)
+        .any(|line| line == "holding");
     let attached = netns.ip_output("link show left").contains("xdp");
     holder.kill().expect("SIGKILL");
     holder.wait().expect("its end");
-    assert!(holding && attached, "the port was open: {holding}, {attached}");
+    assert!(
+        holding && attached,
+        "the port was open: {holding}, {attached}"
+    );
     eventually("the program is gone", || {
         (!netns.ip_output("link show left").contains("xdp")).then_some(())
     });
@@ -570,7 +598,10 @@ fn a_sleeper_is_woken_by_a_frame() {
     host.send(&frame(1, 60));
     {
         let wake = port.rx[0].wake_fd().expect("a descriptor");
-        let mut fds = [rustix::event::PollFd::new(&wake, rustix::event::PollFlags::IN)];
+        let mut fds = [rustix::event::PollFd::new(
+            &wake,
+            rustix::event::PollFlags::IN,
+        )];
         let patience = PATIENCE.try_into().expect("a time");
         assert_eq!(rustix::event::poll(&mut fds, Some(&patience)), Ok(1));
     }

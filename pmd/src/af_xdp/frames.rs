@@ -26,7 +26,7 @@ const HUGE_PAGE_BYTES: usize = 2 << 20;
 /// What the XDP program writes before a frame, see `program.rs`.
 pub(super) const META_UNTAGGED: u32 = 0x7673_7701;
 pub(super) const META_TAGGED: u32 = 0x7673_7702;
-pub(super) const META_BYTES: usize = 8;
+pub(super) const META_BYTES: u8 = 8;
 
 /// A UMEM frame that user space owns. Neither `Copy` nor `Clone`.
 #[derive(Debug)]
@@ -93,7 +93,8 @@ impl FrameMemory {
     /// metadata that reuses this memory later does not show it again.
     pub(super) fn take_vlan_tci(&self, frame: &mut OwnedFrame) -> Option<u16> {
         let data = self.bytes(frame).as_ptr().addr();
-        let meta = std::ptr::with_exposed_provenance_mut::<[u32; 2]>(data - META_BYTES);
+        let meta =
+            std::ptr::with_exposed_provenance_mut::<[u32; 2]>(data - usize::from(META_BYTES));
         // SAFETY: a received frame's data lies `HEADROOM_BYTES` after the start of its chunk, or
         // at least after its metadata, so the bytes before it belong to the same chunk, which
         // `frame` owns; they are outside what `bytes` lends. The region comes from `mmap` and

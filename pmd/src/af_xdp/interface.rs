@@ -130,7 +130,7 @@ impl Interface {
     /// old name misleads; `None` when it no longer exists in its namespace.
     pub(super) fn link(&self) -> io::Result<Option<Link>> {
         let mut request = request_for("");
-        request.ifr_ifru.ifru_ifindex = self.index as c_int;
+        request.ifr_ifru.ifru_ifindex = self.index.cast_signed();
         let flags = self
             .ask(libc::SIOCGIFNAME, &mut request)
             .and_then(|()| self.ask(libc::SIOCGIFFLAGS, &mut request));
@@ -171,7 +171,7 @@ fn request_for(name: &str) -> libc::ifreq {
     // SAFETY: an `ifreq` is plain old data, for which all zeros is a value.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
-        *to = from as c_char;
+        *to = c_char::from_ne_bytes([from]);
     }
     request
 }

@@ -1,6 +1,6 @@
-//! `af_xdp`: a network interface as a port, through AF_XDP sockets.
+//! `af_xdp`: a network interface as a port, through `AF_XDP` sockets.
 //!
-//! AF_XDP (Linux, kernel doc: networking/af_xdp) gives a process the frames of an interface's
+//! `AF_XDP` (Linux, kernel doc: `networking/af_xdp`) gives a process the frames of an interface's
 //! receive queue before the network stack sees them, in memory that kernel and process share. A
 //! small XDP program on the interface sends each frame to the socket of its queue:
 //!

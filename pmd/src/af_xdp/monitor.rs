@@ -1,4 +1,4 @@
-//! Health and counters of an AF_XDP port, for control.
+//! Health and counters of an `AF_XDP` port, for control.
 
 use std::{
     io, mem,

@@ -112,7 +112,7 @@ impl Attachment {
         let link = unsafe {
             sys::bpf_link_create(
                 program.as_raw_fd(),
-                request.index as c_int,
+                request.index.cast_signed(),
                 sys::bpf_attach_type_BPF_XDP,
                 &raw const options,
             )
@@ -123,7 +123,7 @@ impl Attachment {
         })
     }
 
-    /// Gives the frames of `queue` to the AF_XDP socket `socket` from now on.
+    /// Gives the frames of `queue` to the `AF_XDP` socket `socket` from now on.
     pub(super) fn set_socket(&self, queue: u32, socket: RawFd) -> io::Result<()> {
         // SAFETY: key and value are 4 bytes each, as the map was made.
         let result = unsafe {
@@ -144,7 +144,7 @@ pub(super) fn attached_program(index: u32) -> Option<u32> {
     let mut answer: sys::bpf_xdp_query_opts = unsafe { mem::zeroed() };
     answer.sz = mem::size_of_val(&answer);
     // SAFETY: `answer` says its own size and lives through the call.
-    let result = unsafe { sys::bpf_xdp_query(index as c_int, 0, &raw mut answer) };
+    let result = unsafe { sys::bpf_xdp_query(index.cast_signed(), 0, &raw mut answer) };
     let programs = [answer.drv_prog_id, answer.skb_prog_id, answer.hw_prog_id];
     (result == 0)
         .then(|| programs.into_iter().find(|id| *id != 0))
@@ -169,7 +169,7 @@ fn find_tag_function() -> io::Result<u32> {
         }
         let id = btf__find_by_name_kind(btf, TAG_FUNCTION.as_ptr(), KIND_FUNCTION);
         btf__free(btf);
-        checked(id).map(|id| id as u32)
+        checked(id).map(c_int::cast_unsigned)
     }
 }
 
@@ -264,7 +264,13 @@ const fn call_helper(number: i32) -> Instruction {
     op(0x85, 0, 0, 0, number)
 }
 const fn call_kernel_function(id: u32) -> Instruction {
-    op(0x85, 0, sys::BPF_PSEUDO_KFUNC_CALL as u8, 0, id as i32)
+    op(
+        0x85,
+        0,
+        sys::BPF_PSEUDO_KFUNC_CALL as u8,
+        0,
+        id.cast_signed(),
+    )
 }
 const EXIT: Instruction = op(0x95, 0, 0, 0, 0);
 
@@ -277,10 +283,13 @@ const REDIRECT_MAP: i32 = 51;
 const ADJUST_META: i32 = 54;
 const XDP_PASS: i32 = 2;
 
+/// Instructions that write the metadata, when there is room for it.
+const MARK_INSTRUCTIONS: i16 = 18;
+
 fn assemble(sockets: RawFd, tag_function: Option<u32>) -> Vec<Instruction> {
     let mut program = vec![move_register(6, 1)];
     if let Some(function) = tag_function {
-        let mark = [
+        let mark: [Instruction; MARK_INSTRUCTIONS as usize] = [
             // The tag: its protocol goes to fp-8, its TCI to fp-4.
             store_u64_value(10, -8, 0),
             move_register(1, 6),
@@ -289,23 +298,23 @@ fn assemble(sockets: RawFd, tag_function: Option<u32>) -> Vec<Instruction> {
             move_register(3, 10),
             add_value(3, -4),
             call_kernel_function(function),
-            move_value(7, META_UNTAGGED as i32),
+            move_value(7, META_UNTAGGED.cast_signed()),
             skip_unless_zero(0, 1),
-            move_value(7, META_TAGGED as i32),
+            move_value(7, META_TAGGED.cast_signed()),
             load_u16(8, 10, -4),
             // The verifier wants to see that the metadata ends before the data.
             load_u32(2, 6, MD_DATA_META),
             load_u32(3, 6, MD_DATA),
             move_register(4, 2),
-            add_value(4, META_BYTES as i32),
+            add_value(4, i32::from(META_BYTES)),
             skip_if_greater(4, 3, 2),
             store_u32(2, 0, 7),
             store_u32(2, 4, 8),
         ];
         program.extend([
-            move_value(2, -(META_BYTES as i32)),
+            move_value(2, -i32::from(META_BYTES)),
             call_helper(ADJUST_META),
-            skip_unless_zero(0, mark.len() as i16),
+            skip_unless_zero(0, MARK_INSTRUCTIONS),
         ]);
         program.extend(mark);
     }

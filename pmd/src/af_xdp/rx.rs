@@ -46,6 +46,8 @@ pub(super) struct AfXdpRx {
     state: Arc<QueueState>,
     /// Whether the XDP program writes metadata.
     metadata: bool,
+    /// Where descriptors from the ring land first.
+    descs: Box<[FrameDesc; BURST]>,
     /// The frames of the burst, then those of a frame that is not complete yet.
     held: ArrayVec<OwnedFrame, HELD>,
     /// So many of `held` are on loan.
@@ -80,6 +82,7 @@ impl AfXdpRx {
             memory,
             state,
             metadata,
+            descs: Box::new([FrameDesc::default(); BURST]),
             held: ArrayVec::new(),
             lent: 0,
             skipping: false,
@@ -96,11 +99,10 @@ impl AfXdpRx {
 
     /// Moves descriptors from the receive ring to `held`.
     fn collect(&mut self) {
-        let mut descs = [FrameDesc::default(); BURST];
         let room = self.held.remaining_capacity().min(BURST);
         // SAFETY: the ring belongs to the UMEM of this half.
-        let count = unsafe { self.ring.consume(&mut descs[..room]) };
-        for desc in &descs[..count] {
+        let count = unsafe { self.ring.consume(&mut self.descs[..room]) };
+        for desc in &self.descs[..count] {
             // SAFETY: the kernel gave this frame up by putting it on the receive ring.
             self.held.push(unsafe { OwnedFrame::claim(*desc) });
         }

@@ -212,9 +212,10 @@ fn bind_once(
 fn raise_send_limits(socket: RawFd, plan: Plan) {
     let in_flight =
         u64::from(plan.ring_size) * (u64::from(plan.frame_bytes) + BUFFER_OVERHEAD_BYTES);
-    let send_buffer = in_flight.min(i32::MAX as u64 / 2) as libc::c_int;
+    // The kernel doubles the value.
+    let send_buffer = libc::c_int::try_from(in_flight).unwrap_or(libc::c_int::MAX / 2);
     set_option(socket, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, send_buffer);
-    let budget = plan.ring_size.min(256) as libc::c_int;
+    let budget = plan.ring_size.min(256).cast_signed();
     set_option(socket, libc::SOL_XDP, MAX_TX_SKB_BUDGET, budget);
 }
 

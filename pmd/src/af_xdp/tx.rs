@@ -41,6 +41,8 @@ pub(super) struct AfXdpTx {
     limits: Limits,
     free: Vec<OwnedFrame>,
     batch: ArrayVec<FrameDesc, BATCH>,
+    /// Where descriptors from the completion ring land first.
+    completed: Box<[FrameDesc; BATCH]>,
     /// Where a frame of several pieces is put together before it is cut.
     whole: Box<[u8]>,
     /// The last kick found the interface down.
@@ -75,6 +77,7 @@ impl AfXdpTx {
             total: free.len(),
             free,
             batch: ArrayVec::new(),
+            completed: Box::new([FrameDesc::default(); BATCH]),
             whole: vec![0; limits.max_frame_bytes + VLAN_TAG_BYTES].into_boxed_slice(),
             down: false,
             in_kernel: 0,
@@ -83,11 +86,10 @@ impl AfXdpTx {
 
     /// Takes back the frames that the kernel is done with.
     fn reap(&mut self) {
-        let mut descs = [FrameDesc::default(); BATCH];
         loop {
             // SAFETY: the ring belongs to the UMEM of this half.
-            let count = unsafe { self.completions.consume(&mut descs) };
-            for desc in &descs[..count] {
+            let count = unsafe { self.completions.consume(&mut *self.completed) };
+            for desc in &self.completed[..count] {
                 // SAFETY: the kernel gave this frame up by putting it on the completion ring.
                 self.free.push(unsafe { OwnedFrame::claim(*desc) });
             }
@@ -149,7 +151,7 @@ impl AfXdpTx {
                 break;
             };
             self.memory.fill(&mut frame, piece.len(), |bytes| {
-                bytes.copy_from_slice(piece)
+                bytes.copy_from_slice(piece);
             });
             frame.set_continued(pieces.peek().is_some());
             self.batch.push(frame.into_desc());

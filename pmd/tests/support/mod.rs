@@ -146,7 +146,7 @@ impl PacketSocket {
             let mut address: libc::sockaddr_ll = mem::zeroed();
             address.sll_family = libc::AF_PACKET as u16;
             address.sll_protocol = ALL;
-            address.sll_ifindex = libc::if_nametoindex(name.as_ptr()) as c_int;
+            address.sll_ifindex = libc::if_nametoindex(name.as_ptr()).cast_signed();
             let len = mem::size_of_val(&address) as libc::socklen_t;
             let result = libc::bind(fd.as_raw_fd(), (&raw const address).cast(), len);
             assert_eq!(result, 0, "bind: {}", io::Error::last_os_error());
@@ -167,7 +167,12 @@ impl PacketSocket {
         // SAFETY: the buffer lives through the call.
         let sent =
             unsafe { libc::send(self.fd.as_raw_fd(), frame.as_ptr().cast(), frame.len(), 0) };
-        assert_eq!(sent, frame.len() as isize, "{}", io::Error::last_os_error());
+        assert_eq!(
+            sent.cast_unsigned(),
+            frame.len(),
+            "{}",
+            io::Error::last_os_error()
+        );
     }
 
     /// One received frame, if there is one. Frames that this host sent are left out.
