@@ -1,6 +1,6 @@
 //! `AF_XDP` ports on real veth pairs. Each test needs root and makes a namespace of its own.
 
-mod support;
+mod netns;
 
 use std::{
     io::{BufRead, BufReader},
@@ -10,12 +10,12 @@ use std::{
     slice,
 };
 
+use netns::{Netns, PATIENCE, PacketSocket, eventually, is_root};
 use pmd::{
     Burst, Frame, Health, OpenError, Port, PrefixArena, TxBurst, TxPlan, TxReport, Wait,
     af_xdp::{self, Config, Mode},
     memory::Endpoint,
 };
-use support::{Netns, PATIENCE, PacketSocket, eventually, is_root};
 
 /// An ethertype for local experiments (IEEE 802): nothing else here sends it.
 const ETHERTYPE: [u8; 2] = [0x88, 0xb5];
@@ -75,7 +75,6 @@ fn native_mode_and_the_veth_driver_are_reported() {
     let netns = Netns::enter_new();
     netns.veth("left", "right", 1500, 1);
     let port = open(&Config::new("left"));
-    println!("{:?}", port.info);
     assert!(
         port.info.mode.starts_with("native XDP, copy"),
         "{:?}",
@@ -96,7 +95,6 @@ fn generic_mode_passes_frames_and_says_what_it_lacks() {
         mode: Mode::Generic,
         ..Config::new("left")
     });
-    println!("{:?}", port.info);
     assert!(port.info.mode.starts_with("generic XDP"), "{:?}", port.info);
     assert!(port.info.notes.iter().any(|note| note.contains("tso off")));
     let host = PacketSocket::open("right");
@@ -108,12 +106,16 @@ fn generic_mode_passes_frames_and_says_what_it_lacks() {
     assert_eq!(eventually("a frame", || host.receive()), sent);
 }
 
-/// A frame as the driver lent it: its bytes and the tag beside it.
-fn receive_tagged(port: &mut Endpoint) -> (Vec<u8>, Option<u16>) {
+/// The next frame as the driver lends it: its bytes and the tag beside it.
+fn receive_tagged(port: &mut Port) -> (Vec<u8>, Option<u16>) {
     eventually("a frame", || {
-        let mut got = None;
-        port.receive(|frame| got = Some((frame.to_vec(), frame.vlan_tci)));
-        got
+        let mut burst = Burst::new();
+        port.rx[0].receive(&mut burst);
+        assert!(burst.len() <= 1, "one at a time");
+        let first = burst.first().map(|f| (f.to_vec(), f.vlan_tci));
+        drop(burst);
+        port.rx[0].release();
+        first
     })
 }
 
@@ -133,7 +135,7 @@ fn a_tag_in_the_frame_stays_in_the_frame() {
     let netns = Netns::enter_new();
     netns.veth("left", "right", 1500, 1);
     let host = PacketSocket::open("right");
-    let mut port = endpoint("left");
+    let mut port = open(&Config::new("left"));
     for len in [60, 1514] {
         let sent = tagged_frame(1, len, 100);
         host.send(&sent);
@@ -155,17 +157,15 @@ fn a_tag_beside_the_frame_is_read_from_metadata() {
     netns.ip("link set out master bridge");
     netns.ip("link set bridge up");
     let source = PacketSocket::open("source");
-    let opened = open(&Config::new("port"));
-    println!("{:?}", opened.info);
-    let mut port = Endpoint::new(opened);
+    let mut port = open(&Config::new("port"));
     let tci = 0x6064;
     let untagged = frame(1, 80);
     // The bridge forwards as soon as its ports do.
     eventually("the bridge forwards", || {
         source.send(&untagged);
-        (!port.drain().is_empty()).then_some(())
+        (!receive_from(&mut port, 0).is_empty()).then_some(())
     });
-    port.drain();
+    while !receive_from(&mut port, 0).is_empty() {}
     for number in 2..100 {
         source.send(&tagged_frame(number, 80, tci));
         assert_eq!(
@@ -177,6 +177,14 @@ fn a_tag_beside_the_frame_is_read_from_metadata() {
         source.send(&untagged);
         assert_eq!(receive_tagged(&mut port), (untagged.clone(), None));
     }
+
+    // A tag of another kind is not mistaken for one of ours.
+    let mut service_tagged = tagged_frame(1, 80, tci);
+    service_tagged[12..14].copy_from_slice(&[0x88, 0xa8]);
+    source.send(&service_tagged);
+    source.send(&untagged);
+    assert_eq!(receive_tagged(&mut port), (untagged, None));
+    assert_eq!(count(&mut port, "rx_other_tag"), 1);
 }
 
 #[test]
@@ -188,7 +196,6 @@ fn jumbo_frames_pass_in_pieces() {
     netns.veth("left", "right", 9000, 1);
     let host = PacketSocket::open("right");
     let port = open(&Config::new("left"));
-    println!("{:?}", port.info);
     assert_eq!(port.info.max_frame_bytes, 9014);
     let mut port = Endpoint::new(port);
     for (number, len) in [(1, 60), (2, 3840), (3, 3841), (4, 7680), (5, 9014)] {
@@ -630,7 +637,7 @@ fn a_receiver_that_does_not_receive_costs_counted_frames_and_recovers() {
     eventually("each frame is received or counted", || {
         receive_from(&mut left, 0);
         received += receive_from(&mut right, 0).len() as u64;
-        let lost = count(&mut right, "rx_fill_ring_empty_descs")
+        let lost = count(&mut right, "rx_dropped")
             + count(&mut right, "rx_ring_full")
             + count(&mut left, "tx_lost");
         (received >= 64 && received + lost >= taken).then_some(())
@@ -653,4 +660,54 @@ fn frames_that_no_ethernet_carries_are_refused() {
     let report = transmit(&mut port, 0, &[&runt, &[], &long, &frame(2, 60)]);
     assert_eq!((report.too_big, report.sent), (3, 1));
     assert_eq!(count(&mut port, "tx_runts"), 2);
+}
+
+#[test]
+fn a_veth_whose_peer_has_too_many_queues_gets_generic_mode_and_a_note() {
+    if !is_root() {
+        return;
+    }
+    let netns = Netns::enter_new();
+    netns.ip("link add right numtxqueues 4 type veth peer name left");
+    netns.ip("link set left up");
+    netns.ip("link set right up");
+    let port = open(&Config::new("left"));
+    assert!(port.info.mode.starts_with("generic"), "{:?}", port.info);
+    let notes = port.info.notes.join("\n");
+    assert!(notes.contains("numrxqueues"), "{notes}");
+    drop(port);
+    let error = af_xdp::open(&Config {
+        mode: Mode::Native,
+        ..Config::new("left")
+    });
+    assert!(
+        error
+            .expect_err("refused")
+            .to_string()
+            .contains("numrxqueues")
+    );
+}
+
+#[test]
+fn jumbo_frames_pass_in_generic_mode() {
+    if !is_root() {
+        return;
+    }
+    let netns = Netns::enter_new();
+    netns.veth("left", "right", 9000, 1);
+    let host = PacketSocket::open("right");
+    let mut port = Endpoint::new(open(&Config {
+        mode: Mode::Generic,
+        ..Config::new("left")
+    }));
+    for (number, len) in [(1, 60), (2, 3841), (3, 9014)] {
+        let sent = frame(number, len);
+        host.send(&sent);
+        assert!(receive(&mut port, 1) == slice::from_ref(&sent), "{len} in");
+        assert!(port.send(&sent));
+        assert!(
+            eventually("a frame", || host.receive()) == sent,
+            "{len} out"
+        );
+    }
 }

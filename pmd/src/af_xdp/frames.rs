@@ -26,6 +26,7 @@ const HUGE_PAGE_BYTES: usize = 2 << 20;
 /// What the XDP program writes before a frame, see `program.rs`.
 pub(super) const META_UNTAGGED: u32 = 0x7673_7701;
 pub(super) const META_TAGGED: u32 = 0x7673_7702;
+pub(super) const META_OTHER_TAG: u32 = 0x7673_7703;
 pub(super) const META_BYTES: u8 = 8;
 
 /// A UMEM frame that user space owns. Neither `Copy` nor `Clone`.
@@ -65,6 +66,17 @@ impl OwnedFrame {
     }
 }
 
+/// The tag that came beside a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Tag {
+    /// None, or nobody said.
+    None,
+    /// An 802.1Q tag with this tag control information.
+    Vlan(u16),
+    /// A tag of another kind, such as 802.1ad.
+    Other,
+}
+
 /// The memory of one queue: both halves hold it, and each touches its own frames only.
 #[derive(Clone, Debug)]
 pub(super) struct FrameMemory {
@@ -91,7 +103,7 @@ impl FrameMemory {
 
     /// Takes the tag that the XDP program left before the frame, so that a frame without
     /// metadata that reuses this memory later does not show it again.
-    pub(super) fn take_vlan_tci(&self, frame: &mut OwnedFrame) -> Option<u16> {
+    pub(super) fn take_tag(&self, frame: &mut OwnedFrame) -> Tag {
         let data = self.bytes(frame).as_ptr().addr();
         let meta =
             std::ptr::with_exposed_provenance_mut::<[u32; 2]>(data - usize::from(META_BYTES));
@@ -104,7 +116,11 @@ impl FrameMemory {
             meta.write_unaligned([0, 0]);
             words
         };
-        (kind == META_TAGGED).then_some(tci as u16)
+        match kind {
+            META_TAGGED => Tag::Vlan(tci as u16),
+            META_OTHER_TAG => Tag::Other,
+            _ => Tag::None,
+        }
     }
 }
 

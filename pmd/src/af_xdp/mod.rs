@@ -17,7 +17,7 @@
 //! Each queue has one socket and one UMEM, the shared memory, cut into chunks of 2048 or 4096
 //! bytes. Half of the chunks belong to the receiving half for ever, half to the transmitting
 //! half, so the two share no free list and may run on different threads. A chunk has an
-//! [`frames::OwnedFrame`] or is with the kernel, never both; debug builds check that none is lost.
+//! `OwnedFrame` or is with the kernel, never both; debug builds check that none is lost.
 //!
 //! **Modes.** *Native*: the program runs in the driver. *Generic*: after the kernel built its own
 //! packet buffer; any interface, slower. *Zero-copy*: the device writes the UMEM itself, where
@@ -36,8 +36,11 @@
 //!   a TSO super-frame, is dropped by the kernel and counted in `rx_dropped`.
 //! - A VLAN tag that travels beside the frame is invisible to XDP, except to a program that asks
 //!   the driver (Linux 6.8, native mode, drivers with that hint, veth among them).
+//!   Such a tag of another kind than 802.1Q costs the frame, counted in `rx_other_tag`;
+//!   `ethtool -K PEER tx-vlan-stag-hw-insert off` on a veth's peer keeps 802.1ad tags in the frame.
 //! - In copy mode the kernel sends only when it is kicked, at most a budget of frames a call. What
-//!   it has no room for stays on the ring; the next transmit or receive kicks again.
+//!   it has no room for stays on the ring; the next transmit or receive kicks again. A frame that
+//!   the kernel took and dropped because a veth peer is behind is counted in `tx_lost`.
 //! - When an interface goes down with frames on the transmit ring they are counted as `down`, yet
 //!   leave if the same interface comes up again.
 //! - Unbinding a socket completes after `close` returns; binding again is tried for 2 s.

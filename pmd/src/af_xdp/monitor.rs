@@ -1,4 +1,12 @@
 //! Health and counters of an `AF_XDP` port, for control.
+//!
+//! In: questions from control. Out: answers that cost two or a few system calls. What must hold:
+//! nothing here touches what the workers own.
+//!
+//! The kernel's counters (`XDP_STATISTICS`): a frame that found no frame memory counts in both
+//! `rx_dropped` and `rx_fill_ring_empty_descs`, one longer than the port can take in `rx_dropped`
+//! only, one that found the receive ring full in `rx_ring_full` only. `tx_ring_empty_descs` counts
+//! kicks that emptied the transmit ring, not frames.
 
 use std::{
     io, mem,
@@ -63,6 +71,7 @@ impl Monitor for AfXdpMonitor {
                 ours(|state| &state.rx_too_many_pieces),
             ),
             ("rx_short_head", ours(|state| &state.rx_short_head)),
+            ("rx_other_tag", ours(|state| &state.rx_other_tag)),
         ]
     }
 }

@@ -10,7 +10,7 @@
 //!
 //! ```text
 //!   plain:     return redirect_map(sockets, rx_queue_index, XDP_PASS)
-//!   with tag:  if adjust_meta(-8) worked: meta = {TAGGED, tci} or {UNTAGGED, 0}; then as plain
+//!   with tag:  if adjust_meta(-8) worked: meta = {TAGGED, OTHER_TAG or UNTAGGED; tci}; then as plain
 //! ```
 //!
 //! The second asks the driver for the VLAN tag that came beside the frame
@@ -28,7 +28,7 @@ use std::{
 
 use libxdp_sys as sys;
 
-use super::frames::{META_BYTES, META_TAGGED, META_UNTAGGED};
+use super::frames::{META_BYTES, META_OTHER_TAG, META_TAGGED, META_UNTAGGED};
 
 /// `BPF_F_XDP_DEV_BOUND_ONLY` of `linux/bpf.h`.
 const DEVICE_BOUND: u32 = 1 << 6;
@@ -254,8 +254,8 @@ const fn store_u32(dst: u8, offset: i16, src: u8) -> Instruction {
 const fn store_u64_value(dst: u8, offset: i16, value: i32) -> Instruction {
     op(0x7a, dst, 0, offset, value)
 }
-const fn skip_unless_zero(register: u8, count: i16) -> Instruction {
-    op(0x55, register, 0, count, 0)
+const fn skip_unless(register: u8, value: i32, count: i16) -> Instruction {
+    op(0x55, register, 0, count, value)
 }
 const fn skip_if_greater(left: u8, right: u8, count: i16) -> Instruction {
     op(0x2d, left, right, count, 0)
@@ -282,9 +282,11 @@ const MD_RX_QUEUE_INDEX: i16 = 16;
 const REDIRECT_MAP: i32 = 51;
 const ADJUST_META: i32 = 54;
 const XDP_PASS: i32 = 2;
+/// 802.1Q, in network order.
+const TAG_PROTOCOL: i32 = 0x8100_u16.to_be() as i32;
 
 /// Instructions that write the metadata, when there is room for it.
-const MARK_INSTRUCTIONS: i16 = 18;
+const MARK_INSTRUCTIONS: i16 = 21;
 
 fn assemble(sockets: RawFd, tag_function: Option<u32>) -> Vec<Instruction> {
     let mut program = vec![move_register(6, 1)];
@@ -299,7 +301,10 @@ fn assemble(sockets: RawFd, tag_function: Option<u32>) -> Vec<Instruction> {
             add_value(3, -4),
             call_kernel_function(function),
             move_value(7, META_UNTAGGED.cast_signed()),
-            skip_unless_zero(0, 1),
+            skip_unless(0, 0, 4),
+            move_value(7, META_OTHER_TAG.cast_signed()),
+            load_u16(8, 10, -8),
+            skip_unless(8, TAG_PROTOCOL, 1),
             move_value(7, META_TAGGED.cast_signed()),
             load_u16(8, 10, -4),
             // The verifier wants to see that the metadata ends before the data.
@@ -314,7 +319,7 @@ fn assemble(sockets: RawFd, tag_function: Option<u32>) -> Vec<Instruction> {
         program.extend([
             move_value(2, -i32::from(META_BYTES)),
             call_helper(ADJUST_META),
-            skip_unless_zero(0, MARK_INSTRUCTIONS),
+            skip_unless(0, 0, MARK_INSTRUCTIONS),
         ]);
         program.extend(mark);
     }

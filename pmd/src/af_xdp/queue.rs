@@ -20,6 +20,10 @@ pub(super) const KICK_FRAMES: usize = 32;
 /// So many kicks may fail to move anything before the rest is left for later.
 const FRUITLESS_KICKS: usize = 16;
 
+/// So many frames may be lost in a kick before the rest is left for later: whoever drops them is
+/// full, and has room again only after a while.
+const LOST_PER_KICK: u64 = 2;
+
 /// Shared by the two halves of a queue and the monitor.
 #[derive(Debug)]
 pub(super) struct QueueState {
@@ -33,6 +37,8 @@ pub(super) struct QueueState {
     pub(super) rx_too_many_pieces: AtomicU64,
     /// Received frames whose first piece is too short to be a head.
     pub(super) rx_short_head: AtomicU64,
+    /// Received frames beside which came a tag that is not 802.1Q: a frame has no place for it.
+    pub(super) rx_other_tag: AtomicU64,
     /// The program stays on the interface as long as any part of the port lives.
     _attachment: Arc<Attachment>,
 }
@@ -56,6 +62,7 @@ impl QueueState {
             tx_runts: AtomicU64::new(0),
             rx_too_many_pieces: AtomicU64::new(0),
             rx_short_head: AtomicU64::new(0),
+            rx_other_tag: AtomicU64::new(0),
             _attachment: attachment,
         }
     }
@@ -64,15 +71,16 @@ impl QueueState {
     /// from both halves at once: the kernel serialises the senders of a socket.
     pub(super) fn kick(&self, socket: RawFd, frames: usize) -> Kicked {
         let mut fruitless = 0;
-        let mut lost = 0;
+        let mut lost = 0u64;
         let most = FRUITLESS_KICKS + frames.div_ceil(KICK_FRAMES);
         let kicked = loop {
             match send_nothing(socket) {
                 Ok(()) => break Kicked::Drained,
-                // The frame at the head was completed and is lost; the next may pass.
+                // The frame at the head was completed and is lost, as when a veth peer is behind;
+                // the next may pass.
                 Err(libc::EBUSY) => {
                     lost += 1;
-                    if lost > frames {
+                    if lost == LOST_PER_KICK {
                         break Kicked::Pending;
                     }
                 }
@@ -90,7 +98,7 @@ impl QueueState {
             }
         };
         if lost > 0 {
-            self.tx_lost.fetch_add(lost as u64, Relaxed);
+            self.tx_lost.fetch_add(lost, Relaxed);
         }
         self.tx_pending.store(kicked == Kicked::Pending, Relaxed);
         kicked

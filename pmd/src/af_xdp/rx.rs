@@ -15,7 +15,7 @@ use arrayvec::ArrayVec;
 use xsk_rs::FrameDesc;
 
 use super::{
-    frames::{FrameMemory, OwnedFrame},
+    frames::{FrameMemory, OwnedFrame, Tag},
     queue::{KICK_FRAMES, QueueState},
 };
 use crate::{BURST, Burst, Frame, MIN_HEAD_BYTES, RxQueue, Segment, Wait};
@@ -36,7 +36,44 @@ struct Packet {
     pieces: usize,
     /// Its further pieces start here in `segments`.
     first_segment: usize,
-    vlan_tci: Option<u16>,
+    tag: Tag,
+}
+
+/// Finds where frames end among their pieces.
+#[derive(Debug, Default)]
+struct Divider {
+    /// The last pieces were refused and their frame goes on.
+    refusing: bool,
+    /// Frames refused for too many pieces.
+    refused: u64,
+}
+
+/// What to do with the next pieces.
+#[derive(Debug, PartialEq, Eq)]
+enum Step {
+    /// So many are a frame.
+    Take(usize),
+    /// So many are, or go on with, a frame of too many.
+    Refuse(usize),
+    /// They are a frame whose end is not here yet.
+    Wait,
+}
+
+impl Divider {
+    /// `continued` says of each piece whether its frame goes on after it.
+    fn step(&mut self, mut continued: impl ExactSizeIterator<Item = bool>) -> Step {
+        let available = continued.len();
+        let end = continued.position(|goes_on| !goes_on).map(|last| last + 1);
+        match end {
+            Some(pieces) if pieces <= MAX_PIECES && !self.refusing => Step::Take(pieces),
+            None if available < MAX_PIECES && !self.refusing => Step::Wait,
+            _ => {
+                self.refused += u64::from(!self.refusing);
+                self.refusing = end.is_none();
+                Step::Refuse(end.unwrap_or(available))
+            }
+        }
+    }
 }
 
 pub(super) struct AfXdpRx {
@@ -52,8 +89,7 @@ pub(super) struct AfXdpRx {
     held: ArrayVec<OwnedFrame, HELD>,
     /// So many of `held` are on loan.
     lent: usize,
-    /// The frame at the start of `held` has too many pieces; the rest of it goes too.
-    skipping: bool,
+    divider: Divider,
     packets: ArrayVec<Packet, BURST>,
     segments: ArrayVec<Segment, HELD>,
     /// Frames with the kernel, and all frames of this half.
@@ -85,7 +121,7 @@ impl AfXdpRx {
             descs: Box::new([FrameDesc::default(); BURST]),
             held: ArrayVec::new(),
             lent: 0,
-            skipping: false,
+            divider: Divider::default(),
             packets: ArrayVec::new(),
             segments: ArrayVec::new(),
             in_kernel,
@@ -110,41 +146,39 @@ impl AfXdpRx {
         self.check_law();
     }
 
-    /// Divides `held` into at most `room` whole frames and sets aside what must be given back
-    /// unseen.
+    /// Divides `held` into at most `room` whole frames and what must be given back unseen.
     fn divide(&mut self, room: usize) {
         self.packets.clear();
         self.segments.clear();
         let mut at = 0;
         while at < self.held.len() && self.packets.len() < room {
-            let rest = &self.held[at..];
-            let last = rest.iter().position(|frame| !frame.continued());
-            if self.skipping {
-                self.skipping = last.is_none();
-                at += last.map_or(rest.len(), |last| last + 1);
-                continue;
-            }
-            match last {
-                Some(last) if last < MAX_PIECES => {
-                    self.take_packet(at, last + 1);
-                    at += last + 1;
+            let continued = self.held[at..].iter().map(OwnedFrame::continued);
+            match self.divider.step(continued) {
+                Step::Take(pieces) => {
+                    self.take_packet(at, pieces);
+                    at += pieces;
                 }
-                None if rest.len() < MAX_PIECES => break,
-                _ => {
-                    self.state.rx_too_many_pieces.fetch_add(1, Relaxed);
-                    self.skipping = true;
-                }
+                Step::Refuse(pieces) => at += pieces,
+                Step::Wait => break,
             }
+        }
+        if self.divider.refused > 0 {
+            let refused = std::mem::take(&mut self.divider.refused);
+            self.state.rx_too_many_pieces.fetch_add(refused, Relaxed);
         }
         self.lent = at;
     }
 
     fn take_packet(&mut self, first: usize, pieces: usize) {
-        let vlan_tci = if self.metadata {
-            self.memory.take_vlan_tci(&mut self.held[first])
+        let tag = if self.metadata {
+            self.memory.take_tag(&mut self.held[first])
         } else {
-            None
+            Tag::None
         };
+        if tag == Tag::Other {
+            self.state.rx_other_tag.fetch_add(1, Relaxed);
+            return;
+        }
         if pieces > 1 && self.held[first].len() < MIN_HEAD_BYTES {
             self.state.rx_short_head.fetch_add(1, Relaxed);
             return;
@@ -161,7 +195,7 @@ impl AfXdpRx {
             first,
             pieces,
             first_segment,
-            vlan_tci,
+            tag,
         });
     }
 
@@ -196,7 +230,9 @@ impl RxQueue for AfXdpRx {
                 let tail = packet.first_segment..packet.first_segment + packet.pieces - 1;
                 Frame::segmented(head, &this.segments[tail])
             };
-            frame.vlan_tci = packet.vlan_tci;
+            if let Tag::Vlan(tci) = packet.tag {
+                frame.vlan_tci = Some(tci);
+            }
             burst.push(frame);
         }
     }
@@ -244,5 +280,61 @@ impl RxQueue for AfXdpRx {
     fn wake_fd(&self) -> Option<BorrowedFd<'_>> {
         // SAFETY: the descriptor stays open while `ring` lives, which `self` owns.
         Some(unsafe { BorrowedFd::borrow_raw(self.fd()) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a divider makes of `pieces` when so many are available at a time.
+    fn divide(pieces: &[bool], at_a_time: usize) -> (Vec<usize>, u64) {
+        let mut divider = Divider::default();
+        let mut taken = Vec::new();
+        let (mut from, mut to) = (0, 0);
+        while from < pieces.len() {
+            to = (to + at_a_time).min(pieces.len());
+            while from < to {
+                match divider.step(pieces[from..to].iter().copied()) {
+                    Step::Take(count) => {
+                        taken.push(count);
+                        from += count;
+                    }
+                    Step::Refuse(count) => from += count,
+                    Step::Wait => break,
+                }
+            }
+            if to == pieces.len() {
+                break;
+            }
+        }
+        (taken, divider.refused)
+    }
+
+    fn packet(pieces: usize) -> Vec<bool> {
+        (1..=pieces).map(|piece| piece < pieces).collect()
+    }
+
+    #[test]
+    fn frames_are_found_however_their_pieces_arrive() {
+        let sizes = [1, 3, MAX_PIECES, 1, 2];
+        let pieces: Vec<_> = sizes.iter().flat_map(|size| packet(*size)).collect();
+        for at_a_time in 1..=pieces.len() {
+            assert_eq!(divide(&pieces, at_a_time), (sizes.to_vec(), 0));
+        }
+    }
+
+    #[test]
+    fn a_frame_of_too_many_pieces_is_refused_once_and_the_next_is_whole() {
+        let sizes = [2, MAX_PIECES + 1, 1, 3 * MAX_PIECES, 4];
+        let pieces: Vec<_> = sizes.iter().flat_map(|size| packet(*size)).collect();
+        for at_a_time in 1..=pieces.len() {
+            assert_eq!(divide(&pieces, at_a_time), (vec![2, 1, 4], 2));
+        }
+    }
+
+    #[test]
+    fn an_unfinished_frame_waits() {
+        assert_eq!(Divider::default().step([true; 3].into_iter()), Step::Wait);
     }
 }
