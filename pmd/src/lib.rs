@@ -21,6 +21,7 @@
 //! then one module per driver: [`memory`], [`pcap`], [`tap`], [`af_xdp`], and [`fault`], which
 //! wraps any of them. [`clock`] is the time of a turn, [`cpu`] what the processor is asked for.
 
+pub mod af_xdp;
 pub mod clock;
 pub mod cpu;
 pub mod fault;
