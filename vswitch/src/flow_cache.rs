@@ -449,8 +449,9 @@ mod tests {
     #[test]
     fn drops_take_at_most_a_quarter() {
         let mut bed = Bed::new(1024);
+        let verdict = drop_verdict();
         for flow in 0..100_000 {
-            bed.insert(entry(flow, 1, drop_verdict()));
+            bed.insert(entry(flow, 1, verdict));
         }
         assert!(bed.cache.used() <= 256, "{}", bed.cache.used());
         for set in &bed.cache.sets {
@@ -483,8 +484,9 @@ mod tests {
         fn answers_are_never_wrong(steps in prop::collection::vec((0u64..600, 1u64..3, 0u16..4), 1..1000)) {
             let mut bed = Bed::new(128);
             let mut model = HashMap::new();
+            let dropped = drop_verdict();
             for (flow, epoch, port) in steps {
-                let verdict = if port == 0 { drop_verdict() } else { to(port) };
+                let verdict = if port == 0 { dropped } else { to(port) };
                 if let Some(answer) = bed.look(flow, epoch) {
                     prop_assert_eq!(Some(&(epoch, answer)), model.get(&flow));
                 }
