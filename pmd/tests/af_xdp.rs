@@ -581,12 +581,14 @@ fn native_mode_receives_segments_and_no_super_frame() {
     if !is_root() {
         return;
     }
-    let netns = Netns::enter_new();
-    netns.veth("left", "right", 1500, 1);
-    let mut port = endpoint("left");
-    send_super_frame(&udp_to_left(&netns));
-    let lengths: Vec<_> = receive(&mut port, 5).iter().map(Vec::len).collect();
-    assert_eq!(lengths, [1442; 5]);
+    for mtu in [1500, 9000] {
+        let netns = Netns::enter_new();
+        netns.veth("left", "right", mtu, 1);
+        let mut port = endpoint("left");
+        send_super_frame(&udp_to_left(&netns));
+        let lengths: Vec<_> = receive(&mut port, 5).iter().map(Vec::len).collect();
+        assert_eq!(lengths, [1442; 5], "with an MTU of {mtu}");
+    }
 }
 
 #[test]
