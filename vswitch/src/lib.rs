@@ -4,6 +4,10 @@
 //! [`intake`], [`flow_cache`], [`slow_path`], [`bridge`], [`verdict`], [`outbox`]; beside it
 //! [`counters`], [`drop_ledger`], [`storm`], [`published`]. Around it: [`runner`] (a worker's
 //! thread), [`sleep`], and [`engine`], which control sees.
+//!
+//! Control, from the outside in: [`cli`] (what a person types), [`api`] (what it speaks to),
+//! [`control`] (brings the datapath to the desired state and keeps it there), [`config`] (the
+//! desired state); beside it [`metrics`].
 #![forbid(unsafe_code)]
 
 pub mod bridge;
@@ -20,3 +24,9 @@ pub mod slow_path;
 pub mod storm;
 pub mod verdict;
 pub mod worker;
+
+pub mod api;
+pub mod cli;
+pub mod config;
+pub mod control;
+pub mod metrics;
