@@ -12,7 +12,7 @@ use std::{
 
 use netns::{Netns, PATIENCE, PacketSocket, eventually, is_root};
 use pmd::{
-    Burst, Frame, Health, OpenError, Port, PrefixArena, TxBurst, TxPlan, TxReport, Wait,
+    Burst, Frame, Health, OpenError, Port, PrefixArena, TxBurst, TxPlan, TxQueue, TxReport, Wait,
     af_xdp::{self, Config, Mode},
     memory::Endpoint,
 };
@@ -270,8 +270,17 @@ fn every_queue_is_opened_and_receives() {
     let netns = Netns::enter_new();
     netns.veth("left", "right", 1500, 2);
     let mut right = open(&Config::new("right"));
+    let first_only = open(&Config {
+        queues: Some(1),
+        ..Config::new("left")
+    });
+    assert_eq!((first_only.rx.len(), first_only.tx.len()), (1, 1));
+    let notes = first_only.info.notes.join("\n");
+    assert!(notes.contains("1 of 2 receive queues"), "{notes}");
+    drop(first_only);
     let mut left = open(&Config::new("left"));
     assert_eq!((left.rx.len(), left.tx.len()), (2, 2));
+    assert_eq!(left.info.notes, [""; 0]);
     for queue in 0..2 {
         // What leaves through a queue of a veth arrives at the same queue of its peer.
         let sent = frame(queue as u32, 60);
@@ -285,6 +294,10 @@ fn every_queue_is_opened_and_receives() {
 
 /// Sends whole frames through one queue.
 fn transmit(port: &mut Port, queue: usize, frames: &[&[u8]]) -> TxReport {
+    transmit_on(&mut port.tx[queue], frames)
+}
+
+fn transmit_on(queue: &mut Box<dyn TxQueue>, frames: &[&[u8]]) -> TxReport {
     let prefixes = PrefixArena::default();
     let plans: Vec<_> = (0u8..)
         .zip(frames)
@@ -295,7 +308,7 @@ fn transmit(port: &mut Port, queue: usize, frames: &[&[u8]]) -> TxReport {
         })
         .collect();
     let frames: Vec<_> = frames.iter().map(|f| Frame::contiguous(f)).collect();
-    port.tx[queue].transmit(&TxBurst {
+    queue.transmit(&TxBurst {
         frames: &frames,
         prefixes: &prefixes,
         plans: &plans,
@@ -467,12 +480,10 @@ fn what_cannot_be_opened_says_why() {
 
 const HOLD: &str = "PMD_TEST_HOLD_PORT";
 
-/// Not a test by itself: what the next test runs as a process of its own, to kill it.
 #[test]
+#[ignore = "run by the next test, as a process of its own to kill"]
 fn hold_a_port_until_killed() {
-    let Ok(interface) = std::env::var(HOLD) else {
-        return;
-    };
+    let interface = std::env::var(HOLD).expect("which interface");
     let _port = open(&Config::new(interface));
     println!("\nholding");
     loop {
@@ -488,7 +499,12 @@ fn a_killed_process_leaves_no_program_and_no_socket() {
     let netns = Netns::enter_new();
     netns.veth("left", "right", 1500, 1);
     let mut holder = Command::new(std::env::current_exe().expect("this program"))
-        .args(["--exact", "hold_a_port_until_killed", "--nocapture"])
+        .args([
+            "--ignored",
+            "--exact",
+            "hold_a_port_until_killed",
+            "--nocapture",
+        ])
         .env(HOLD, "left")
         .stdout(Stdio::piped())
         .spawn()
@@ -565,12 +581,14 @@ fn native_mode_receives_segments_and_no_super_frame() {
     if !is_root() {
         return;
     }
-    let netns = Netns::enter_new();
-    netns.veth("left", "right", 1500, 1);
-    let mut port = endpoint("left");
-    send_super_frame(&udp_to_left(&netns));
-    let lengths: Vec<_> = receive(&mut port, 5).iter().map(Vec::len).collect();
-    assert_eq!(lengths, [1442; 5]);
+    for mtu in [1500, 9000] {
+        let netns = Netns::enter_new();
+        netns.veth("left", "right", mtu, 1);
+        let mut port = endpoint("left");
+        send_super_frame(&udp_to_left(&netns));
+        let lengths: Vec<_> = receive(&mut port, 5).iter().map(Vec::len).collect();
+        assert_eq!(lengths, [1442; 5], "with an MTU of {mtu}");
+    }
 }
 
 #[test]
@@ -710,4 +728,68 @@ fn jumbo_frames_pass_in_generic_mode() {
             "{len} out"
         );
     }
+}
+
+#[test]
+fn the_halves_of_a_queue_run_on_different_threads_and_no_frame_is_unaccounted() {
+    if !is_root() {
+        return;
+    }
+    let netns = Netns::enter_new();
+    netns.veth("left", "right", 1500, 1);
+    let small = |interface| Config {
+        ring_size: 256,
+        ..Config::new(interface)
+    };
+    let mut ports = [open(&small("left")), open(&small("right"))];
+    // A peer that receives on a thread of its own falls behind, so that kicks are refused.
+    netns.receive_on_a_thread("right");
+    let mut senders: Vec<_> = ports.iter_mut().map(|port| port.tx.remove(0)).collect();
+    let sent_bytes = frame(1, 60);
+    let sent: Vec<u64> = std::thread::scope(|scope| {
+        let running: Vec<_> = senders
+            .iter_mut()
+            .map(|sender| {
+                let frame = &sent_bytes;
+                scope.spawn(move || {
+                    (0..500)
+                        .map(|_| u64::from(transmit_on(sender, &[frame.as_slice(); 64]).sent))
+                        .sum()
+                })
+            })
+            .collect();
+        let mut received = [0, 0];
+        let mut receive_all = |ports: &mut [Port; 2]| {
+            for (port, received) in ports.iter_mut().zip(&mut received) {
+                let frames = receive_from(port, 0);
+                assert!(frames.iter().all(|frame| *frame == sent_bytes));
+                *received += frames.len() as u64;
+            }
+            received
+        };
+        while !running
+            .iter()
+            .all(std::thread::ScopedJoinHandle::is_finished)
+        {
+            receive_all(&mut ports);
+        }
+        let sent: Vec<u64> = running
+            .into_iter()
+            .map(|thread| thread.join().expect("a sender"))
+            .collect();
+        eventually("every frame is received or counted", || {
+            let received = receive_all(&mut ports);
+            (0..2)
+                .all(|from| {
+                    let to = 1 - from;
+                    let lost = count(&mut ports[from], "tx_lost")
+                        + count(&mut ports[to], "rx_dropped")
+                        + count(&mut ports[to], "rx_ring_full");
+                    sent[from] == received[to] + lost
+                })
+                .then_some(())
+        });
+        sent
+    });
+    assert!(sent.iter().all(|sent| *sent > 0));
 }

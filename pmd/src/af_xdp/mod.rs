@@ -43,6 +43,7 @@
 //!   the kernel took and dropped because a veth peer is behind is counted in `tx_lost`.
 //! - When an interface goes down with frames on the transmit ring they are counted as `down`, yet
 //!   leave if the same interface comes up again.
+//! - A port is closed when its queues *and* its monitor are dropped.
 //! - Unbinding a socket completes after `close` returns; binding again is tried for 2 s.
 //! - Registering a UMEM counts against `RLIMIT_MEMLOCK` for a process without `CAP_IPC_LOCK`; BPF
 //!   programs and maps do not (since Linux 5.11).
@@ -174,6 +175,12 @@ pub fn open(config: &Config) -> Result<Port, OpenError> {
     let attached = attach(config.mode, &interface, plan, &mut notes)?;
     if plan.needs_pieces() && !attached.request.fragments {
         plan.max_frame_bytes = plan.piece_bytes() - tx::VLAN_TAG_BYTES;
+        notes.push(format!(
+            "{}: the kernel refused a program for frames in pieces, so longer frames than {} bytes are dropped: lower the MTU to {}.",
+            interface.name,
+            plan.max_frame_bytes,
+            plan.max_frame_bytes - ETHERNET_HEADER_BYTES
+        ));
     }
     add_notes(&interface, &driver, plan, attached.request, &mut notes);
     let attachment = Arc::new(attached.attachment);
@@ -396,13 +403,6 @@ fn add_notes(
         };
         notes.push(format!(
             "{name}: in generic mode the kernel drops received frames longer than {longest} bytes, such as TSO super-frames, and counts them in rx_dropped: turn off segmentation offload where they come from (`ethtool -K PEER tso off gso off` on a veth's peer, `ethtool -K {name} gro off lro off` on a NIC)."
-        ));
-    }
-    if plan.needs_pieces() && !request.fragments {
-        notes.push(format!(
-            "{name}: the kernel refused a program for frames in pieces, so frames are limited to {} bytes: lower the MTU to {}.",
-            plan.piece_bytes(),
-            plan.piece_bytes() - ETHERNET_HEADER_BYTES - tx::VLAN_TAG_BYTES
         ));
     }
     let available = interface.rx_queues();

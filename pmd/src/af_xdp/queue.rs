@@ -67,9 +67,12 @@ impl QueueState {
         }
     }
 
-    /// Makes the kernel send what is in the transmit ring, at most `frames` of them. Safe to call
-    /// from both halves at once: the kernel serialises the senders of a socket.
+    /// Makes the kernel send what is in the transmit ring, in a number of attempts that `frames`,
+    /// how many may be there, bounds. Safe to call from both halves at once: the kernel serialises
+    /// the senders of a socket.
     pub(super) fn kick(&self, socket: RawFd, frames: usize) -> Kicked {
+        // Before the first attempt, so that what the other half leaves meanwhile is not forgotten.
+        self.tx_pending.store(false, Relaxed);
         let mut fruitless = 0;
         let mut lost = 0u64;
         let most = FRUITLESS_KICKS + frames.div_ceil(KICK_FRAMES);
@@ -100,7 +103,9 @@ impl QueueState {
         if lost > 0 {
             self.tx_lost.fetch_add(lost, Relaxed);
         }
-        self.tx_pending.store(kicked == Kicked::Pending, Relaxed);
+        if kicked == Kicked::Pending {
+            self.tx_pending.store(true, Relaxed);
+        }
         kicked
     }
 }

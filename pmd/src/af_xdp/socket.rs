@@ -128,6 +128,7 @@ fn bind(
         ) {
             Ok(rings) => return Ok(rings),
             Err(error) if queue == 0 && error.raw_os_error() != Some(libc::EBUSY) => {
+                tracing::debug!(interface = interface.name, %error, "no zero-copy, the kernel copies");
                 *zero_copy = false;
             }
             Err(error) => return Err(refusal(interface, queue, error)),

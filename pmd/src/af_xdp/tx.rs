@@ -197,11 +197,12 @@ impl Limits {
 impl TxQueue for AfXdpTx {
     fn transmit(&mut self, burst: &TxBurst<'_>) -> TxReport {
         let mut report = TxReport::default();
-        self.reap();
-        if self.down && self.kick() == Kicked::Down {
+        let owed = self.down || self.state.tx_pending.load(Relaxed);
+        if owed && self.kick() == Kicked::Down {
             report.down = burst.plans.len() as u32;
             return report;
         }
+        self.reap();
         for plan in burst.plans {
             match self.place(burst, plan) {
                 Placed::Yes => {
@@ -213,8 +214,7 @@ impl TxQueue for AfXdpTx {
             }
         }
         self.submit();
-        let owed = report.sent > 0 || self.state.tx_pending.load(Relaxed);
-        if owed && self.ring.needs_wakeup() && self.kick() == Kicked::Down {
+        if report.sent > 0 && self.ring.needs_wakeup() && self.kick() == Kicked::Down {
             report.down += report.sent;
             report.sent = 0;
             report.sent_bytes = 0;

@@ -96,11 +96,18 @@ impl Netns {
             .expect("run ip")
     }
 
+    /// Makes a veth receive on a kernel thread instead of on its sender's CPU; it must have
+    /// an XDP program already.
+    pub(crate) fn receive_on_a_thread(&self, interface: &str) {
+        let set = format!("echo 1 > /sys/class/net/{interface}/threaded");
+        run(Command::new("ip").args(["netns", "exec", &self.name, "sh", "-c", &set]));
+    }
+
     /// Makes a veth pair `left`, `right` and sets both up.
     pub(crate) fn veth(&self, left: &str, right: &str, mtu: u32, queues: u32) {
         let queues = format!("numrxqueues {queues} numtxqueues {queues}");
         self.ip(&format!(
-            "link add {left} mtu {mtu} {queues} type veth peer name {right} mtu {mtu} {queues}"
+            "link add name {left} mtu {mtu} {queues} type veth peer name {right} mtu {mtu} {queues}"
         ));
         self.ip(&format!("link set {left} up"));
         self.ip(&format!("link set {right} up"));
