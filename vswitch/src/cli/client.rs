@@ -16,11 +16,11 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub(super) enum Failed {
     /// Nobody listens.
     #[error(
-        "no switch answers on {socket} ({source}); start one with `vswitch run --config FILE`, or name its socket with --socket or VSWITCH_SOCKET"
+        "no switch answers on {socket} ({error}); start one with `vswitch run --config FILE`, or name its socket with --socket or VSWITCH_SOCKET"
     )]
     NotRunning {
         socket: String,
-        source: std::io::Error,
+        error: std::io::Error,
     },
     /// The switch refused.
     #[error("{0}")]
@@ -68,9 +68,9 @@ impl Client {
         let broken = |error: &dyn std::fmt::Display| Failed::Broken(error.to_string());
         let stream = tokio::net::UnixStream::connect(&self.socket)
             .await
-            .map_err(|source| Failed::NotRunning {
+            .map_err(|error| Failed::NotRunning {
                 socket: self.socket.display().to_string(),
-                source,
+                error,
             })?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await

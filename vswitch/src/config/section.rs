@@ -48,6 +48,11 @@ impl<'t> Reader<'t> {
         self.problems.borrow_mut().push(problem);
     }
 
+    /// How many problems were noted.
+    pub(crate) fn count(&self) -> usize {
+        self.problems.borrow().len()
+    }
+
     /// Everything noted, in the order of the text.
     pub(crate) fn into_problems(self) -> Vec<Problem> {
         let mut problems = self.problems.into_inner();

@@ -330,5 +330,5 @@ impl Control {
 fn compile(hands: &mut Hands, config: &Config) -> Result<Snapshot, ControlError> {
     let model = compile::model(config, &mut hands.ids).ok_or(ControlError::TooMany)?;
     hands.epoch += 1;
-    Ok(Snapshot::compile(&model, Epoch(hands.epoch))?)
+    Snapshot::compile(&model, Epoch(hands.epoch)).map_err(ControlError::Compile)
 }
