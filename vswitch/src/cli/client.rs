@@ -13,7 +13,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Why there is no answer to show.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Failed {
+pub(crate) enum Failed {
     /// Nobody listens.
     #[error(
         "no switch answers on {socket} ({error}); start one with `vswitch run --config FILE`, or name its socket with --socket or VSWITCH_SOCKET"
@@ -31,17 +31,17 @@ pub(super) enum Failed {
 }
 
 /// Speaks to one socket.
-pub(super) struct Client {
+pub(crate) struct Client {
     socket: PathBuf,
 }
 
 impl Client {
-    pub(super) fn new(socket: PathBuf) -> Self {
+    pub(crate) fn new(socket: PathBuf) -> Self {
         Self { socket }
     }
 
     /// Sends a request and returns the answer's body.
-    pub(super) fn request(
+    pub(crate) fn request(
         &self,
         method: &str,
         path: &str,
@@ -113,7 +113,7 @@ fn failure(status: StatusCode, body: &str) -> String {
 }
 
 /// A text as it may stand in a path segment or a query (RFC 3986 §2.1).
-pub(super) fn percent_encoded(text: &str) -> String {
+pub(crate) fn percent_encoded(text: &str) -> String {
     let mut encoded = String::new();
     for byte in text.bytes() {
         if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {

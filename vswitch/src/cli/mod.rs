@@ -4,7 +4,7 @@
 //! `docs/cli.md`). What must hold: an error says what to do, and the exit status tells the kinds
 //! apart: 0 done, 1 refused or failed, 2 wrong usage, 3 no switch runs on the socket.
 
-mod client;
+pub(crate) mod client;
 mod tables;
 
 use std::{

@@ -423,7 +423,7 @@ mod tests {
             ..Port::default()
         };
         assert!(ports(std::slice::from_ref(&port)).contains("no interface veth0"));
-        assert!(super::port(&port).contains("reason         no interface veth0"));
+        assert!(super::port(&port).contains("reason      no interface veth0"));
     }
 
     #[test]

@@ -23,7 +23,7 @@ mod ids;
 pub mod lifecycle;
 mod supervisor;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod view;
 
 use std::{
