@@ -3,6 +3,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    fmt::Write,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -153,9 +154,10 @@ pub(crate) fn text(ports: &[&str]) -> String {
             Some((name, interface)) => (name, format!("\"tap\"\ninterface = \"{interface}\"")),
             None => (*port, "\"memory\"".into()),
         };
-        text.push_str(&format!(
+        let _ = write!(
+            text,
             "[[port]]\nname = \"{name}\"\nnetwork = \"blue\"\ndriver = {driver}\n"
-        ));
+        );
     }
     text
 }
