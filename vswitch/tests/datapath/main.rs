@@ -5,3 +5,4 @@
 mod bed;
 
 mod bridge;
+mod vlan;
