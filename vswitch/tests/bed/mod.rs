@@ -46,6 +46,7 @@ impl Default for Options {
             workers: 1,
             port: memory::Config {
                 slots: 128,
+                max_frame_bytes: 512,
                 ..memory::Config::default()
             },
             faults: Vec::new(),

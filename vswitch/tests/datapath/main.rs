@@ -5,4 +5,5 @@
 mod bed;
 
 mod bridge;
+mod policy;
 mod vlan;
