@@ -123,7 +123,8 @@ impl PortPolicy {
     /// Which network a frame from the port belongs to.
     ///
     /// # Errors
-    /// `runt`, `group_source`, `link_local_group`, `vlan_not_allowed`, `untagged_not_allowed`.
+    /// `runt`, `group_source`, `link_local_group`, `vlan_not_allowed`, `vlan_nested`,
+    /// `untagged_not_allowed`.
     pub fn admit<R: KeyReader>(&self, r: &mut R) -> Result<NetworkId, Denial> {
         const GROUP: u64 = 1 << 40;
         const LINK_LOCAL: (u64, u64) = (0xffff_ffff_fff0, 0x0180_c200_0000);
@@ -145,6 +146,10 @@ impl PortPolicy {
                 vid != 0
             });
         if !tagged {
+            // Without its priority tag the frame would leave with the tag behind it as its own.
+            if r.equals(Field::SHAPE, shape::NESTED, shape::NESTED) && !R::TRACING {
+                return Err(Denial::new(DropReason::VlanNested));
+            }
             return self
                 .untagged
                 .ok_or(Denial::new(DropReason::UntaggedNotAllowed));

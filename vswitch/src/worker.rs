@@ -103,7 +103,13 @@ impl Worker {
     /// One turn: whatever was received is judged and sent, under one snapshot. Returns how many
     /// frames it was.
     pub fn turn(&mut self) -> usize {
-        let began = pmd::clock::cycles();
+        self.turn_at(pmd::clock::cycles())
+    }
+
+    /// The turn that begins at `began`, a reading of [`pmd::clock::cycles`]: the only time that
+    /// its frames are judged by.
+    #[inline]
+    pub fn turn_at(&mut self, began: u64) -> usize {
         let bundle = self.load_bundle();
         let mut burst = Burst::new();
         self.intake.receive(&mut burst, &mut self.groups);
@@ -178,7 +184,7 @@ impl Worker {
         if frames > 0 {
             counters.bursts.add(1);
             counters.frames.add(frames as u64);
-            counters.busy_cycles.add(ended - began);
+            counters.busy_cycles.add(ended.saturating_sub(began));
             counters.cache_entries.set(self.cache.used());
         }
     }

@@ -1,0 +1,9 @@
+//! The datapath: whole frames through `Worker::turn`, over memory ports, on the test's own
+//! thread. No root, no threads, no sleeps; time is what the test says it is.
+
+#[path = "../bed/mod.rs"]
+mod bed;
+
+mod bridge;
+mod policy;
+mod vlan;
