@@ -22,6 +22,7 @@
 //! wraps any of them. [`clock`] is the time of a turn, [`cpu`] what the processor is asked for,
 //! [`allocations`] how a bench holds that nothing allocates.
 
+pub mod af_xdp;
 pub mod allocations;
 pub mod clock;
 pub mod cpu;

@@ -64,15 +64,15 @@ impl Mac {
     /// The address in the low 48 bits.
     #[inline]
     pub fn to_u64(self) -> u64 {
-        let [a, b, c, d, e, f] = self.0;
-        u64::from_be_bytes([0, 0, a, b, c, d, e, f])
+        let [m0, m1, m2, m3, m4, m5] = self.0;
+        u64::from_be_bytes([0, 0, m0, m1, m2, m3, m4, m5])
     }
 
     /// The address from the low 48 bits.
     #[inline]
     pub fn from_u64(bits: u64) -> Self {
-        let [_, _, a, b, c, d, e, f] = bits.to_be_bytes();
-        Self([a, b, c, d, e, f])
+        let [_, _, mac @ ..] = bits.to_be_bytes();
+        Self(mac)
     }
 
     /// True for broadcast and multicast addresses (IEEE 802, the I/G bit).
@@ -90,8 +90,8 @@ impl Mac {
 
 impl fmt::Display for Mac {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [a, b, c, d, e, g] = self.0;
-        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+        let [m0, m1, m2, m3, m4, m5] = self.0;
+        write!(f, "{m0:02x}:{m1:02x}:{m2:02x}:{m3:02x}:{m4:02x}:{m5:02x}")
     }
 }
 

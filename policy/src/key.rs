@@ -196,9 +196,9 @@ pub enum Class {
     Ipv6Tcp,
     /// IPv6, UDP or SCTP, with ports.
     Ipv6Udp,
-    /// ICMPv6 but neighbour discovery.
+    /// `ICMPv6` but neighbour discovery.
     Ipv6Icmp,
-    /// ICMPv6 133 to 137 (RFC 4861). Never cached: it is judged by its payload.
+    /// `ICMPv6` 133 to 137 (RFC 4861). Never cached: it is judged by its payload.
     Ipv6Neighbor,
     /// IPv6, any other protocol.
     Ipv6Other,

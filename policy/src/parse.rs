@@ -426,7 +426,7 @@ fn l4(head: &[u8], layers: &mut Layers, offset: usize, payload_len: usize) -> Op
     Some(())
 }
 
-/// True for the ICMPv6 types of neighbour discovery (RFC 4861 §4).
+/// True for the `ICMPv6` types of neighbour discovery (RFC 4861 §4).
 #[inline]
 pub(crate) fn is_neighbor_discovery(icmp_type: u8) -> bool {
     matches!(icmp_type, 133..=137)

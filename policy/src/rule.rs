@@ -1,6 +1,6 @@
 //! Rules: what they match and what they do.
 
-use std::{ops::RangeInclusive, sync::Arc};
+use std::{fmt, ops::RangeInclusive, sync::Arc};
 
 use ipnet::IpNet;
 
@@ -109,13 +109,220 @@ impl Match {
     }
 }
 
-/// Why a match cannot match anything, or not what it seems to.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum MatchError {}
+/// Why a match could never match, or would not match what it seems to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MatchError {
+    /// Ports need a protocol that has them.
+    #[error("ports need protocol tcp, udp or sctp; add it")]
+    PortsWithoutProtocol,
+    /// ICMP type and code need ICMP.
+    #[error("an ICMP type needs protocol icmp or icmpv6; add it")]
+    IcmpWithoutProtocol,
+    /// Flags need TCP.
+    #[error("TCP flags need protocol tcp; add it")]
+    FlagsWithoutTcp,
+    /// Set flags that are not compared, or none compared.
+    #[error("TCP flags: every flag that must be set must also be compared, and at least one")]
+    FlagsOutsideMask,
+    /// Address bits that are not compared.
+    #[error("Ethernet address {0} has bits outside its mask; clear them")]
+    MacOutsideMask(Mac),
+    /// A range that ends before it starts.
+    #[error("port range {0}-{1} is empty; write the lower port first")]
+    EmptyRange(u16, u16),
+    /// IPv4 and IPv6 in one rule.
+    #[error("source and destination are of different address families; write two rules")]
+    MixedFamilies,
+    /// ICMP of one family, addresses of the other.
+    #[error("icmp goes with IPv4 addresses and icmpv6 with IPv6 addresses")]
+    IcmpFamily,
+    /// An ethertype that excludes the rest.
+    #[error(
+        "ethertype {0:#06x} excludes the addresses, protocol or fragments that the rule asks for"
+    )]
+    EthertypeContradicts(u16),
+    /// A length, not an ethertype.
+    #[error("ethertype {0:#06x} is an 802.3 length; write 0 for all 802.3 frames")]
+    EthertypeIsLength(u16),
+    /// Later fragments have no L4 header.
+    #[error("a later fragment has no ports, ICMP type or TCP flags; leave them out")]
+    LaterFragmentWithL4,
+}
+
+const TCP: u8 = 6;
+const PROTOCOLS_WITH_PORTS: [u8; 3] = [TCP, 17, 132];
+const ETHERTYPE_IPV4: u16 = 0x0800;
+const ETHERTYPE_IPV6: u16 = 0x86dd;
 
 impl Match {
-    /// x
+    /// Checks that the parts go together.
+    ///
+    /// # Errors
+    /// The first contradiction found.
     pub fn validate(&self) -> Result<(), MatchError> {
+        for mac in [self.eth_src, self.eth_dst].into_iter().flatten() {
+            if mac.address.to_u64() & !mac.mask.to_u64() != 0 {
+                return Err(MatchError::MacOutsideMask(mac.address));
+            }
+        }
+        self.validate_ip()?;
+        self.validate_l4()
+    }
+
+    fn validate_ip(&self) -> Result<(), MatchError> {
+        let families = |ipv4: bool| {
+            let mut nets = [self.src, self.dst].into_iter().flatten();
+            nets.any(|net| matches!(net, IpNet::V4(_)) == ipv4)
+        };
+        let (ipv4, ipv6) = (families(true), families(false));
+        if ipv4 && ipv6 {
+            return Err(MatchError::MixedFamilies);
+        }
+        let wants_ipv4 = ipv4 || self.protocol == Some(1);
+        let wants_ipv6 = ipv6 || self.protocol == Some(58);
+        if wants_ipv4 && wants_ipv6 {
+            return Err(MatchError::IcmpFamily);
+        }
+        let Some(ethertype) = self.ethertype else {
+            return Ok(());
+        };
+        let wants_ip =
+            self.src.or(self.dst).is_some() || self.protocol.is_some() || self.fragment.is_some();
+        let contradicts = match ethertype {
+            1..0x0600 => return Err(MatchError::EthertypeIsLength(ethertype)),
+            ETHERTYPE_IPV4 => wants_ipv6,
+            ETHERTYPE_IPV6 => wants_ipv4,
+            _ => wants_ip,
+        };
+        if contradicts {
+            return Err(MatchError::EthertypeContradicts(ethertype));
+        }
+        Ok(())
+    }
+
+    fn validate_l4(&self) -> Result<(), MatchError> {
+        for range in self.src_ports.iter().chain(&self.dst_ports) {
+            if range.is_empty() {
+                return Err(MatchError::EmptyRange(*range.start(), *range.end()));
+            }
+        }
+        let has_ports = !self.src_ports.is_empty() || !self.dst_ports.is_empty();
+        let protocol_has_ports = |p| PROTOCOLS_WITH_PORTS.contains(&p);
+        if has_ports && !self.protocol.is_some_and(protocol_has_ports) {
+            return Err(MatchError::PortsWithoutProtocol);
+        }
+        if self.icmp.is_some() && !matches!(self.protocol, Some(1 | 58)) {
+            return Err(MatchError::IcmpWithoutProtocol);
+        }
+        if let Some(flags) = self.tcp_flags {
+            if self.protocol != Some(TCP) {
+                return Err(MatchError::FlagsWithoutTcp);
+            }
+            if flags.mask == 0 || flags.set & !flags.mask != 0 {
+                return Err(MatchError::FlagsOutsideMask);
+            }
+        }
+        let has_l4 = has_ports || self.icmp.is_some() || self.tcp_flags.is_some();
+        if has_l4 && self.fragment == Some(FragmentMatch::Later) {
+            return Err(MatchError::LaterFragmentWithL4);
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let action = match self.action {
+            Action::Allow => "allow",
+            Action::Deny => "deny",
+        };
+        write!(f, "{action} {}", self.matches)
+    }
+}
+
+/// One line, as in `tcp from any port 1024-65535 to 10.0.0.0/8 port 22,80 flags syn,!ack`; `any`
+/// when everything matches.
+impl fmt::Display for Match {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut parts = Vec::new();
+        match self.protocol {
+            None => {}
+            Some(1) => parts.push("icmp".to_owned()),
+            Some(6) => parts.push("tcp".to_owned()),
+            Some(17) => parts.push("udp".to_owned()),
+            Some(58) => parts.push("icmpv6".to_owned()),
+            Some(132) => parts.push("sctp".to_owned()),
+            Some(number) => parts.push(format!("protocol {number}")),
+        }
+        if let Some(icmp) = self.icmp {
+            parts.push(format!("type {}", icmp.kind));
+            parts.extend(icmp.code.map(|code| format!("code {code}")));
+        }
+        parts.extend(end_text("from", self.src, &self.src_ports));
+        parts.extend(end_text("to", self.dst, &self.dst_ports));
+        parts.extend(self.tcp_flags.map(|flags| flags.to_string()));
+        parts.extend(self.fragment.map(|fragment| {
+            let kind = match fragment {
+                FragmentMatch::No => "no",
+                FragmentMatch::Any => "any",
+                FragmentMatch::First => "first",
+                FragmentMatch::Later => "later",
+            };
+            format!("fragment {kind}")
+        }));
+        parts.extend(
+            self.ethertype
+                .map(|number| format!("ethertype {number:#06x}")),
+        );
+        parts.extend(self.vlan.map(|vlan| format!("vlan {}", vlan.get())));
+        parts.extend(self.eth_src.map(|mac| format!("src-mac {mac}")));
+        parts.extend(self.eth_dst.map(|mac| format!("dst-mac {mac}")));
+        if parts.is_empty() {
+            parts.push("any".to_owned());
+        }
+        f.write_str(&parts.join(" "))
+    }
+}
+
+fn end_text(word: &str, net: Option<IpNet>, ports: &[RangeInclusive<u16>]) -> Option<String> {
+    if net.is_none() && ports.is_empty() {
+        return None;
+    }
+    let mut text = format!("{word} ");
+    text += &net.map_or("any".to_owned(), |net| net.to_string());
+    for (index, range) in ports.iter().enumerate() {
+        text += if index == 0 { " port " } else { "," };
+        text += &range.start().to_string();
+        if range.start() != range.end() {
+            text.push('-');
+            text += &range.end().to_string();
+        }
+    }
+    Some(text)
+}
+
+impl fmt::Display for MacMatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.mask == Mac::BROADCAST {
+            write!(f, "{}", self.address)
+        } else {
+            write!(f, "{}/{}", self.address, self.mask)
+        }
+    }
+}
+
+/// As in `flags syn,!ack`: flags that must be set, and those that must not.
+impl fmt::Display for FlagsMatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const NAMES: [&str; 8] = ["fin", "syn", "rst", "psh", "ack", "urg", "ece", "cwr"];
+        let mut separator = "flags ";
+        for (bit, name) in NAMES.iter().enumerate() {
+            if self.mask >> bit & 1 == 1 {
+                let not = if self.set >> bit & 1 == 1 { "" } else { "!" };
+                write!(f, "{separator}{not}{name}")?;
+                separator = ",";
+            }
+        }
         Ok(())
     }
 }

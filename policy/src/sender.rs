@@ -40,7 +40,7 @@ pub enum NeighborClaim {
     },
     /// Neighbour discovery (RFC 4861).
     Nd {
-        /// The ICMPv6 type, 133 to 137.
+        /// The `ICMPv6` type, 133 to 137.
         kind: u8,
         /// The target of a neighbour solicitation or advertisement.
         target: Option<u128>,
@@ -274,8 +274,8 @@ impl SenderPolicy {
 
 /// The link-local address formed from an Ethernet address (RFC 4291 appendix A).
 pub fn link_local_address(mac: Mac) -> Ipv6Addr {
-    let [a, b, c, d, e, f] = mac.0;
-    let interface = u64::from_be_bytes([a ^ 2, b, c, 0xff, 0xfe, d, e, f]);
+    let [m0, m1, m2, m3, m4, m5] = mac.0;
+    let interface = u64::from_be_bytes([m0 ^ 2, m1, m2, 0xff, 0xfe, m3, m4, m5]);
     Ipv6Addr::from(0xfe80 << 112 | u128::from(interface))
 }
 

@@ -224,7 +224,10 @@ impl Bridge {
         now_s: u32,
     ) -> Result<(), DropReason> {
         self.with_table(network, |table| match table.locations.get(&mac.to_u64()) {
-            Some(location) if location.port == port => Ok(table.note(mac, now_s)),
+            Some(location) if location.port == port => {
+                table.note(mac, now_s);
+                Ok(())
+            }
             Some(location) if location.fixed => Err(DropReason::MacOwned),
             known => {
                 let former = known.copied();

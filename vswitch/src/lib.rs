@@ -2,17 +2,31 @@
 //!
 //! Datapath, in the order of a frame's walk: [`worker`] (the walk itself; read it first),
 //! [`intake`], [`flow_cache`], [`slow_path`], [`bridge`], [`verdict`], [`outbox`]; beside it
-//! [`counters`], [`drop_ledger`], [`storm`], [`published`].
+//! [`counters`], [`drop_ledger`], [`storm`], [`published`]. Around it: [`runner`] (a worker's
+//! thread), [`sleep`], and [`engine`], which control sees.
+//!
+//! Control, from the outside in: [`cli`] (what a person types), [`api`] (what it speaks to),
+//! [`control`] (brings the datapath to the desired state and keeps it there), [`config`] (the
+//! desired state); beside it [`metrics`].
 #![forbid(unsafe_code)]
 
 pub mod bridge;
 pub mod counters;
 pub mod drop_ledger;
+pub mod engine;
 pub mod flow_cache;
 pub mod intake;
 pub mod outbox;
 pub mod published;
+pub mod runner;
+pub mod sleep;
 pub mod slow_path;
 pub mod storm;
 pub mod verdict;
 pub mod worker;
+
+pub mod api;
+pub mod cli;
+pub mod config;
+pub mod control;
+pub mod metrics;

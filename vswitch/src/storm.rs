@@ -24,7 +24,11 @@ const TOLERANCE_NS: u64 = 100_000_000;
 pub struct StormGates([Gate; 3]);
 
 impl StormGates {
-    /// Whether one more frame may be flooded at `now_ns`; otherwise why not.
+    /// Whether one more frame may be flooded at `now_ns`.
+    ///
+    /// # Errors
+    ///
+    /// The reason under which it is dropped.
     #[inline]
     pub fn pass(
         &self,

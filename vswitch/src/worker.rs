@@ -135,6 +135,15 @@ impl Worker {
         frames
     }
 
+    /// The flows that stand, among so many cache entries from the one numbered `from`.
+    pub fn live_entries(&self, from: usize, count: usize) -> impl Iterator<Item = &Entry> {
+        let epoch = self.acknowledged.get();
+        let lists = &self.slow_path.lists;
+        self.cache
+            .scan(from, count, epoch, self.shared.bridge.generations())
+            .filter(|entry| is_good(&entry.verdict, lists))
+    }
+
     /// What is in force, read once a turn, so that no frame meets half of a change.
     fn load_bundle(&mut self) -> Arc<Bundle> {
         let bundle = Arc::clone(self.current.load());
@@ -241,7 +250,7 @@ impl Walk<'_> {
     #[inline]
     fn probe(&mut self) {
         let lanes = &mut *self.lanes;
-        let frames = self.groups.last().map_or(0, |group| group.end as usize);
+        let frames = frames_in(self.groups);
         for (ways, hash) in lanes.ways[..frames].iter_mut().zip(&lanes.hash) {
             *ways = self.cache.candidates(*hash);
         }
@@ -282,7 +291,7 @@ impl Walk<'_> {
                 counters.cache_misses.add(misses);
             }
         }
-        let (frames, misses) = (lanes.frames(self.groups), lanes.misses.len());
+        let (frames, misses) = (frames_in(self.groups), lanes.misses.len());
         self.counters.cache_hits.add((frames - misses) as u64);
         self.counters.cache_misses.add(misses as u64);
     }
@@ -392,7 +401,7 @@ impl Walk<'_> {
                     }
                     Verdict::Drop(denied) => self.drop(group.port, denied),
                     Verdict::Flood(kind, list) => {
-                        self.flood(frames, index, kind, list, &mut outcome)
+                        self.flood(frames, index, kind, list, &mut outcome);
                     }
                 }
             }
@@ -453,17 +462,16 @@ impl Walk<'_> {
     }
 }
 
-impl Lanes {
-    fn frames(&self, groups: &Groups) -> usize {
-        groups.last().map_or(0, |group| group.end as usize)
-    }
-}
-
 /// What became of one group of frames.
 #[derive(Default)]
 struct Outcome {
     forwarded: u64,
     replicas: u64,
+}
+
+#[inline]
+fn frames_in(groups: &Groups) -> usize {
+    groups.last().map_or(0, |group| group.end as usize)
 }
 
 #[inline]

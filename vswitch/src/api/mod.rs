@@ -1,0 +1,354 @@
+//! The control API: HTTP and JSON on a Unix socket.
+//!
+//! In: requests. Out: the rows of [`types`], or a [`types::Failure`]. What must hold: a handler
+//! never waits for workers on the server's own thread; every route is in the `OpenAPI` document.
+
+pub mod types;
+
+use std::sync::Arc;
+
+use axum::{
+    Json, Router,
+    extract::{DefaultBodyLimit, Path, Query, State},
+    http::{HeaderMap, StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use serde::Deserialize;
+use utoipa::{IntoParams, OpenApi};
+
+use crate::{
+    config,
+    control::{Applied, Control, ControlError, Origin},
+    metrics,
+};
+
+type Shared = State<Arc<Control>>;
+type Answer<T> = Result<Json<T>, Error>;
+
+/// Every route, method and path.
+pub const ROUTES: &[(&str, &str)] = &[
+    ("get", "/openapi.json"),
+    ("get", "/metrics"),
+    ("get", "/v1/health"),
+    ("get", "/v1/ports"),
+    ("post", "/v1/ports"),
+    ("get", "/v1/ports/{name}"),
+    ("delete", "/v1/ports/{name}"),
+    ("get", "/v1/workers"),
+    ("get", "/v1/queues"),
+    ("post", "/v1/queues/assign"),
+    ("get", "/v1/macs"),
+    ("get", "/v1/flows"),
+    ("get", "/v1/drops"),
+    ("get", "/v1/stats"),
+    ("get", "/v1/config"),
+    ("post", "/v1/apply"),
+];
+
+#[derive(OpenApi)]
+#[openapi(
+    info(title = "vswitch", description = "Control of a running vswitch."),
+    paths(
+        document,
+        prometheus,
+        health,
+        ports,
+        add_port,
+        port,
+        remove_port,
+        workers,
+        queues,
+        assign,
+        macs,
+        flows,
+        drops,
+        stats,
+        config_text,
+        apply
+    )
+)]
+struct Document;
+
+/// The `OpenAPI` document.
+pub fn openapi() -> utoipa::openapi::OpenApi {
+    Document::openapi()
+}
+
+/// The whole API.
+pub fn router(control: Arc<Control>) -> Router {
+    Router::new()
+        .route("/openapi.json", get(document))
+        .route("/metrics", get(prometheus))
+        .route("/v1/health", get(health))
+        .route("/v1/ports", get(ports).post(add_port))
+        .route("/v1/ports/{name}", get(port).delete(remove_port))
+        .route("/v1/workers", get(workers))
+        .route("/v1/queues", get(queues))
+        .route("/v1/queues/assign", post(assign))
+        .route("/v1/macs", get(macs))
+        .route("/v1/flows", get(flows))
+        .route("/v1/drops", get(drops))
+        .route("/v1/stats", get(stats))
+        .route("/v1/config", get(config_text))
+        .route("/v1/apply", post(apply))
+        .fallback(unknown)
+        .layer(DefaultBodyLimit::max(config::MAX_BYTES))
+        .with_state(control)
+}
+
+/// Only the metrics, for an address that others can reach.
+pub fn metrics_router(control: Arc<Control>) -> Router {
+    Router::new()
+        .route("/metrics", get(prometheus))
+        .fallback(unknown)
+        .with_state(control)
+}
+
+/// A request that was not carried out.
+#[derive(Debug)]
+struct Error(StatusCode, types::Failure);
+
+impl Error {
+    fn new(status: StatusCode, error: impl Into<String>) -> Self {
+        let failure = types::Failure {
+            error: error.into(),
+            details: Vec::new(),
+        };
+        Self(status, failure)
+    }
+}
+
+impl From<ControlError> for Error {
+    fn from(error: ControlError) -> Self {
+        let status = match &error {
+            ControlError::Config(_) | ControlError::Compile(_) | ControlError::TooMany => {
+                StatusCode::UNPROCESSABLE_ENTITY
+            }
+            ControlError::NotFound { .. } => StatusCode::NOT_FOUND,
+            ControlError::Restart(_) | ControlError::Open { .. } | ControlError::Refused(_) => {
+                StatusCode::CONFLICT
+            }
+            ControlError::Engine(crate::engine::EngineError::Invalid(_)) => StatusCode::BAD_REQUEST,
+            ControlError::Engine(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        match error {
+            ControlError::Config(problems) => Self(
+                status,
+                types::Failure {
+                    error: "the configuration is refused; nothing was changed".into(),
+                    details: problems.0,
+                },
+            ),
+            other => Self::new(status, other.to_string()),
+        }
+    }
+}
+
+impl IntoResponse for Error {
+    fn into_response(self) -> Response {
+        (self.0, Json(self.1)).into_response()
+    }
+}
+
+/// Does what may wait for workers away from the server's thread.
+async fn apart<T: Send + 'static>(
+    control: Arc<Control>,
+    work: impl FnOnce(&Control) -> Result<T, ControlError> + Send + 'static,
+) -> Result<T, Error> {
+    match tokio::task::spawn_blocking(move || work(&control)).await {
+        Ok(outcome) => outcome.map_err(Error::from),
+        Err(error) => Err(Error::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            format!("the request failed inside vswitch ({error}); please report it"),
+        )),
+    }
+}
+
+async fn unknown() -> Error {
+    Error::new(
+        StatusCode::NOT_FOUND,
+        "there is no such path; GET /openapi.json lists them",
+    )
+}
+
+/// This document
+#[utoipa::path(get, path = "/openapi.json", responses((status = 200, description = "The OpenAPI document")))]
+async fn document() -> Json<utoipa::openapi::OpenApi> {
+    Json(openapi())
+}
+
+/// Counters, as Prometheus reads them
+#[utoipa::path(get, path = "/metrics", responses((status = 200, body = String, content_type = "text/plain")))]
+async fn prometheus(State(control): Shared) -> Result<Response, Error> {
+    let text = apart(control, |control| {
+        Ok(metrics::render(&control.stats(), &control.ports()))
+    })
+    .await?;
+    Ok(([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response())
+}
+
+/// Whether the switch is well
+#[utoipa::path(get, path = "/v1/health", responses((status = 200, body = types::Health)))]
+async fn health(State(control): Shared) -> Answer<types::Health> {
+    apart(control, |control| Ok(control.health()))
+        .await
+        .map(Json)
+}
+
+/// Every port
+#[utoipa::path(get, path = "/v1/ports", responses((status = 200, body = [types::Port])))]
+async fn ports(State(control): Shared) -> Answer<Vec<types::Port>> {
+    apart(control, |control| Ok(control.ports()))
+        .await
+        .map(Json)
+}
+
+/// One port
+#[utoipa::path(get, path = "/v1/ports/{name}", params(("name" = String, Path)),
+    responses((status = 200, body = types::Port), (status = 404, body = types::Failure)))]
+async fn port(State(control): Shared, Path(name): Path<String>) -> Answer<types::Port> {
+    apart(control, move |control| control.port(&name))
+        .await
+        .map(Json)
+}
+
+/// Adds a port; the body is one `[[port]]`, as TOML fields or a JSON object
+#[utoipa::path(post, path = "/v1/ports", request_body(content = String, content_type = "application/toml"),
+    responses((status = 200, body = Applied), (status = 409, body = types::Failure), (status = 422, body = types::Failure)))]
+async fn add_port(State(control): Shared, headers: HeaderMap, body: String) -> Answer<Applied> {
+    let json = headers
+        .get(header::CONTENT_TYPE)
+        .is_some_and(|kind| kind.as_bytes().starts_with(b"application/json"));
+    let port = if json { from_json(&body)? } else { body };
+    apart(control, move |control| control.add_port(&port))
+        .await
+        .map(Json)
+}
+
+/// A JSON object as fields in TOML, each on one line, so that no field can end the section.
+fn from_json(body: &str) -> Result<String, Error> {
+    let refuse = |error: String| Error::new(StatusCode::BAD_REQUEST, error);
+    let object: serde_json::Map<String, serde_json::Value> = serde_json::from_str(body)
+        .map_err(|error| refuse(format!("the body is not a JSON object: {error}")))?;
+    let mut text = String::new();
+    for (field, value) in object {
+        let key = toml::Value::String(field.clone());
+        let value =
+            toml::Value::try_from(&value).map_err(|error| refuse(format!("{field}: {error}")))?;
+        text.push_str(&format!("{key} = {value}\n"));
+    }
+    Ok(text)
+}
+
+/// Removes a port
+#[utoipa::path(delete, path = "/v1/ports/{name}", params(("name" = String, Path)),
+    responses((status = 200, body = Applied), (status = 404, body = types::Failure), (status = 409, body = types::Failure), (status = 422, body = types::Failure)))]
+async fn remove_port(State(control): Shared, Path(name): Path<String>) -> Answer<Applied> {
+    apart(control, move |control| control.remove_port(&name))
+        .await
+        .map(Json)
+}
+
+/// Every worker
+#[utoipa::path(get, path = "/v1/workers", responses((status = 200, body = [types::Worker])))]
+async fn workers(State(control): Shared) -> Answer<Vec<types::Worker>> {
+    apart(control, |control| Ok(control.workers()))
+        .await
+        .map(Json)
+}
+
+/// Every receive queue and its worker
+#[utoipa::path(get, path = "/v1/queues", responses((status = 200, body = [types::Queue])))]
+async fn queues(State(control): Shared) -> Answer<Vec<types::Queue>> {
+    apart(control, |control| Ok(control.queues()))
+        .await
+        .map(Json)
+}
+
+/// Moves a receive queue to another worker
+#[utoipa::path(post, path = "/v1/queues/assign", request_body = types::Assignment,
+    responses((status = 200, body = [types::Queue]), (status = 400, body = types::Failure), (status = 404, body = types::Failure)))]
+async fn assign(State(control): Shared, body: String) -> Answer<Vec<types::Queue>> {
+    let wanted: types::Assignment = serde_json::from_str(&body)
+        .map_err(|error| Error::new(StatusCode::BAD_REQUEST, format!("the body: {error}")))?;
+    apart(control, move |control| {
+        control.assign(&wanted.port, wanted.queue, wanted.worker)?;
+        Ok(control.queues())
+    })
+    .await
+    .map(Json)
+}
+
+/// Learned addresses
+#[utoipa::path(get, path = "/v1/macs", responses((status = 200, body = [types::Mac])))]
+async fn macs(State(control): Shared) -> Answer<Vec<types::Mac>> {
+    apart(control, |control| Ok(control.macs())).await.map(Json)
+}
+
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+struct Limit {
+    /// Entries of each worker at most; 1000 when absent.
+    limit: Option<usize>,
+}
+
+/// Entries of the flow caches
+#[utoipa::path(get, path = "/v1/flows", params(Limit), responses((status = 200, body = [types::Flow])))]
+async fn flows(State(control): Shared, Query(query): Query<Limit>) -> Answer<Vec<types::Flow>> {
+    let limit = query.limit.unwrap_or(1000).min(1 << 20);
+    apart(control, move |control| control.flows(limit))
+        .await
+        .map(Json)
+}
+
+/// Drops by port, reason and rule
+#[utoipa::path(get, path = "/v1/drops", responses((status = 200, body = [types::Drop])))]
+async fn drops(State(control): Shared) -> Answer<Vec<types::Drop>> {
+    apart(control, |control| Ok(control.drops()))
+        .await
+        .map(Json)
+}
+
+/// Everything that is counted
+#[utoipa::path(get, path = "/v1/stats", responses((status = 200, body = types::Stats)))]
+async fn stats(State(control): Shared) -> Answer<types::Stats> {
+    apart(control, |control| Ok(control.stats()))
+        .await
+        .map(Json)
+}
+
+/// The running configuration
+#[utoipa::path(get, path = "/v1/config", responses((status = 200, body = types::Config)))]
+async fn config_text(State(control): Shared) -> Answer<types::Config> {
+    apart(control, |control| Ok(control.config_text()))
+        .await
+        .map(Json)
+}
+
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+struct ApplyQuery {
+    /// Show what would change, and change nothing.
+    #[serde(default)]
+    dry_run: bool,
+    /// The file's name, for messages and rules.
+    file: Option<String>,
+}
+
+/// Applies a whole configuration; the body is TOML
+#[utoipa::path(post, path = "/v1/apply", params(ApplyQuery), request_body(content = String, content_type = "application/toml"),
+    responses((status = 200, body = Applied), (status = 409, body = types::Failure), (status = 422, body = types::Failure)))]
+async fn apply(
+    State(control): Shared,
+    Query(query): Query<ApplyQuery>,
+    body: String,
+) -> Answer<Applied> {
+    let origin = Origin {
+        file: query.file.unwrap_or_else(|| "request".into()),
+        text: body,
+    };
+    apart(control, move |control| control.apply(origin, query.dry_run))
+        .await
+        .map(Json)
+}

@@ -1,0 +1,286 @@
+//! What no section can tell alone: names that must be unique or exist, and parts that must fit
+//! together.
+
+use std::{collections::HashMap, ops::Range};
+
+use super::{
+    Machine,
+    problem::nearest,
+    read::{Draft, Named},
+    types::Network,
+};
+
+/// The most ports of a switch.
+pub(super) const MAX_PORTS: usize = 1024;
+/// The most networks of a switch.
+pub(super) const MAX_NETWORKS: usize = 4096;
+
+/// Notes every problem between sections.
+pub(super) fn all(draft: &Draft<'_>, machine: &Machine) {
+    cores(draft, machine);
+    unique(draft, "network", &draft.networks, MAX_NETWORKS);
+    unique(draft, "port", &draft.ports, MAX_PORTS);
+    unique(draft, "vnic", &draft.vnics, MAX_PORTS);
+    unique(draft, "acl", &draft.acls, usize::MAX);
+    for port in &draft.ports {
+        port_networks(draft, port);
+        port_workers(draft, port);
+    }
+    resources(draft);
+    vnics(draft);
+    tenants(draft);
+}
+
+fn cores(draft: &Draft<'_>, machine: &Machine) {
+    let Some(section) = &draft.workers_section else {
+        return;
+    };
+    let cores = section.integers("cores", &(0..=4095_u16));
+    let given = section.get("cores").and_then(|v| v.get_ref().as_array());
+    if given.is_some_and(|array| array.is_empty()) {
+        let span = section.value_span("cores");
+        let help = "name at least one core, as in cores = [0]";
+        draft.reader.report(&span, "no worker would run", help);
+    }
+    for (index, core) in cores.iter().enumerate() {
+        if !machine.cores.is_empty() && !machine.cores.contains(&(core.value as usize)) {
+            let known: Vec<String> = machine.cores.iter().map(ToString::to_string).collect();
+            draft.reader.report(
+                &core.span,
+                format!("this process may not run on core {}", core.value),
+                format!("it may run on: {}", known.join(", ")),
+            );
+        }
+        if cores[..index].iter().any(|other| other.value == core.value) {
+            let message = format!("core {} is named twice", core.value);
+            draft
+                .reader
+                .report(&core.span, message, "each core has one worker");
+        }
+    }
+}
+
+fn unique<T>(draft: &Draft<'_>, kind: &str, named: &[Named<'_, T>], most: usize) {
+    let mut first: HashMap<&str, &Range<usize>> = HashMap::new();
+    for item in named {
+        let Some(name) = &item.name else { continue };
+        if let Some(other) = first.get(name.value.as_str()) {
+            draft.reader.report(
+                &name.span,
+                format!("there are two of {kind} \"{}\"", name.value),
+                format!("the first is at {}", draft.reader.source.place(other.start)),
+            );
+        } else {
+            first.insert(&name.value, &name.span);
+        }
+    }
+    if named.len() > most {
+        draft.reader.report(
+            &named[most].section.span,
+            format!("there are more than {most} of {kind}"),
+            "remove some",
+        );
+    }
+}
+
+fn names<'n, T>(named: &'n [Named<'_, T>]) -> impl Iterator<Item = &'n str> {
+    named
+        .iter()
+        .filter_map(|item| item.name.as_ref().map(|name| name.value.as_str()))
+}
+
+/// Notes a name that none of `named` has.
+fn exists<T>(
+    draft: &Draft<'_>,
+    kind: &str,
+    named: &[Named<'_, T>],
+    name: &str,
+    span: &Range<usize>,
+) {
+    if !names(named).any(|known| known == name) {
+        let message = format!("there is no {kind} \"{name}\"");
+        draft
+            .reader
+            .report(span, message, nearest(name, names(named)));
+    }
+}
+
+fn network_of<'n>(draft: &'n Draft<'_>, name: &str) -> Option<&'n Network> {
+    let mut values = draft.networks.iter().filter_map(|n| n.value.as_ref());
+    values.find(|network| &*network.name == name)
+}
+
+fn port_networks(draft: &Draft<'_>, port: &Named<'_, super::types::Port>) {
+    let section = &port.section;
+    for field in ["network", "native"] {
+        if let Some(name) = section.get(field).and_then(|v| v.get_ref().as_str()) {
+            let span = section.value_span(field);
+            exists(draft, "network", &draft.networks, name, &span);
+        }
+    }
+    if section.get("trunk").is_none() {
+        return;
+    }
+    let tagged = section.strings("trunk");
+    let native = section.get("native").and_then(|v| v.get_ref().as_str());
+    for (index, name) in tagged.iter().enumerate() {
+        exists(draft, "network", &draft.networks, &name.value, &name.span);
+        if tagged[..index]
+            .iter()
+            .any(|other| other.value == name.value)
+        {
+            let message = format!("network \"{}\" is on the trunk twice", name.value);
+            draft.reader.report(&name.span, message, "name it once");
+        }
+        if native == Some(&name.value) {
+            draft.reader.report(
+                &name.span,
+                format!(
+                    "network \"{}\" is on the trunk both tagged and native",
+                    name.value
+                ),
+                "keep one: its frames leave either with a tag or without",
+            );
+        }
+        let Some(network) = network_of(draft, &name.value) else {
+            continue;
+        };
+        let Some(vlan) = network.vlan else {
+            draft.reader.report(
+                &name.span,
+                format!(
+                    "network \"{}\" has no vlan, so a trunk cannot carry it",
+                    name.value
+                ),
+                "give the network a vlan = ..., or make it the native one",
+            );
+            continue;
+        };
+        let same = tagged[..index].iter().find(|other| {
+            other.value != name.value
+                && network_of(draft, &other.value).is_some_and(|n| n.vlan == Some(vlan))
+        });
+        if let Some(other) = same {
+            draft.reader.report(
+                &name.span,
+                format!(
+                    "networks \"{}\" and \"{}\" of this trunk have the same VLAN {}",
+                    other.value,
+                    name.value,
+                    vlan.get()
+                ),
+                "give one of them another vlan",
+            );
+        }
+    }
+}
+
+fn port_workers(draft: &Draft<'_>, port: &Named<'_, super::types::Port>) {
+    let count = draft.workers.cores.len();
+    for worker in port.section.integers("workers", &(0..=4095_u16)) {
+        if worker.value as usize >= count {
+            draft.reader.report(
+                &worker.span,
+                format!("there is no worker {}", worker.value),
+                format!("[workers] cores makes {count}; they count from 0"),
+            );
+        }
+    }
+}
+
+/// One interface and one output file belong to one port.
+fn resources(draft: &Draft<'_>) {
+    let mut interfaces: HashMap<String, String> = HashMap::new();
+    let mut files: HashMap<String, String> = HashMap::new();
+    for port in &draft.ports {
+        let Some(value) = &port.value else { continue };
+        let interface = value.driver.interface().map(str::to_owned);
+        let file = value.driver.output().map(|p| p.display().to_string());
+        for (field, taken, resource) in [
+            ("interface", &mut interfaces, interface),
+            ("write", &mut files, file),
+        ] {
+            let Some(resource) = resource else { continue };
+            if let Some(owner) = taken.get(&resource) {
+                draft.reader.report(
+                    &port.section.value_span(field),
+                    format!("{field} \"{resource}\" is used by port \"{owner}\" already"),
+                    "two ports cannot share it",
+                );
+            } else {
+                taken.insert(resource, value.name.to_string());
+            }
+        }
+    }
+}
+
+fn vnics(draft: &Draft<'_>) {
+    let mut bound: HashMap<String, String> = HashMap::new();
+    for vnic in &draft.vnics {
+        let section = &vnic.section;
+        let name = vnic.name.as_ref().map_or("?", |n| &n.value);
+        if let Some(port) = section.get("port").and_then(|v| v.get_ref().as_str()) {
+            let span = section.value_span("port");
+            exists(draft, "port", &draft.ports, port, &span);
+            if let Some(other) = bound.insert(port.to_owned(), name.to_owned()) {
+                draft.reader.report(
+                    &span,
+                    format!("port \"{port}\" has vNIC \"{other}\" already"),
+                    "a port has at most one vNIC",
+                );
+            }
+        }
+        for field in ["inbound", "outbound"] {
+            let table = section.get(field).and_then(|v| v.get_ref().as_table());
+            let Some(acl) = table.and_then(|table| table.get("acl")) else {
+                continue;
+            };
+            if let Some(acl_name) = acl.get_ref().as_str() {
+                exists(draft, "acl", &draft.acls, acl_name, &acl.span());
+            }
+        }
+    }
+}
+
+/// A vNIC's networks have one tenant, and so have all vNICs of a VM; an address is used once in
+/// a network.
+fn tenants(draft: &Draft<'_>) {
+    let mut tenant_of_vm: HashMap<&str, (&str, &str)> = HashMap::new();
+    let mut mac_owner: HashMap<(&str, policy::Mac), &str> = HashMap::new();
+    for named in &draft.vnics {
+        let Some(vnic) = &named.value else { continue };
+        let mut ports = draft.ports.iter().filter_map(|p| p.value.as_ref());
+        let Some(port) = ports.find(|port| port.name == vnic.port) else {
+            continue;
+        };
+        for network_name in port.attachment.networks() {
+            let Some(network) = network_of(draft, network_name) else {
+                continue;
+            };
+            let (tenant, other) = *tenant_of_vm
+                .entry(&vnic.vm)
+                .or_insert((&network.tenant, &network.name));
+            if tenant != &*network.tenant {
+                draft.reader.report(
+                    &named.section.value_span("port"),
+                    format!(
+                        "VM \"{}\" would be in networks of two tenants: \"{other}\" of \"{tenant}\" and \"{}\" of \"{}\"",
+                        vnic.vm, network.name, network.tenant
+                    ),
+                    "a VM belongs to one tenant; bind this vNIC to a port of that tenant's networks",
+                );
+                break;
+            }
+            if let Some(owner) = mac_owner.insert((&network.name, vnic.mac), &vnic.name) {
+                draft.reader.report(
+                    &named.section.value_span("mac"),
+                    format!(
+                        "vNIC \"{owner}\" has {} in network \"{}\" already",
+                        vnic.mac, network.name
+                    ),
+                    "give each vNIC its own address",
+                );
+            }
+        }
+    }
+}

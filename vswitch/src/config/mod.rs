@@ -1,0 +1,81 @@
+//! The configuration: the whole desired state of the switch, in TOML.
+//!
+//! ```text
+//!   text ──section──► tables with places ──read──► typed parts ──check──► Config
+//!                        │                   │                    │
+//!                        └──────── problems, all of them ─────────┘
+//! ```
+//!
+//! In: a text and the file's name. Out: a [`Config`] in which every name resolves and every
+//! value is in range, or every [`Problem`] that was found. What must hold: whatever the text, no
+//! panic; a configuration with a problem is refused whole.
+//!
+//! `docs/config.md` documents it field by field.
+
+mod check;
+mod edit;
+mod port;
+pub mod problem;
+mod read;
+mod rules;
+pub mod schema;
+mod section;
+pub mod types;
+
+pub use edit::{append_port, remove_port};
+pub use problem::{Problem, Problems};
+pub use types::Config;
+
+use section::Reader;
+
+/// The largest configuration that is read, in bytes.
+pub const MAX_BYTES: usize = 16 << 20;
+
+/// What the checks need to know of the machine.
+#[derive(Clone, Debug)]
+pub struct Machine {
+    /// The cores this process may run on.
+    pub cores: Vec<usize>,
+}
+
+impl Machine {
+    /// This machine.
+    pub fn this() -> Self {
+        let cores = core_affinity::get_core_ids().unwrap_or_default();
+        Self {
+            cores: cores.into_iter().map(|core| core.id).collect(),
+        }
+    }
+}
+
+/// Reads and checks a configuration.
+///
+/// # Errors
+///
+/// Every problem that was found, in the order of the text.
+pub fn parse(file: &str, text: &str, machine: &Machine) -> Result<Config, Problems> {
+    let reader = Reader::new(file, text);
+    if text.len() > MAX_BYTES {
+        let message = format!("the configuration is larger than {} MiB", MAX_BYTES >> 20);
+        reader.report(&(0..0), message, "split the work over more switches");
+        return Err(Problems(reader.into_problems()));
+    }
+    let (root, errors) = toml::de::DeTable::parse_recoverable(text);
+    for error in &errors {
+        reader.report(&error.span().unwrap_or(0..0), error.message(), "");
+    }
+    if !errors.is_empty() {
+        return Err(Problems(reader.into_problems()));
+    }
+    let config = {
+        let draft = read::draft(&reader, root.get_ref());
+        check::all(&draft, machine);
+        draft.into_config()
+    };
+    let problems = reader.into_problems();
+    if problems.is_empty() {
+        Ok(config)
+    } else {
+        Err(Problems(problems))
+    }
+}

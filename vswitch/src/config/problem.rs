@@ -1,0 +1,171 @@
+//! What is wrong with a configuration, told so that a person can repair it.
+//!
+//! In: a place in the source text and what is wrong there. Out: a [`Problem`] that prints as
+//! `file:line:column: message`, the offending line with a mark under it, and what to do.
+//! Must hold: lines and columns count from 1, columns in characters.
+
+use std::{fmt, ops::Range};
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// A configuration's text and where it came from.
+#[derive(Debug)]
+pub(crate) struct Source<'t> {
+    pub(crate) file: &'t str,
+    pub(crate) text: &'t str,
+}
+
+impl Source<'_> {
+    /// Line and column of a byte offset, from 1.
+    pub(crate) fn position(&self, offset: usize) -> (usize, usize) {
+        let mut offset = offset.min(self.text.len());
+        while !self.text.is_char_boundary(offset) {
+            offset -= 1;
+        }
+        let before = &self.text[..offset];
+        let line_start = before.rfind('\n').map_or(0, |at| at + 1);
+        let line = before.matches('\n').count() + 1;
+        (line, before[line_start..].chars().count() + 1)
+    }
+
+    /// `file:line` of a byte offset.
+    pub(crate) fn place(&self, offset: usize) -> String {
+        format!("{}:{}", self.file, self.position(offset).0)
+    }
+
+    /// A problem at `span`.
+    pub(crate) fn problem(
+        &self,
+        span: Range<usize>,
+        message: impl Into<String>,
+        help: impl Into<String>,
+    ) -> Problem {
+        let (line, column) = self.position(span.start);
+        let excerpt = self.text.lines().nth(line - 1).unwrap_or("").to_owned();
+        let rest = excerpt.chars().count().saturating_sub(column - 1);
+        let marked = self.text.get(span).map_or(1, |t| t.chars().count());
+        Problem {
+            file: self.file.to_owned(),
+            line,
+            column,
+            width: marked.min(rest).max(1),
+            excerpt,
+            message: message.into(),
+            help: help.into(),
+        }
+    }
+}
+
+/// One thing that is wrong with a configuration.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Problem {
+    /// The file, as it was named.
+    pub file: String,
+    /// Line, from 1.
+    pub line: usize,
+    /// Column in characters, from 1.
+    pub column: usize,
+    /// How many characters are meant, at least 1.
+    pub width: usize,
+    /// The line's text.
+    pub excerpt: String,
+    /// What is wrong.
+    pub message: String,
+    /// What to do; may be empty.
+    pub help: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let number = self.line.to_string();
+        let gutter = " ".repeat(number.len());
+        // Tabs stay tabs under the line, so that the mark stands where the text does.
+        let indent: String = self
+            .excerpt
+            .chars()
+            .take(self.column - 1)
+            .map(|c| if c == '\t' { '\t' } else { ' ' })
+            .collect();
+        writeln!(
+            f,
+            "{}:{}:{}: {}",
+            self.file, self.line, self.column, self.message
+        )?;
+        writeln!(f, "  {number} | {}", self.excerpt)?;
+        write!(f, "  {gutter} | {indent}{}", "^".repeat(self.width))?;
+        if !self.help.is_empty() {
+            write!(f, "\n  {gutter} = {}", self.help)?;
+        }
+        Ok(())
+    }
+}
+
+/// Everything that is wrong with a configuration, in the order of the text.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}", list(.0))]
+pub struct Problems(pub Vec<Problem>);
+
+fn list(problems: &[Problem]) -> String {
+    let mut text = String::new();
+    for problem in problems {
+        text.push_str(&problem.to_string());
+        text.push_str("\n\n");
+    }
+    let count = problems.len();
+    let plural = if count == 1 { "problem" } else { "problems" };
+    text.push_str(&format!("{count} {plural}; nothing was changed"));
+    text
+}
+
+/// "did you mean" with the nearest of `valid`, and all of them when there are few.
+pub(crate) fn nearest<'v>(wrong: &str, valid: impl IntoIterator<Item = &'v str>) -> String {
+    const LISTED_AT_MOST: usize = 16;
+    let valid: Vec<&str> = valid.into_iter().collect();
+    let best = valid
+        .iter()
+        .map(|name| (strsim::jaro_winkler(wrong, name), *name))
+        .filter(|(score, _)| *score > 0.75)
+        .max_by(|a, b| a.0.total_cmp(&b.0));
+    match best {
+        Some((_, name)) => format!("did you mean \"{name}\"?"),
+        None if valid.is_empty() => "there is none yet".into(),
+        None if valid.len() <= LISTED_AT_MOST => format!("valid are: {}", valid.join(", ")),
+        None => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_problem_points_at_its_text() {
+        let source = Source {
+            file: "a.toml",
+            text: "x = 1\n\tname = \"bluue\"\n",
+        };
+        let problem = source.problem(14..21, "no network \"bluue\"", "did you mean \"blue\"?");
+        assert_eq!(
+            problem.to_string(),
+            "a.toml:2:9: no network \"bluue\"\n  2 | \tname = \"bluue\"\n    | \t       ^^^^^^^\n    = did you mean \"blue\"?"
+        );
+    }
+
+    #[test]
+    fn positions_beyond_the_text_stay_within_it() {
+        let source = Source {
+            file: "a",
+            text: "é",
+        };
+        assert_eq!(source.position(1), (1, 1));
+        assert_eq!(source.position(99), (1, 2));
+        assert_eq!(source.problem(5..9, "m", "").width, 1);
+    }
+
+    #[test]
+    fn the_nearest_name_is_offered() {
+        assert_eq!(nearest("bleu", ["blue", "red"]), "did you mean \"blue\"?");
+        assert_eq!(nearest("zzz", ["blue", "red"]), "valid are: blue, red");
+    }
+}

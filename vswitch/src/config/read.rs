@@ -1,0 +1,265 @@
+//! The sections of the file, each to its typed part. Nothing is looked up in another section
+//! here; [`super::check`] does that.
+
+use std::{net::SocketAddr, path::PathBuf, str::FromStr, sync::Arc};
+
+use ipnet::{Ipv4Net, Ipv6Net};
+use policy::{
+    Mac, VlanId,
+    model::{Action, SenderChecks},
+};
+use toml::de::DeTable;
+
+use super::{
+    port, rules, schema,
+    section::{At, Reader, Section},
+    types::{Acl, Config, Direction, Network, Port, Switch, Vnic, Workers},
+};
+
+/// Where the control socket is unless `[switch]` says otherwise.
+pub const DEFAULT_SOCKET: &str = "/run/vswitch/vswitch.sock";
+
+/// A named section: its name if it has a usable one, its content if it has no problem.
+pub(super) struct Named<'d, T> {
+    pub(super) name: Option<At<String>>,
+    pub(super) section: Section<'d>,
+    pub(super) value: Option<T>,
+}
+
+/// Everything that was read.
+pub(super) struct Draft<'d> {
+    pub(super) reader: &'d Reader<'d>,
+    pub(super) switch: Switch,
+    pub(super) workers: Workers,
+    pub(super) workers_section: Option<Section<'d>>,
+    pub(super) metrics: Option<SocketAddr>,
+    pub(super) networks: Vec<Named<'d, Network>>,
+    pub(super) ports: Vec<Named<'d, Port>>,
+    pub(super) vnics: Vec<Named<'d, Vnic>>,
+    pub(super) acls: Vec<Named<'d, Acl>>,
+}
+
+impl Draft<'_> {
+    /// The configuration, without the parts that have a problem.
+    pub(super) fn into_config(self) -> Config {
+        fn values<T>(named: Vec<Named<'_, T>>) -> Vec<T> {
+            named.into_iter().filter_map(|n| n.value).collect()
+        }
+        Config {
+            switch: self.switch,
+            workers: self.workers,
+            metrics: self.metrics,
+            networks: values(self.networks),
+            ports: values(self.ports),
+            vnics: values(self.vnics),
+            acls: values(self.acls),
+        }
+    }
+}
+
+pub(super) fn draft<'d>(reader: &'d Reader<'d>, root: &'d DeTable<'d>) -> Draft<'d> {
+    let root = Section::open(reader, root, 0..0, &schema::ROOT);
+    let workers_section = root.section("workers", &schema::WORKERS);
+    Draft {
+        reader,
+        switch: switch(root.section("switch", &schema::SWITCH).as_ref()),
+        workers: workers(workers_section.as_ref()),
+        workers_section,
+        metrics: root
+            .section("metrics", &schema::METRICS)
+            .and_then(|section| metrics(&section)),
+        networks: named(&root, "network", &schema::NETWORK, network),
+        ports: named(&root, "port", &schema::PORT, port::port),
+        vnics: named(&root, "vnic", &schema::VNIC, vnic),
+        acls: named(&root, "acl", &schema::ACL, rules::acl),
+    }
+}
+
+fn named<'d, T>(
+    root: &Section<'d>,
+    field: &str,
+    schema: &schema::Schema,
+    read: impl Fn(&Section<'d>, &Arc<str>) -> Option<T>,
+) -> Vec<Named<'d, T>> {
+    root.sections(field, schema)
+        .into_iter()
+        .map(|section| {
+            let name = section.name();
+            // A section without a usable name is read all the same, for its other problems.
+            let label = name.as_ref().map_or("?", |n| &n.value).into();
+            let value = read(&section, &label);
+            Named {
+                value: value.filter(|_| name.is_some()),
+                name,
+                section,
+            }
+        })
+        .collect()
+}
+
+fn switch(section: Option<&Section<'_>>) -> Switch {
+    let mut switch = Switch {
+        socket: PathBuf::from(DEFAULT_SOCKET),
+        socket_mode: 0o600,
+    };
+    let Some(section) = section else {
+        return switch;
+    };
+    if let Some(socket) = section.string("socket") {
+        if !socket.value.starts_with('/') || socket.value.len() > 107 {
+            section.reader.report(
+                &socket.span,
+                "socket must be an absolute path of at most 107 bytes",
+                format!("the default is \"{DEFAULT_SOCKET}\""),
+            );
+        }
+        switch.socket = socket.value.into();
+    }
+    if let Some(mode) = section.string("socket_mode") {
+        const MODES: &[(&str, u32)] = &[("0600", 0o600), ("0660", 0o660)];
+        if let Some(mode) = section.reader.choice(&mode, MODES) {
+            switch.socket_mode = mode;
+        }
+    }
+    switch
+}
+
+fn workers(section: Option<&Section<'_>>) -> Workers {
+    let mut workers = Workers {
+        cores: vec![0],
+        busy_poll: false,
+        max_sleep_us: 50,
+        flow_cache_entries: 1 << 16,
+    };
+    let Some(section) = section else {
+        return workers;
+    };
+    if section.get("cores").is_some() {
+        let cores = section.integers("cores", &(0..=4095_u16));
+        workers.cores = cores.iter().map(|core| core.value as usize).collect();
+    }
+    if let Some(busy_poll) = section.bool("busy_poll") {
+        workers.busy_poll = busy_poll;
+    }
+    if let Some(us) = section.integer("max_sleep_us", 1..=10_000) {
+        workers.max_sleep_us = us;
+    }
+    if let Some(entries) = section.integer("flow_cache_entries", 256..=1_u32 << 24) {
+        workers.flow_cache_entries = entries as usize;
+    }
+    workers
+}
+
+fn metrics(section: &Section<'_>) -> Option<SocketAddr> {
+    let listen = section.required("listen")?;
+    let address = listen.value.parse().ok();
+    if address.is_none() {
+        section.reader.report(
+            &listen.span,
+            format!("\"{}\" is not an address and port", listen.value),
+            "write it as in \"127.0.0.1:9464\" or \"[::1]:9464\"",
+        );
+    }
+    address
+}
+
+fn network(section: &Section<'_>, name: &Arc<str>) -> Option<Network> {
+    let tenant = section.required("tenant");
+    let vlan = section.integer("vlan", 1..=4094_u16).and_then(VlanId::new);
+    let mac_limit = section.integer("mac_limit", 1..=1_048_576);
+    let ageing_s = section.integer("ageing_s", 1..=86_400);
+    Some(Network {
+        name: Arc::clone(name),
+        tenant: tenant?.value.into(),
+        vlan,
+        mac_limit: mac_limit.unwrap_or(16_384),
+        ageing_s: ageing_s.unwrap_or(300),
+    })
+}
+
+fn vnic(section: &Section<'_>, name: &Arc<str>) -> Option<Vnic> {
+    let vm = section.required("vm");
+    let port = section.required("port");
+    let mac = section
+        .required("mac")
+        .and_then(|text| own_mac(section, &text));
+    let ipv4 = prefixes::<Ipv4Net, std::net::Ipv4Addr>(section, "ipv4");
+    let ipv6 = prefixes::<Ipv6Net, std::net::Ipv6Addr>(section, "ipv6");
+    let checks = checks(section);
+    let inbound = direction(section, "inbound", Action::Deny);
+    let outbound = direction(section, "outbound", Action::Allow);
+    Some(Vnic {
+        name: Arc::clone(name),
+        vm: vm?.value.into(),
+        port: port?.value.into(),
+        mac: mac?,
+        ipv4,
+        ipv6,
+        checks,
+        inbound,
+        outbound,
+    })
+}
+
+/// An address that an interface can have: not a group, not zero.
+pub(super) fn own_mac(section: &Section<'_>, text: &At<String>) -> Option<Mac> {
+    let mac: Mac = section.reader.parse(text)?;
+    if mac.is_group() || mac == Mac::default() {
+        section.reader.report(
+            &text.span,
+            format!("{mac} cannot be an interface's own address"),
+            "an own address is not zero, and the lowest bit of its first byte is 0",
+        );
+        return None;
+    }
+    Some(mac)
+}
+
+/// Addresses or prefixes; an address alone is a prefix of full length.
+fn prefixes<N: FromStr, A: FromStr + Into<N>>(section: &Section<'_>, field: &str) -> Vec<N> {
+    let mut nets = Vec::new();
+    for text in section.strings(field) {
+        let alone = text.value.parse::<A>().ok().map(Into::into);
+        match alone.or_else(|| text.value.parse().ok()) {
+            Some(net) => nets.push(net),
+            None => section.reader.report(
+                &text.span,
+                format!("\"{}\" is not an {field} address or prefix", text.value),
+                "write one address, as in 10.0.0.5 or fd00::5, or a prefix with its length",
+            ),
+        }
+    }
+    nets
+}
+
+fn checks(section: &Section<'_>) -> SenderChecks {
+    match section.get("anti_spoofing").map(toml::Spanned::get_ref) {
+        Some(toml::de::DeValue::Table(_)) => {
+            let Some(table) = section.section("anti_spoofing", &schema::ANTI_SPOOFING) else {
+                return SenderChecks::ALL;
+            };
+            SenderChecks {
+                mac: table.bool("mac").unwrap_or(true),
+                ipv4: table.bool("ipv4").unwrap_or(true),
+                ipv6: table.bool("ipv6").unwrap_or(true),
+                arp: table.bool("arp").unwrap_or(true),
+                nd: table.bool("nd").unwrap_or(true),
+            }
+        }
+        Some(_) if section.bool("anti_spoofing") == Some(false) => SenderChecks::NONE,
+        _ => SenderChecks::ALL,
+    }
+}
+
+fn direction(section: &Section<'_>, field: &str, default: Action) -> Direction {
+    let Some(table) = section.section(field, &schema::DIRECTION) else {
+        return Direction { acl: None, default };
+    };
+    let named = table
+        .string("default")
+        .and_then(|text| table.reader.choice(&text, rules::ACTIONS));
+    Direction {
+        acl: table.string("acl").map(|acl| acl.value.into()),
+        default: named.unwrap_or(default),
+    }
+}

@@ -1,0 +1,173 @@
+//! The names of every table and field of a configuration. What is not here is an unknown field;
+//! what is here is documented in `docs/config.md` (a test holds that).
+
+/// A table of the configuration: how it is called in messages, and its fields.
+#[derive(Clone, Copy, Debug)]
+pub struct Schema {
+    /// As it is written, such as `[[port]]`.
+    pub name: &'static str,
+    /// Its fields.
+    pub fields: &'static [&'static str],
+}
+
+/// The file itself.
+pub const ROOT: Schema = Schema {
+    name: "the configuration",
+    fields: &[
+        "switch", "workers", "metrics", "network", "port", "vnic", "acl",
+    ],
+};
+/// `[switch]`
+pub const SWITCH: Schema = Schema {
+    name: "[switch]",
+    fields: &["socket", "socket_mode"],
+};
+/// `[workers]`
+pub const WORKERS: Schema = Schema {
+    name: "[workers]",
+    fields: &["cores", "busy_poll", "max_sleep_us", "flow_cache_entries"],
+};
+/// `[metrics]`
+pub const METRICS: Schema = Schema {
+    name: "[metrics]",
+    fields: &["listen"],
+};
+/// `[[network]]`
+pub const NETWORK: Schema = Schema {
+    name: "[[network]]",
+    fields: &["name", "tenant", "vlan", "mac_limit", "ageing_s"],
+};
+/// `[[port]]`
+pub const PORT: Schema = Schema {
+    name: "[[port]]",
+    fields: &[
+        "name",
+        "driver",
+        "network",
+        "trunk",
+        "native",
+        "isolated",
+        "mac_limit",
+        "storm",
+        "misses_per_turn",
+        "workers",
+        "fault",
+        "interface",
+        "queues",
+        "mode",
+        "zero_copy",
+        "ring_size",
+        "frame_bytes",
+        "mtu",
+        "mac",
+        "replay",
+        "pace",
+        "rate_pps",
+        "repeat",
+        "write",
+        "slots",
+        "max_frame_bytes",
+    ],
+};
+/// The fields of `[[port]]` that belong to a driver, by driver.
+pub const DRIVER_FIELDS: &[(&str, &[&str])] = &[
+    (
+        "af_xdp",
+        &[
+            "interface",
+            "queues",
+            "mode",
+            "zero_copy",
+            "ring_size",
+            "frame_bytes",
+        ],
+    ),
+    ("tap", &["interface", "queues", "mtu", "mac"]),
+    ("pcap", &["replay", "pace", "rate_pps", "repeat", "write"]),
+    ("memory", &["slots", "max_frame_bytes"]),
+];
+/// `storm` of a port
+pub const STORM: Schema = Schema {
+    name: "storm",
+    fields: &["broadcast_pps", "multicast_pps", "unknown_pps"],
+};
+/// `fault` of a port
+pub const FAULT: Schema = Schema {
+    name: "fault",
+    fields: &[
+        "seed",
+        "drop",
+        "corrupt",
+        "duplicate",
+        "delay",
+        "delay_receives",
+        "full",
+    ],
+};
+/// `[[vnic]]`
+pub const VNIC: Schema = Schema {
+    name: "[[vnic]]",
+    fields: &[
+        "name",
+        "vm",
+        "port",
+        "mac",
+        "ipv4",
+        "ipv6",
+        "anti_spoofing",
+        "inbound",
+        "outbound",
+    ],
+};
+/// `anti_spoofing` of a vNIC
+pub const ANTI_SPOOFING: Schema = Schema {
+    name: "anti_spoofing",
+    fields: &["mac", "ipv4", "ipv6", "arp", "nd"],
+};
+/// `inbound` and `outbound` of a vNIC
+pub const DIRECTION: Schema = Schema {
+    name: "inbound/outbound",
+    fields: &["acl", "default"],
+};
+/// `[[acl]]`
+pub const ACL: Schema = Schema {
+    name: "[[acl]]",
+    fields: &["name", "rules", "rule"],
+};
+/// A rule of an ACL
+pub const RULE: Schema = Schema {
+    name: "an ACL rule",
+    fields: &[
+        "action",
+        "eth_src",
+        "eth_dst",
+        "ethertype",
+        "vlan",
+        "src",
+        "dst",
+        "protocol",
+        "src_ports",
+        "dst_ports",
+        "icmp_type",
+        "icmp_code",
+        "tcp_flags",
+        "fragment",
+    ],
+};
+
+/// Every table there is.
+pub const ALL: &[Schema] = &[
+    ROOT,
+    SWITCH,
+    WORKERS,
+    METRICS,
+    NETWORK,
+    PORT,
+    STORM,
+    FAULT,
+    VNIC,
+    ANTI_SPOOFING,
+    DIRECTION,
+    ACL,
+    RULE,
+];

@@ -1,0 +1,249 @@
+//! A configuration that was checked: every name resolves, every value is in range.
+
+use std::{net::SocketAddr, path::PathBuf, sync::Arc};
+
+use ipnet::{Ipv4Net, Ipv6Net};
+use pmd::af_xdp::{Mode, ZeroCopy};
+use policy::{
+    Mac, VlanId,
+    model::{Action, SenderChecks, StormLimits},
+    rule::Match,
+};
+
+/// The whole desired state.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// `[switch]`
+    pub switch: Switch,
+    /// `[workers]`
+    pub workers: Workers,
+    /// `[metrics]`: where Prometheus may ask; `None` is nowhere but on the control socket.
+    pub metrics: Option<SocketAddr>,
+    /// `[[network]]`, in the order of the file.
+    pub networks: Vec<Network>,
+    /// `[[port]]`, in the order of the file.
+    pub ports: Vec<Port>,
+    /// `[[vnic]]`, in the order of the file.
+    pub vnics: Vec<Vnic>,
+    /// `[[acl]]`, in the order of the file.
+    pub acls: Vec<Acl>,
+}
+
+/// `[switch]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Switch {
+    /// The control socket.
+    pub socket: PathBuf,
+    /// Its permissions.
+    pub socket_mode: u32,
+}
+
+/// `[workers]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Workers {
+    /// One worker per entry, pinned to that core.
+    pub cores: Vec<usize>,
+    /// Never sleep.
+    pub busy_poll: bool,
+    /// Longest progressive sleep, microseconds.
+    pub max_sleep_us: u32,
+    /// Entries of each worker's flow cache.
+    pub flow_cache_entries: usize,
+}
+
+/// `[[network]]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Network {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Whose it is.
+    pub tenant: Arc<str>,
+    /// Its VLAN on trunks.
+    pub vlan: Option<VlanId>,
+    /// Most addresses it learns.
+    pub mac_limit: u32,
+    /// Seconds until a silent address is forgotten.
+    pub ageing_s: u32,
+}
+
+/// `[[port]]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Port {
+    /// Its name.
+    pub name: Arc<str>,
+    /// What moves its frames.
+    pub driver: Driver,
+    /// The networks, by name.
+    pub attachment: Attachment,
+    /// Split horizon.
+    pub isolated: bool,
+    /// Most addresses it may have learned.
+    pub mac_limit: u32,
+    /// Limits on flooded frames.
+    pub storm: StormLimits,
+    /// Most misses resolved in one turn.
+    pub misses_per_turn: u32,
+    /// The worker of each receive queue, by its place in `cores`; empty is wherever there is room.
+    pub workers: Vec<usize>,
+    /// Faults to inject.
+    pub fault: Option<pmd::fault::Config>,
+}
+
+/// What moves a port's frames, and its settings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Driver {
+    /// A network interface, through `AF_XDP`.
+    AfXdp(AfXdp),
+    /// An interface of the host's own stack, made by the switch.
+    Tap(pmd::tap::Config),
+    /// Capture files.
+    Pcap(Pcap),
+    /// An in-process pair; a program that embeds the switch holds the other end.
+    Memory(Memory),
+}
+
+/// Settings of an `af_xdp` port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AfXdp {
+    /// The interface.
+    pub interface: String,
+    /// How many of its queues to use; `None` is all.
+    pub queues: Option<u32>,
+    /// Where the XDP program may run.
+    pub mode: Mode,
+    /// Whether the device may write the frame memory itself.
+    pub zero_copy: ZeroCopy,
+    /// Frames per queue and direction; a power of two.
+    pub ring_size: u32,
+    /// Bytes of a chunk of frame memory; `None` is by the interface's MTU.
+    pub frame_bytes: Option<u32>,
+}
+
+/// Settings of a `pcap` port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pcap {
+    /// The file whose frames arrive.
+    pub replay: Option<PathBuf>,
+    /// When they arrive.
+    pub pace: pmd::pcap::Pace,
+    /// How often.
+    pub repeat: pmd::pcap::Repeat,
+    /// The file for what leaves.
+    pub write: Option<PathBuf>,
+}
+
+/// Settings of a `memory` port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Memory {
+    /// Buffers in each direction.
+    pub slots: u32,
+    /// Longest frame.
+    pub max_frame_bytes: usize,
+}
+
+impl Driver {
+    /// Its name in the configuration.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::AfXdp(_) => "af_xdp",
+            Self::Tap(_) => "tap",
+            Self::Pcap(_) => "pcap",
+            Self::Memory(_) => "memory",
+        }
+    }
+
+    /// The interface it holds, if it holds one.
+    pub fn interface(&self) -> Option<&str> {
+        match self {
+            Self::AfXdp(config) => Some(&config.interface),
+            Self::Tap(config) => Some(&config.interface),
+            Self::Pcap(_) | Self::Memory(_) => None,
+        }
+    }
+
+    /// The file it writes, if it writes one.
+    pub fn output(&self) -> Option<&std::path::Path> {
+        match self {
+            Self::Pcap(config) => config.write.as_deref(),
+            _ => None,
+        }
+    }
+}
+
+/// Which networks a port's frames belong to, by name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Attachment {
+    /// Untagged frames of one network.
+    Access(Arc<str>),
+    /// Tagged frames of several.
+    Trunk {
+        /// With their VLAN.
+        tagged: Vec<Arc<str>>,
+        /// Without.
+        native: Option<Arc<str>>,
+    },
+}
+
+impl Attachment {
+    /// Every network named, the native one last.
+    pub fn networks(&self) -> Vec<&Arc<str>> {
+        match self {
+            Self::Access(network) => vec![network],
+            Self::Trunk { tagged, native } => tagged.iter().chain(native).collect(),
+        }
+    }
+}
+
+/// `[[vnic]]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Vnic {
+    /// Its name.
+    pub name: Arc<str>,
+    /// The VM.
+    pub vm: Arc<str>,
+    /// The port it is bound to, by name.
+    pub port: Arc<str>,
+    /// Its Ethernet address.
+    pub mac: Mac,
+    /// What it may send from.
+    pub ipv4: Vec<Ipv4Net>,
+    /// What it may send from.
+    pub ipv6: Vec<Ipv6Net>,
+    /// What is checked of its frames' senders.
+    pub checks: SenderChecks,
+    /// Policy for frames to it.
+    pub inbound: Direction,
+    /// Policy for frames from it.
+    pub outbound: Direction,
+}
+
+/// `inbound` or `outbound` of a vNIC.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Direction {
+    /// The ACL, by name; `None` has no rules.
+    pub acl: Option<Arc<str>>,
+    /// When no rule matches.
+    pub default: Action,
+}
+
+/// `[[acl]]`
+#[derive(Clone, Debug)]
+pub struct Acl {
+    /// Its name.
+    pub name: Arc<str>,
+    /// In order; first match wins.
+    pub rules: Vec<AclRule>,
+}
+
+/// A rule of an ACL.
+#[derive(Clone, Debug)]
+pub struct AclRule {
+    /// What happens.
+    pub action: Action,
+    /// To which frames.
+    pub matches: Match,
+    /// The rule in one line.
+    pub text: String,
+    /// `file:line`.
+    pub place: String,
+}

@@ -1,0 +1,334 @@
+//! One change of the desired state, as a transaction under traffic.
+//!
+//! In: the running configuration and the wanted one. Out: the wanted one runs, or the running one
+//! as before. The order, and why:
+//!
+//! 1. open the new ports: most of what can fail fails here, before anything changed;
+//! 2. close what a new port needs (the same interface or name) and open that;
+//! 3. publish the snapshot: policy of new ports is in force before their first frame, and ports
+//!    that go are without policy, so their frames drop;
+//! 4. attach the new ports;
+//! 5. detach the ports that go, and only then release their numbers.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use policy::{Epoch, PortId, snapshot::Snapshot};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::{
+    Condition, Control, ControlError, Hands, Opened, Origin, PortState, compile,
+    diff::{self, Change},
+    supervisor::Retry,
+};
+use crate::config::{self, Config, types::Port};
+
+/// What applying a configuration did, or would do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Applied {
+    /// True when nothing was done but looking.
+    pub dry_run: bool,
+    /// The epoch that is in force now.
+    pub epoch: u64,
+    /// What differed.
+    pub changes: Vec<Change>,
+    /// Ports that wait for what they attach to, with the reason.
+    pub waiting: Vec<String>,
+}
+
+/// What happens to ports.
+struct Plan<'c> {
+    /// Opened before anything is closed.
+    open: Vec<&'c Port>,
+    /// Closed before the snapshot changes, because `reopen` needs what they hold.
+    close_first: Vec<&'c Port>,
+    /// Opened after `close_first`.
+    reopen: Vec<&'c Port>,
+    /// Closed at the end.
+    close_last: Vec<&'c Port>,
+    /// Kept, with another placement on workers.
+    replace: Vec<&'c Port>,
+}
+
+impl<'c> Plan<'c> {
+    fn new(running: &'c Config, wanted: &'c Config) -> Self {
+        let find = |config: &'c Config, name: &str| config.ports.iter().find(|p| &*p.name == name);
+        let kept = |name: &str| match (find(running, name), find(wanted, name)) {
+            (Some(old), Some(new)) => !diff::must_reopen(old, new),
+            _ => false,
+        };
+        let going: Vec<_> = running.ports.iter().filter(|p| !kept(&p.name)).collect();
+        let coming: Vec<_> = wanted.ports.iter().filter(|p| !kept(&p.name)).collect();
+        let clash = |a: &Port, b: &Port| {
+            let same = |x: Option<&str>, y: Option<&str>| x.is_some() && x == y;
+            a.name == b.name
+                || same(a.driver.interface(), b.driver.interface())
+                || (a.driver.output().is_some() && a.driver.output() == b.driver.output())
+        };
+        let (close_first, close_last) = going
+            .iter()
+            .partition(|old| coming.iter().any(|new| clash(old, new)));
+        let (reopen, open) = coming
+            .iter()
+            .partition(|new| going.iter().any(|old| clash(old, new)));
+        let replace = wanted
+            .ports
+            .iter()
+            .filter(|new| kept(&new.name))
+            .filter(|new| find(running, &new.name).is_some_and(|old| old.workers != new.workers))
+            .collect();
+        Self {
+            open,
+            close_first,
+            reopen,
+            close_last,
+            replace,
+        }
+    }
+}
+
+impl Control {
+    /// Applies a configuration's text.
+    ///
+    /// # Errors
+    ///
+    /// [`ControlError`]; the running configuration goes on.
+    pub fn apply(&self, origin: Origin, dry_run: bool) -> Result<Applied, ControlError> {
+        let wanted = config::parse(&origin.file, &origin.text, &self.machine)?;
+        let mut hands = self.hands.lock();
+        self.apply_locked(&mut hands, origin, wanted, dry_run)
+    }
+
+    /// Adds a port to the running configuration. `port` holds the fields of a `[[port]]`, as
+    /// TOML.
+    ///
+    /// # Errors
+    ///
+    /// As [`Control::apply`].
+    pub fn add_port(&self, port: &str) -> Result<Applied, ControlError> {
+        self.edit(|text| Ok(config::append_port(text, port)))
+    }
+
+    /// Removes a port from the running configuration.
+    ///
+    /// # Errors
+    ///
+    /// As [`Control::apply`]; also when there is no such port or it is still referred to.
+    pub fn remove_port(&self, name: &str) -> Result<Applied, ControlError> {
+        self.port_id(name)?;
+        self.edit(|text| {
+            config::remove_port(text, name)
+                .map_err(|error| ControlError::Refused(format!("port \"{name}\": {error}")))
+        })
+    }
+
+    fn edit(
+        &self,
+        edit: impl FnOnce(&str) -> Result<String, ControlError>,
+    ) -> Result<Applied, ControlError> {
+        let mut hands = self.hands.lock();
+        let mut origin = self.state.read().origin.clone();
+        origin.text = edit(&origin.text)?;
+        let wanted = config::parse(&origin.file, &origin.text, &self.machine)?;
+        self.apply_locked(&mut hands, origin, wanted, false)
+    }
+
+    fn apply_locked(
+        &self,
+        hands: &mut Hands,
+        origin: Origin,
+        wanted: Config,
+        dry_run: bool,
+    ) -> Result<Applied, ControlError> {
+        let running = self.config();
+        let reasons = diff::needs_restart(&running, &wanted);
+        if !reasons.is_empty() {
+            return Err(ControlError::Restart(reasons));
+        }
+        let changes = diff::changes(&running, &wanted);
+        let mut applied = Applied {
+            dry_run,
+            epoch: hands.epoch,
+            changes,
+            waiting: Vec::new(),
+        };
+        if dry_run {
+            return Ok(applied);
+        }
+        let plan = Plan::new(&running, &wanted);
+        let mut ports = self.transact(hands, &plan, &running, &wanted)?;
+        applied.epoch = hands.epoch;
+        for (name, port) in &ports {
+            if let Condition::Waiting(reason) = &port.condition {
+                applied.waiting.push(format!("{name}: {reason}"));
+            }
+        }
+        let mut state = self.state.write();
+        for (name, port) in std::mem::take(&mut state.ports) {
+            if wanted.ports.iter().any(|wanted| wanted.name == name) {
+                ports.entry(name).or_insert(port);
+            }
+        }
+        state.ports = ports;
+        state.config = Arc::new(wanted);
+        state.origin = origin;
+        state.ids = hands.ids.clone();
+        tracing::info!(
+            epoch = applied.epoch,
+            changes = applied.changes.len(),
+            "configuration applied"
+        );
+        Ok(applied)
+    }
+
+    /// Steps 1 to 5. Returns what is known of the ports that were opened.
+    fn transact(
+        &self,
+        hands: &mut Hands,
+        plan: &Plan<'_>,
+        running: &Config,
+        wanted: &Config,
+    ) -> Result<BTreeMap<Arc<str>, PortState>, ControlError> {
+        let ids_before = hands.ids.clone();
+        let compiled = self.open_all(&plan.open).and_then(|opened| {
+            let snapshot = compile(hands, wanted)?;
+            Ok((opened, snapshot))
+        });
+        let (mut opened, snapshot) = match compiled {
+            Ok(both) => both,
+            Err(error) => {
+                hands.ids = ids_before;
+                return Err(error);
+            }
+        };
+        let mut attached = Vec::new();
+        let result = (|| {
+            for port in &plan.close_first {
+                self.close(hands, port)?;
+            }
+            opened.extend(self.open_all(&plan.reopen)?);
+            self.datapath.publish(snapshot)?;
+            self.attach_all(hands, std::mem::take(&mut opened), &mut attached)
+        })();
+        let states = match result {
+            Ok(states) => states,
+            Err(error) => {
+                drop(opened);
+                self.restore(hands, ids_before, plan, running, &attached);
+                return Err(error);
+            }
+        };
+        for port in &plan.close_last {
+            if let Err(error) = self.close(hands, port) {
+                tracing::error!(port = %port.name, %error, "port not detached cleanly");
+            }
+        }
+        for port in &plan.replace {
+            self.place(hands, port);
+        }
+        let kept = |name: &str| wanted.ports.iter().any(|port| &*port.name == name);
+        hands.ids.ports.retain(kept);
+        let kept = |name: &str| wanted.networks.iter().any(|network| &*network.name == name);
+        hands.ids.networks.retain(kept);
+        Ok(states)
+    }
+
+    fn open_all<'c>(&self, ports: &[&'c Port]) -> Result<Vec<(&'c Port, Opened)>, ControlError> {
+        let opened = ports.iter().map(|port| Ok((*port, self.open(port)?)));
+        opened.collect()
+    }
+
+    fn attach_all<'c>(
+        &self,
+        hands: &mut Hands,
+        opened: Vec<(&'c Port, Opened)>,
+        attached: &mut Vec<&'c Port>,
+    ) -> Result<BTreeMap<Arc<str>, PortState>, ControlError> {
+        let mut states = BTreeMap::new();
+        for (port, open) in opened {
+            let id = hands.ids.port(&port.name).ok_or(ControlError::TooMany)?;
+            let state = match open {
+                Opened::Open(open) => {
+                    let info = self.attach(hands, id, port, *open)?;
+                    attached.push(port);
+                    PortState::new(id, Condition::Up, Some(info))
+                }
+                Opened::Missing(reason) => {
+                    tracing::warn!(port = %port.name, "port waits: {reason}");
+                    hands.retries.insert(Arc::clone(&port.name), Retry::soon());
+                    PortState::new(id, Condition::Waiting(reason), None)
+                }
+            };
+            states.insert(Arc::clone(&port.name), state);
+        }
+        Ok(states)
+    }
+
+    /// Takes a port from the workers, which closes it.
+    pub(super) fn close(&self, hands: &mut Hands, port: &Port) -> Result<(), ControlError> {
+        hands.retries.remove(&port.name);
+        if hands.monitors.remove(&port.name).is_none() {
+            return Ok(());
+        }
+        if let Some(id) = hands.ids.port(&port.name) {
+            self.datapath.detach(id)?;
+        }
+        tracing::info!(port = %port.name, "port detached");
+        Ok(())
+    }
+
+    /// Goes back to the running configuration after a step failed.
+    fn restore(
+        &self,
+        hands: &mut Hands,
+        ids: super::Ids,
+        plan: &Plan<'_>,
+        running: &Config,
+        attached: &[&Port],
+    ) {
+        for port in attached {
+            if let Err(error) = self.close(hands, port) {
+                tracing::error!(port = %port.name, %error, "port not detached cleanly");
+            }
+        }
+        for port in plan.open.iter().chain(&plan.reopen) {
+            hands.retries.remove(&port.name);
+        }
+        hands.ids = ids;
+        let published = compile(hands, running)
+            .and_then(|snapshot| self.datapath.publish(snapshot).map_err(ControlError::from));
+        if let Err(error) = published {
+            tracing::error!(%error, "the running policy could not be published again");
+        }
+        for port in &plan.close_first {
+            // The supervisor opens it as it opens any port that is not there.
+            hands.retries.insert(Arc::clone(&port.name), Retry::now());
+            if let Some(state) = self.state.write().ports.get_mut(&port.name) {
+                state.set(Condition::Waiting(
+                    "opened again after a failed change".into(),
+                ));
+            }
+        }
+        self.reopen_due(hands);
+    }
+
+    /// Moves a kept port's queues to the workers that are wanted now.
+    fn place(&self, hands: &Hands, port: &Port) {
+        let Some(id): Option<PortId> = hands.ids.port(&port.name) else {
+            return;
+        };
+        for (queue, worker) in port.workers.iter().enumerate() {
+            if let Err(error) = self.datapath.assign(id, queue, *worker) {
+                tracing::warn!(port = %port.name, queue, worker, %error, "queue not assigned");
+            }
+        }
+    }
+}
+
+/// A configuration's policy, with an epoch of its own: an epoch whose publishing failed half-way
+/// is never used for another snapshot.
+fn compile(hands: &mut Hands, config: &Config) -> Result<Snapshot, ControlError> {
+    let model = compile::model(config, &mut hands.ids).ok_or(ControlError::TooMany)?;
+    hands.epoch += 1;
+    Ok(Snapshot::compile(&model, Epoch(hands.epoch))?)
+}

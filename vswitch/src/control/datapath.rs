@@ -1,0 +1,85 @@
+//! What control asks of the datapath, so that its order of doing things can be tested without
+//! one.
+
+use pmd::Health;
+use policy::{Epoch, PortId, snapshot::Snapshot};
+
+use crate::{
+    bridge::MacRow,
+    counters::{PortCounts, WorkerCounts},
+    engine::{DropRow, Engine, EngineError, FlowRow, PortQueues, QueueRow},
+};
+
+/// The datapath, as [`Engine`] is it. What changes something returns when every worker has
+/// acknowledged it.
+#[allow(
+    missing_docs,
+    reason = "each is the method of the same name of `Engine`, documented there"
+)]
+#[allow(clippy::missing_errors_doc, reason = "documented at `Engine`")]
+pub trait Datapath: Send + Sync {
+    fn publish(&self, snapshot: Snapshot) -> Result<(), EngineError>;
+    fn attach(&self, id: PortId, queues: PortQueues, workers: &[usize]) -> Result<(), EngineError>;
+    fn detach(&self, id: PortId) -> Result<(), EngineError>;
+    fn assign(&self, id: PortId, queue: usize, worker: usize) -> Result<(), EngineError>;
+    fn queues(&self) -> Vec<QueueRow>;
+    fn port_counts(&self, id: PortId) -> PortCounts;
+    fn worker_counts(&self) -> Vec<WorkerCounts>;
+    fn macs(&self) -> Vec<MacRow>;
+    fn flows(&self, limit: usize) -> Result<Vec<FlowRow>, EngineError>;
+    fn drops(&self) -> Vec<DropRow>;
+    fn epoch(&self) -> Epoch;
+    fn alive(&self) -> bool;
+    fn stop(self: Box<Self>);
+}
+
+impl Datapath for Engine {
+    fn publish(&self, snapshot: Snapshot) -> Result<(), EngineError> {
+        Engine::publish(self, snapshot)
+    }
+    fn attach(&self, id: PortId, queues: PortQueues, workers: &[usize]) -> Result<(), EngineError> {
+        Engine::attach(self, id, queues, workers)
+    }
+    fn detach(&self, id: PortId) -> Result<(), EngineError> {
+        Engine::detach(self, id)
+    }
+    fn assign(&self, id: PortId, queue: usize, worker: usize) -> Result<(), EngineError> {
+        Engine::assign(self, id, queue, worker)
+    }
+    fn queues(&self) -> Vec<QueueRow> {
+        Engine::queues(self)
+    }
+    fn port_counts(&self, id: PortId) -> PortCounts {
+        Engine::port_counts(self, id)
+    }
+    fn worker_counts(&self) -> Vec<WorkerCounts> {
+        Engine::worker_counts(self)
+    }
+    fn macs(&self) -> Vec<MacRow> {
+        Engine::macs(self)
+    }
+    fn flows(&self, limit: usize) -> Result<Vec<FlowRow>, EngineError> {
+        Engine::flows(self, limit)
+    }
+    fn drops(&self) -> Vec<DropRow> {
+        Engine::drops(self)
+    }
+    fn epoch(&self) -> Epoch {
+        Engine::epoch(self)
+    }
+    fn alive(&self) -> bool {
+        Engine::alive(self)
+    }
+    fn stop(self: Box<Self>) {
+        Engine::stop(*self);
+    }
+}
+
+/// A port's condition after its monitor said `health`; `None` when the port must be closed.
+pub(super) fn condition(health: Health) -> Result<super::Condition, String> {
+    match health {
+        Health::Up => Ok(super::Condition::Up),
+        Health::Down(reason) => Ok(super::Condition::Down(reason)),
+        Health::Gone(reason) => Err(reason),
+    }
+}

@@ -1,0 +1,273 @@
+//! What differs between the running configuration and another.
+
+use std::fmt::{self, Debug};
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::config::{
+    Config,
+    types::{Acl, AclRule, Network, Port, Vnic},
+};
+
+/// One thing that differs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Change {
+    /// `added`, `removed` or `changed`.
+    pub change: ChangeKind,
+    /// `network`, `port`, `vnic` or `acl`.
+    pub kind: String,
+    /// Its name.
+    pub name: String,
+    /// What differs, one line each.
+    pub details: Vec<String>,
+}
+
+/// How a thing differs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ChangeKind {
+    /// It is new.
+    Added,
+    /// It goes.
+    Removed,
+    /// It stays and differs.
+    Changed,
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let sign = match self.change {
+            ChangeKind::Added => '+',
+            ChangeKind::Removed => '-',
+            ChangeKind::Changed => '~',
+        };
+        write!(f, "{sign} {} {}", self.kind, self.name)?;
+        for detail in &self.details {
+            write!(f, "\n    {detail}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Everything that can change under traffic: what must go, come, or differ.
+pub fn changes(running: &Config, wanted: &Config) -> Vec<Change> {
+    let mut changes = Vec::new();
+    compare(
+        &mut changes,
+        "network",
+        &running.networks,
+        &wanted.networks,
+        |n| &n.name,
+        network,
+    );
+    compare(
+        &mut changes,
+        "port",
+        &running.ports,
+        &wanted.ports,
+        |p| &p.name,
+        port,
+    );
+    compare(
+        &mut changes,
+        "vnic",
+        &running.vnics,
+        &wanted.vnics,
+        |v| &v.name,
+        vnic,
+    );
+    compare(
+        &mut changes,
+        "acl",
+        &running.acls,
+        &wanted.acls,
+        |a| &a.name,
+        acl,
+    );
+    changes
+}
+
+/// What differs and cannot change while the process runs, with the reason.
+pub fn needs_restart(running: &Config, wanted: &Config) -> Vec<String> {
+    let mut reasons = Vec::new();
+    let mut details = Vec::new();
+    field(
+        &mut details,
+        "cores",
+        &running.workers.cores,
+        &wanted.workers.cores,
+    );
+    field(
+        &mut details,
+        "busy_poll",
+        &running.workers.busy_poll,
+        &wanted.workers.busy_poll,
+    );
+    field(
+        &mut details,
+        "max_sleep_us",
+        &running.workers.max_sleep_us,
+        &wanted.workers.max_sleep_us,
+    );
+    field(
+        &mut details,
+        "flow_cache_entries",
+        &running.workers.flow_cache_entries,
+        &wanted.workers.flow_cache_entries,
+    );
+    for detail in details.drain(..) {
+        reasons.push(format!("[workers] {detail}: workers are made at start"));
+    }
+    field(
+        &mut details,
+        "socket",
+        &running.switch.socket,
+        &wanted.switch.socket,
+    );
+    field(
+        &mut details,
+        "socket_mode",
+        &running.switch.socket_mode,
+        &wanted.switch.socket_mode,
+    );
+    for detail in details.drain(..) {
+        reasons.push(format!("[switch] {detail}: the socket is made at start"));
+    }
+    field(&mut details, "listen", &running.metrics, &wanted.metrics);
+    for detail in details.drain(..) {
+        reasons.push(format!("[metrics] {detail}: it is opened at start"));
+    }
+    reasons
+}
+
+/// True when a port must be closed and opened again to become what is wanted.
+pub(super) fn must_reopen(running: &Port, wanted: &Port) -> bool {
+    running.driver != wanted.driver || running.fault != wanted.fault
+}
+
+fn compare<T>(
+    changes: &mut Vec<Change>,
+    kind: &str,
+    running: &[T],
+    wanted: &[T],
+    name: impl Fn(&T) -> &str,
+    differ: impl Fn(&T, &T) -> Vec<String>,
+) {
+    let mut push = |change, item: &T, details| {
+        changes.push(Change {
+            change,
+            kind: kind.to_owned(),
+            name: name(item).to_owned(),
+            details,
+        });
+    };
+    for old in running {
+        match wanted.iter().find(|new| name(new) == name(old)) {
+            None => push(ChangeKind::Removed, old, Vec::new()),
+            Some(new) => {
+                let details = differ(old, new);
+                if !details.is_empty() {
+                    push(ChangeKind::Changed, new, details);
+                }
+            }
+        }
+    }
+    for new in wanted {
+        if !running.iter().any(|old| name(old) == name(new)) {
+            push(ChangeKind::Added, new, Vec::new());
+        }
+    }
+}
+
+fn field<T: PartialEq + Debug>(details: &mut Vec<String>, name: &str, old: &T, new: &T) {
+    if old != new {
+        details.push(format!("{name}: {old:?} -> {new:?}"));
+    }
+}
+
+fn network(old: &Network, new: &Network) -> Vec<String> {
+    let mut details = Vec::new();
+    field(&mut details, "tenant", &old.tenant, &new.tenant);
+    let vid = |n: &Network| n.vlan.map(policy::VlanId::get);
+    field(&mut details, "vlan", &vid(old), &vid(new));
+    field(&mut details, "mac_limit", &old.mac_limit, &new.mac_limit);
+    field(&mut details, "ageing_s", &old.ageing_s, &new.ageing_s);
+    details
+}
+
+fn port(old: &Port, new: &Port) -> Vec<String> {
+    let mut details = Vec::new();
+    field(&mut details, "driver", &old.driver, &new.driver);
+    field(&mut details, "fault", &old.fault, &new.fault);
+    if !details.is_empty() {
+        details.push("the port is closed and opened again".into());
+    }
+    field(&mut details, "network", &old.attachment, &new.attachment);
+    field(&mut details, "isolated", &old.isolated, &new.isolated);
+    field(&mut details, "mac_limit", &old.mac_limit, &new.mac_limit);
+    field(&mut details, "storm", &old.storm, &new.storm);
+    field(
+        &mut details,
+        "misses_per_turn",
+        &old.misses_per_turn,
+        &new.misses_per_turn,
+    );
+    field(&mut details, "workers", &old.workers, &new.workers);
+    details
+}
+
+fn vnic(old: &Vnic, new: &Vnic) -> Vec<String> {
+    let mut details = Vec::new();
+    field(&mut details, "vm", &old.vm, &new.vm);
+    field(&mut details, "port", &old.port, &new.port);
+    field(&mut details, "mac", &old.mac, &new.mac);
+    field(&mut details, "ipv4", &old.ipv4, &new.ipv4);
+    field(&mut details, "ipv6", &old.ipv6, &new.ipv6);
+    field(&mut details, "anti_spoofing", &old.checks, &new.checks);
+    field(&mut details, "inbound", &old.inbound, &new.inbound);
+    field(&mut details, "outbound", &old.outbound, &new.outbound);
+    details
+}
+
+/// How many rules of an ACL are shown at most.
+const RULES_SHOWN: usize = 20;
+
+fn acl(old: &Acl, new: &Acl) -> Vec<String> {
+    let same = |a: &AclRule, b: &AclRule| a.action == b.action && a.matches == b.matches;
+    if old.rules.len() == new.rules.len()
+        && old.rules.iter().zip(&new.rules).all(|(a, b)| same(a, b))
+    {
+        return Vec::new();
+    }
+    let texts = |acl: &Acl| {
+        let mut counts = std::collections::HashMap::<String, i64>::new();
+        for rule in &acl.rules {
+            *counts.entry(rule.text.clone()).or_default() += 1;
+        }
+        counts
+    };
+    let (mut before, mut after) = (texts(old), texts(new));
+    let mut details = Vec::new();
+    for (sign, rules, others) in [
+        ("- ", &old.rules, &mut after),
+        ("+ ", &new.rules, &mut before),
+    ] {
+        for rule in rules {
+            let left = others.entry(rule.text.clone()).or_default();
+            *left -= 1;
+            if *left < 0 {
+                details.push(format!("{sign}{}", rule.text));
+            }
+        }
+    }
+    if details.is_empty() {
+        details.push("the rules are in another order".into());
+    }
+    let more = details.len().saturating_sub(RULES_SHOWN);
+    if more > 0 {
+        details.truncate(RULES_SHOWN);
+        details.push(format!("and {more} more"));
+    }
+    details
+}

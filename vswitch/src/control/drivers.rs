@@ -1,0 +1,65 @@
+//! Opening a port with the driver that the configuration names.
+
+use std::collections::HashMap;
+
+use parking_lot::Mutex;
+use pmd::{OpenError, Port};
+
+use crate::config::types;
+
+/// How control opens a port.
+pub type Opener = dyn Fn(&types::Port) -> Result<Port, OpenError> + Send + Sync;
+
+/// The drivers, and the far ends of the `memory` ports they opened.
+#[derive(Debug, Default)]
+pub struct Drivers {
+    far_ends: Mutex<HashMap<String, Port>>,
+}
+
+impl Drivers {
+    /// Opens a port.
+    ///
+    /// # Errors
+    ///
+    /// What the driver says.
+    pub fn open(&self, port: &types::Port) -> Result<Port, OpenError> {
+        let opened = match &port.driver {
+            types::Driver::AfXdp(config) => pmd::af_xdp::open(&pmd::af_xdp::Config {
+                interface: config.interface.clone(),
+                queues: config.queues,
+                mode: config.mode,
+                zero_copy: config.zero_copy,
+                ring_size: config.ring_size,
+                frame_bytes: config.frame_bytes,
+            }),
+            types::Driver::Tap(config) => pmd::tap::open(config),
+            types::Driver::Pcap(config) => pmd::pcap::open(&pmd::pcap::Config {
+                replay: config.replay.clone(),
+                pace: config.pace,
+                repeat: config.repeat,
+                write: config.write.clone(),
+            }),
+            types::Driver::Memory(config) => self.memory(&port.name, *config),
+        }?;
+        Ok(match port.fault {
+            Some(fault) => pmd::fault::wrap(opened, fault),
+            None => opened,
+        })
+    }
+
+    /// The far end of a `memory` port that is open, for a program that embeds the switch. It can
+    /// be taken once.
+    pub fn take_far_end(&self, port: &str) -> Option<Port> {
+        self.far_ends.lock().remove(port)
+    }
+
+    fn memory(&self, name: &str, config: types::Memory) -> Result<Port, OpenError> {
+        let (near, far) = pmd::memory::pair(pmd::memory::Config {
+            slots: config.slots,
+            max_frame_bytes: config.max_frame_bytes,
+            ..pmd::memory::Config::default()
+        })?;
+        self.far_ends.lock().insert(name.to_owned(), far);
+        Ok(near)
+    }
+}

@@ -1,0 +1,298 @@
+//! Control: brings the running switch to the desired state and keeps it there.
+//!
+//! ```text
+//!   text ──config──► Config ──diff──► what to open, publish, attach, detach ──► datapath
+//!                                                    ▲
+//!   monitors ──supervisor, five times a second───────┘   (a port that is gone is detached,
+//!                                                         and attached again when it returns)
+//! ```
+//!
+//! What must hold: a change is applied whole or not at all; no frame passes a port before its
+//! policy is in force; a number (port, network) is given again only after the workers forgot its
+//! former owner.
+//!
+//! Two locks, taken in this order: `hands` is held by whoever changes something, which may wait
+//! for workers and drivers; `state` is what readers see, and is held for moments only.
+
+mod apply;
+mod compile;
+mod datapath;
+pub mod diff;
+mod drivers;
+mod ids;
+pub mod lifecycle;
+mod supervisor;
+#[cfg(test)]
+mod tests;
+mod view;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Instant,
+};
+
+use parking_lot::{Mutex, RwLock};
+use pmd::{Counts, Monitor, OpenError, PortInfo};
+use policy::{PortId, snapshot::CompileError};
+
+pub use apply::Applied;
+pub use datapath::Datapath;
+pub use drivers::{Drivers, Opener};
+
+use crate::{
+    config::{Config, Machine, Problems, types::Port},
+    engine::{EngineError, PortQueues},
+};
+use ids::Ids;
+
+/// Where the running configuration came from.
+#[derive(Clone, Debug, Default)]
+pub struct Origin {
+    /// The file's name, as it was given.
+    pub file: String,
+    /// The text.
+    pub text: String,
+}
+
+/// Brings the datapath to the desired state and keeps it there.
+pub struct Control {
+    datapath: Box<dyn Datapath>,
+    opener: Box<Opener>,
+    machine: Machine,
+    started: Instant,
+    hands: Mutex<Hands>,
+    state: RwLock<State>,
+}
+
+/// What whoever changes something works with.
+#[derive(Default)]
+struct Hands {
+    ids: Ids,
+    /// The last epoch that was published.
+    epoch: u64,
+    /// Of every port that is open.
+    monitors: HashMap<Arc<str>, Box<dyn Monitor>>,
+    /// Of every port that is not.
+    retries: HashMap<Arc<str>, supervisor::Retry>,
+}
+
+/// What readers see.
+struct State {
+    config: Arc<Config>,
+    origin: Origin,
+    ids: Ids,
+    ports: BTreeMap<Arc<str>, PortState>,
+}
+
+/// How a port is doing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Condition {
+    /// Frames can pass.
+    Up,
+    /// It is attached, but no frame can pass; the text says why.
+    Down(String),
+    /// It is not attached; opening it is tried again and again. The text says why.
+    Waiting(String),
+}
+
+/// What is known of a port.
+#[derive(Clone, Debug)]
+struct PortState {
+    id: PortId,
+    condition: Condition,
+    /// Since when it has that condition.
+    since: Instant,
+    /// What was obtained when it was opened last.
+    info: Option<PortInfo>,
+    /// The driver's own counters, as they were asked for last.
+    counts: Counts,
+    /// How often it was attached again after it was gone.
+    reattached: u64,
+}
+
+impl PortState {
+    fn new(id: PortId, condition: Condition, info: Option<PortInfo>) -> Self {
+        Self {
+            id,
+            condition,
+            since: Instant::now(),
+            info,
+            counts: Counts::new(),
+            reattached: 0,
+        }
+    }
+
+    fn set(&mut self, condition: Condition) {
+        if self.condition != condition {
+            self.condition = condition;
+            self.since = Instant::now();
+        }
+    }
+}
+
+/// Why something was not done. Nothing was changed, unless it says so.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// The configuration has problems.
+    #[error("the configuration is refused\n{0}")]
+    Config(#[from] Problems),
+    /// It changes what cannot change while the process runs.
+    #[error("restart vswitch to change this; nothing was changed:\n  {}", .0.join("\n  "))]
+    Restart(Vec<String>),
+    /// A port could not be opened.
+    #[error("port \"{port}\" could not be opened, so nothing was changed: {source}")]
+    Open {
+        /// The port.
+        port: String,
+        /// What the driver says.
+        source: OpenError,
+    },
+    /// The policy could not be compiled.
+    #[error("the policy could not be compiled, so nothing was changed: {0}")]
+    Compile(#[from] CompileError),
+    /// There are more ports or networks than numbers.
+    #[error("there are too many ports or networks; nothing was changed")]
+    TooMany,
+    /// The workers did not follow.
+    #[error("{0}")]
+    Engine(#[from] EngineError),
+    /// What was asked for is not there.
+    #[error("{message}{}", if .help.is_empty() { String::new() } else { format!("; {}", .help) })]
+    NotFound {
+        /// What is not there.
+        message: String,
+        /// The nearest name.
+        help: String,
+    },
+    /// The request cannot be carried out as it stands.
+    #[error("{0}")]
+    Refused(String),
+}
+
+impl Control {
+    /// A control with nothing configured. `first` is the configuration that the datapath's
+    /// workers were started with; it is not applied yet.
+    pub fn new(
+        datapath: Box<dyn Datapath>,
+        opener: Box<Opener>,
+        machine: Machine,
+        first: &Config,
+    ) -> Self {
+        let config = Config {
+            networks: Vec::new(),
+            ports: Vec::new(),
+            vnics: Vec::new(),
+            acls: Vec::new(),
+            ..first.clone()
+        };
+        Self {
+            datapath,
+            opener,
+            machine,
+            started: Instant::now(),
+            hands: Mutex::default(),
+            state: RwLock::new(State {
+                config: Arc::new(config),
+                origin: Origin::default(),
+                ids: Ids::default(),
+                ports: BTreeMap::new(),
+            }),
+        }
+    }
+
+    /// True when every worker answers.
+    pub fn alive(&self) -> bool {
+        self.datapath.alive()
+    }
+
+    /// The running configuration.
+    pub fn config(&self) -> Arc<Config> {
+        Arc::clone(&self.state.read().config)
+    }
+
+    /// Moves a receive queue to another worker.
+    ///
+    /// # Errors
+    ///
+    /// [`ControlError::NotFound`] when there is no such port, or what the datapath says.
+    pub fn assign(&self, port: &str, queue: usize, worker: usize) -> Result<(), ControlError> {
+        let _hands = self.hands.lock();
+        let id = self.port_id(port)?;
+        self.datapath.assign(id, queue, worker)?;
+        tracing::info!(port, queue, worker, "queue assigned");
+        Ok(())
+    }
+
+    /// Closes every port and stops the workers.
+    pub fn stop(self) {
+        let mut hands = self.hands.into_inner();
+        let state = self.state.into_inner();
+        for (name, port) in &state.ports {
+            if hands.monitors.remove(name).is_some() {
+                if let Err(error) = self.datapath.detach(port.id) {
+                    tracing::error!(port = %name, %error, "port not detached cleanly");
+                }
+            }
+        }
+        self.datapath.stop();
+    }
+
+    fn port_id(&self, name: &str) -> Result<PortId, ControlError> {
+        let state = self.state.read();
+        state.ports.get(name).map(|port| port.id).ok_or_else(|| {
+            let names = state.ports.keys().map(|name| &**name);
+            ControlError::NotFound {
+                message: format!("there is no port \"{name}\""),
+                help: crate::config::problem::nearest(name, names),
+            }
+        })
+    }
+
+    /// Opens a port; a missing interface or file is no failure, the port then waits for it.
+    fn open(&self, port: &Port) -> Result<Opened, ControlError> {
+        match (self.opener)(port) {
+            Ok(open) => Ok(Opened::Open(Box::new(open))),
+            Err(OpenError::Missing(reason)) => Ok(Opened::Missing(reason)),
+            Err(source) => Err(ControlError::Open {
+                port: port.name.to_string(),
+                source,
+            }),
+        }
+    }
+
+    /// Hands an open port to the workers and keeps its monitor.
+    fn attach(
+        &self,
+        hands: &mut Hands,
+        id: PortId,
+        port: &Port,
+        open: pmd::Port,
+    ) -> Result<PortInfo, EngineError> {
+        let info = open.info.clone();
+        let queues = PortQueues {
+            info: open.info,
+            rx: open.rx,
+            tx: open.tx,
+        };
+        if let Err(error) = self.datapath.attach(id, queues, &port.workers) {
+            // Some workers may have their queues already.
+            let _ = self.datapath.detach(id);
+            return Err(error);
+        }
+        hands.monitors.insert(Arc::clone(&port.name), open.monitor);
+        tracing::info!(port = %port.name, driver = info.driver, mode = %info.mode, "port attached");
+        for note in &info.notes {
+            tracing::info!(port = %port.name, "{note}");
+        }
+        Ok(info)
+    }
+}
+
+/// What opening a port gave.
+enum Opened {
+    /// It is open.
+    Open(Box<pmd::Port>),
+    /// What it attaches to is missing.
+    Missing(String),
+}

@@ -1,0 +1,152 @@
+//! Watching the ports: what is gone is detached, what is missing is opened when it comes.
+
+use std::{
+    sync::{Arc, atomic::AtomicBool, atomic::Ordering},
+    time::{Duration, Instant},
+};
+
+use pmd::OpenError;
+
+use super::{Condition, Control, Hands};
+
+/// Between two looks at the ports.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+const FIRST_RETRY: Duration = Duration::from_millis(500);
+const LONGEST_RETRY: Duration = Duration::from_secs(2);
+
+/// When to try again to open a port.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Retry {
+    at: Instant,
+    pause: Duration,
+}
+
+impl Retry {
+    /// At the next look.
+    pub(super) fn now() -> Self {
+        Self {
+            at: Instant::now(),
+            pause: FIRST_RETRY,
+        }
+    }
+
+    /// After the shortest pause.
+    pub(super) fn soon() -> Self {
+        Self {
+            at: Instant::now() + FIRST_RETRY,
+            pause: FIRST_RETRY,
+        }
+    }
+
+    /// After one more failure.
+    fn later(self) -> Self {
+        let pause = (self.pause * 2).min(LONGEST_RETRY);
+        Self {
+            at: Instant::now() + pause,
+            pause,
+        }
+    }
+}
+
+impl Control {
+    /// Looks at the ports until `stop` is set.
+    pub fn supervise(&self, stop: &AtomicBool) {
+        while !stop.load(Ordering::Acquire) {
+            self.look();
+            std::thread::park_timeout(LOOK_EVERY);
+        }
+    }
+
+    /// One look at every port.
+    pub fn look(&self) {
+        let mut hands = self.hands.lock();
+        self.check_health(&mut hands);
+        self.reopen_due(&mut hands);
+    }
+
+    fn check_health(&self, hands: &mut Hands) {
+        let mut gone = Vec::new();
+        for (name, monitor) in &mut hands.monitors {
+            let health = super::datapath::condition(monitor.health());
+            let counts = monitor.counts();
+            let mut state = self.state.write();
+            let Some(port) = state.ports.get_mut(name) else {
+                continue;
+            };
+            port.counts = counts;
+            match health {
+                Ok(condition) => {
+                    if port.condition != condition {
+                        match &condition {
+                            Condition::Down(why) => {
+                                tracing::warn!(port = %name, "port down: {why}")
+                            }
+                            _ => tracing::info!(port = %name, "port up"),
+                        }
+                    }
+                    port.set(condition);
+                }
+                Err(reason) => gone.push((Arc::clone(name), port.id, reason)),
+            }
+        }
+        for (name, id, reason) in gone {
+            tracing::warn!(port = %name, "port gone: {reason}; it is attached again when it returns");
+            hands.monitors.remove(&name);
+            if let Err(error) = self.datapath.detach(id) {
+                tracing::error!(port = %name, %error, "port not detached cleanly");
+            }
+            hands.retries.insert(Arc::clone(&name), Retry::soon());
+            if let Some(port) = self.state.write().ports.get_mut(&name) {
+                port.set(Condition::Waiting(reason));
+            }
+        }
+    }
+
+    /// Tries every port that waits and whose pause is over.
+    pub(super) fn reopen_due(&self, hands: &mut Hands) {
+        let now = Instant::now();
+        let due: Vec<_> = hands
+            .retries
+            .iter()
+            .filter(|(_, retry)| retry.at <= now)
+            .map(|(name, retry)| (Arc::clone(name), *retry))
+            .collect();
+        let config = self.config();
+        for (name, retry) in due {
+            let Some(port) = config.ports.iter().find(|port| port.name == name) else {
+                hands.retries.remove(&name);
+                continue;
+            };
+            let Some(id) = hands.ids.port(&name) else {
+                continue;
+            };
+            let outcome = (self.opener)(port).map_err(|error| match error {
+                OpenError::Missing(reason) => reason,
+                other => other.to_string(),
+            });
+            let outcome = outcome.and_then(|open| {
+                self.attach(hands, id, port, open)
+                    .map_err(|error| error.to_string())
+            });
+            let mut state = self.state.write();
+            let Some(known) = state.ports.get_mut(&name) else {
+                continue;
+            };
+            match outcome {
+                Ok(info) => {
+                    hands.retries.remove(&name);
+                    known.info = Some(info);
+                    known.reattached += 1;
+                    known.set(Condition::Up);
+                }
+                Err(reason) => {
+                    hands.retries.insert(Arc::clone(&name), retry.later());
+                    if known.condition != Condition::Waiting(reason.clone()) {
+                        tracing::warn!(port = %name, "port waits: {reason}");
+                    }
+                    known.set(Condition::Waiting(reason));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,370 @@
+//! What readers are shown: the datapath's numbers with names put to them.
+
+use std::collections::{BTreeMap, HashMap};
+
+use policy::{Field, FlowKey, PortId};
+
+use super::{Condition, Control, State};
+use crate::{
+    api::types,
+    config::types::{Attachment, Port},
+    counters::{PortCounts, WorkerCounts},
+    engine::{DropRow, FlowVerdict, QueueRow},
+};
+
+impl Control {
+    /// Every port.
+    pub fn ports(&self) -> Vec<types::Port> {
+        let queues = self.datapath.queues();
+        let state = self.state.read();
+        let ports = state.config.ports.iter();
+        ports
+            .filter_map(|port| self.port_row(&state, port, &queues))
+            .collect()
+    }
+
+    /// One port, by name.
+    ///
+    /// # Errors
+    ///
+    /// [`super::ControlError::NotFound`], with the nearest name.
+    pub fn port(&self, name: &str) -> Result<types::Port, super::ControlError> {
+        self.port_id(name)?;
+        let mut ports = self.ports().into_iter();
+        ports
+            .find(|port| port.name == name)
+            .ok_or_else(|| super::ControlError::NotFound {
+                message: format!("port \"{name}\" was just removed"),
+                help: String::new(),
+            })
+    }
+
+    /// Every receive queue.
+    pub fn queues(&self) -> Vec<types::Queue> {
+        let rows = self.datapath.queues();
+        let names = self.port_names();
+        rows.iter().map(|row| queue_row(row, &names)).collect()
+    }
+
+    /// Every worker.
+    pub fn workers(&self) -> Vec<types::Worker> {
+        let counts = self.datapath.worker_counts();
+        counts.iter().map(worker_row).collect()
+    }
+
+    /// Every learned address, by network and address.
+    pub fn macs(&self) -> Vec<types::Mac> {
+        let mut rows = self.datapath.macs();
+        let ports = self.port_names();
+        let state = self.state.read();
+        let networks: HashMap<_, _> = state
+            .config
+            .networks
+            .iter()
+            .filter_map(|n| Some((state.ids.network(&n.name)?, n.name.to_string())))
+            .collect();
+        rows.sort_by_key(|row| (row.network, row.mac));
+        let macs = rows.iter().map(|row| types::Mac {
+            network: networks.get(&row.network).cloned().unwrap_or_default(),
+            mac: row.mac.to_string(),
+            port: name_of(&ports, row.port),
+            age_s: row.age_s,
+        });
+        macs.collect()
+    }
+
+    /// Entries of the flow caches, at most `limit` of each worker.
+    ///
+    /// # Errors
+    ///
+    /// When a worker does not answer.
+    pub fn flows(&self, limit: usize) -> Result<Vec<types::Flow>, super::ControlError> {
+        let rows = self.datapath.flows(limit)?;
+        let ports = self.port_names();
+        let flows = rows.iter().map(|row| types::Flow {
+            worker: row.worker,
+            port: name_of(&ports, row.ingress),
+            fields: fields(&row.key),
+            verdict: verdict(&row.verdict, &ports),
+            hits: row.hits,
+        });
+        Ok(flows.collect())
+    }
+
+    /// Drops, the most frequent first.
+    pub fn drops(&self) -> Vec<types::Drop> {
+        let mut rows = self.datapath.drops();
+        let ports = self.port_names();
+        let state = self.state.read();
+        rows.sort_by(|a, b| {
+            let key = |row: &DropRow| (row.port, row.denial.reason as u8, row.denial.rule);
+            b.frames.cmp(&a.frames).then(key(a).cmp(&key(b)))
+        });
+        let drops = rows.iter().filter(|row| row.frames > 0).map(|row| {
+            let port = name_of(&ports, row.port);
+            let vnic = state.config.vnics.iter().find(|vnic| *vnic.port == *port);
+            types::Drop {
+                reason: row.denial.reason.name().to_owned(),
+                text: row.denial.reason.text().to_owned(),
+                rule: row.denial.rule.map(|id| rule_row(&state, id)),
+                vm: vnic.map(|vnic| vnic.vm.to_string()),
+                port,
+                frames: row.frames,
+            }
+        });
+        drops.collect()
+    }
+
+    /// Everything that is counted.
+    pub fn stats(&self) -> types::Stats {
+        let state = self.state.read();
+        let ports = state.config.ports.iter().filter_map(|port| {
+            let id = state.ports.get(&port.name)?.id;
+            Some(types::PortStats {
+                name: port.name.to_string(),
+                counts: counts_row(self.datapath.port_counts(id)),
+            })
+        });
+        types::Stats {
+            epoch: self.datapath.epoch().0,
+            uptime_s: self.started.elapsed().as_secs(),
+            ports: ports.collect(),
+            workers: self.workers(),
+        }
+    }
+
+    /// The running configuration's text.
+    pub fn config_text(&self) -> types::Config {
+        let state = self.state.read();
+        types::Config {
+            file: state.origin.file.clone(),
+            epoch: self.datapath.epoch().0,
+            text: state.origin.text.clone(),
+        }
+    }
+
+    /// Whether the switch is well.
+    pub fn health(&self) -> types::Health {
+        let state = self.state.read();
+        let not_up = state.ports.iter().filter_map(|(name, port)| {
+            let (state, reason) = condition(&port.condition);
+            (state != "up").then(|| format!("{name} is {state}: {reason}"))
+        });
+        types::Health {
+            alive: self.datapath.alive(),
+            epoch: self.datapath.epoch().0,
+            uptime_s: self.started.elapsed().as_secs(),
+            pid: std::process::id(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            ports_not_up: not_up.collect(),
+        }
+    }
+
+    fn port_names(&self) -> HashMap<PortId, String> {
+        let state = self.state.read();
+        let ports = state.ports.iter();
+        ports
+            .map(|(name, port)| (port.id, name.to_string()))
+            .collect()
+    }
+
+    fn port_row(&self, state: &State, port: &Port, queues: &[QueueRow]) -> Option<types::Port> {
+        let known = state.ports.get(&port.name)?;
+        let vnic = state
+            .config
+            .vnics
+            .iter()
+            .find(|vnic| vnic.port == port.name);
+        let (word, reason) = condition(&known.condition);
+        let (networks, trunk, native) = match &port.attachment {
+            Attachment::Access(network) => (vec![network.to_string()], false, None),
+            Attachment::Trunk { tagged, native } => (
+                tagged.iter().map(ToString::to_string).collect(),
+                true,
+                native.as_ref().map(ToString::to_string),
+            ),
+        };
+        let names = HashMap::from([(known.id, port.name.to_string())]);
+        let info = known.info.as_ref();
+        Some(types::Port {
+            name: port.name.to_string(),
+            id: known.id.0,
+            driver: port.driver.name().to_owned(),
+            interface: port.driver.interface().unwrap_or_default().to_owned(),
+            state: word.to_owned(),
+            reason: reason.to_owned(),
+            since_s: known.since.elapsed().as_secs(),
+            mode: info.map(|info| info.mode.clone()).unwrap_or_default(),
+            max_frame_bytes: info.map_or(0, |info| info.max_frame_bytes as u64),
+            notes: info.map(|info| info.notes.clone()).unwrap_or_default(),
+            networks,
+            trunk,
+            native,
+            isolated: port.isolated,
+            vnic: vnic.map(|vnic| vnic.name.to_string()),
+            vm: vnic.map(|vnic| vnic.vm.to_string()),
+            queues: queues
+                .iter()
+                .filter(|row| row.port == known.id)
+                .map(|row| queue_row(row, &names))
+                .collect(),
+            reattached: known.reattached,
+            driver_counts: known
+                .counts
+                .iter()
+                .map(|(name, count)| ((*name).to_owned(), *count))
+                .collect(),
+            counts: counts_row(self.datapath.port_counts(known.id)),
+        })
+    }
+}
+
+fn condition(condition: &Condition) -> (&'static str, &str) {
+    match condition {
+        Condition::Up => ("up", ""),
+        Condition::Down(reason) => ("down", reason),
+        Condition::Waiting(reason) => ("waiting", reason),
+    }
+}
+
+fn name_of(names: &HashMap<PortId, String>, id: PortId) -> String {
+    names
+        .get(&id)
+        .cloned()
+        .unwrap_or_else(|| format!("(removed port {})", id.0))
+}
+
+fn queue_row(row: &QueueRow, names: &HashMap<PortId, String>) -> types::Queue {
+    types::Queue {
+        port: name_of(names, row.port),
+        queue: row.queue,
+        worker: row.worker,
+    }
+}
+
+fn rule_row(state: &State, id: policy::RuleId) -> types::Rule {
+    match state.ids.rules.origin(id) {
+        Some(origin) => types::Rule {
+            id: id.0,
+            acl: origin.acl.clone(),
+            position: origin.position,
+            text: origin.text.clone(),
+            place: origin.place.clone(),
+        },
+        None => types::Rule {
+            id: id.0,
+            acl: String::new(),
+            position: 0,
+            text: "(a rule that is gone)".into(),
+            place: String::new(),
+        },
+    }
+}
+
+fn counts_row(counts: PortCounts) -> types::PortCounts {
+    types::PortCounts {
+        rx_frames: counts.rx_frames,
+        rx_bytes: counts.rx_bytes,
+        tx_frames: counts.tx_frames,
+        tx_bytes: counts.tx_bytes,
+        replicas: counts.replicas,
+        forwarded: counts.forwarded,
+        offered: counts.offered,
+        cache_hits: counts.cache_hits,
+        cache_misses: counts.cache_misses,
+        drops: counts
+            .drops
+            .into_iter()
+            .map(|(reason, count)| (reason.name().to_owned(), count))
+            .collect(),
+    }
+}
+
+fn worker_row(counts: &WorkerCounts) -> types::Worker {
+    types::Worker {
+        worker: counts.worker,
+        core: counts.core,
+        frames: counts.frames,
+        bytes: counts.bytes,
+        bursts: counts.bursts,
+        turns: counts.turns,
+        cache_hits: counts.cache_hits,
+        cache_misses: counts.cache_misses,
+        budget_drops: counts.budget_drops,
+        cache_entries: counts.cache_entries,
+        busy_cycles: counts.busy_cycles,
+        cycles_per_frame: counts.cycles_per_frame(),
+        sleep_share: counts.sleep_share(),
+        blocks: counts.blocks,
+    }
+}
+
+/// What becomes of a flow's frames, in words.
+fn verdict(verdict: &FlowVerdict, ports: &HashMap<PortId, String>) -> String {
+    let destinations = match verdict {
+        FlowVerdict::Drop(reason) => return format!("drop {reason}"),
+        FlowVerdict::Forward(destinations) => destinations,
+    };
+    let texts = destinations.iter().map(|to| {
+        let port = name_of(ports, to.port);
+        match (to.denied, to.tag) {
+            (Some(denied), _) => format!("{port} (drop {})", denied.reason),
+            (None, Some(_)) => format!("{port} (tagged)"),
+            (None, None) => port,
+        }
+    });
+    let texts: Vec<_> = texts.collect();
+    format!("to {}", texts.join(", "))
+}
+
+/// What the frames of a flow have in common, as text: fields of the key that are not zero. A
+/// field that policy does not read is zero in the key of every flow.
+fn fields(key: &FlowKey) -> BTreeMap<String, String> {
+    const NUMBERS: &[(&str, Field)] = &[
+        ("protocol", Field::PROTOCOL),
+        ("l4_src", Field::L4_SRC),
+        ("l4_dst", Field::L4_DST),
+        ("vlan", Field::VLAN_VID),
+        ("tcp_flags", Field::TCP_FLAGS),
+        ("tos", Field::TOS),
+    ];
+    let mut texts = BTreeMap::new();
+    let mut put = |name: &str, text: Option<String>| {
+        if let Some(text) = text {
+            texts.insert(name.to_owned(), text);
+        }
+    };
+    let present = |value: u64| (value != 0).then_some(value);
+    for (name, field) in [("eth_dst", Field::ETH_DST), ("eth_src", Field::ETH_SRC)] {
+        let mac = present(key.get(field)).map(policy::Mac::from_u64);
+        put(name, mac.map(|mac| mac.to_string()));
+    }
+    for (name, field) in NUMBERS {
+        put(
+            name,
+            present(key.get(*field)).map(|value| value.to_string()),
+        );
+    }
+    let ethertype = present(key.get(Field::ETHERTYPE));
+    put("ethertype", ethertype.map(|value| format!("{value:#06x}")));
+    put(
+        "ip_src",
+        address(key, Field::IP_SRC_HIGH, Field::IP_SRC_LOW),
+    );
+    put(
+        "ip_dst",
+        address(key, Field::IP_DST_HIGH, Field::IP_DST_LOW),
+    );
+    texts
+}
+
+fn address(key: &FlowKey, high: Field, low: Field) -> Option<String> {
+    let value = (key.get(high) as u128) << 64 | key.get(low) as u128;
+    if value == 0 {
+        None
+    } else if key.has(policy::key::shape::IPV6) {
+        Some(std::net::Ipv6Addr::from(value).to_string())
+    } else {
+        Some(std::net::Ipv4Addr::from(value as u32).to_string())
+    }
+}

@@ -1,0 +1,647 @@
+//! The workers and what they share, as control sees them.
+//!
+//! In: snapshots, open ports, questions. Out: workers that forward, counters, answers. What must
+//! hold:
+//! - a method that changes something returns when every worker has acknowledged the change;
+//! - what a worker gives up (queues, a replaced bundle) is freed here, never on the worker;
+//! - a port's counts outlive its being detached, and end with its leaving the snapshot.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    os::fd::OwnedFd,
+    sync::Arc,
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use crossbeam::channel::{Receiver, Sender, bounded};
+use parking_lot::Mutex;
+use pmd::{Clock, PortInfo, RxQueue, TxQueue};
+use policy::{Denial, Epoch, NetworkId, PortId, snapshot::Snapshot};
+use rustix::event::{EventfdFlags, eventfd};
+
+use crate::{
+    bridge::MacRow,
+    counters::{PortCounts, WorkerCounters, WorkerCounts},
+    drop_ledger::LedgerRows,
+    intake::OwnedQueue,
+    outbox::SharedTxQueue,
+    published::{Acknowledged, Bundle, PortShared, Shared},
+    runner::{Command, Removed, Runner},
+    worker::Worker,
+};
+
+pub use crate::runner::{FlowRow, FlowVerdict};
+
+/// How long control waits for a worker.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How the workers run.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// One worker for each, pinned to that core.
+    pub cores: Vec<usize>,
+    /// Never sleep.
+    pub busy_poll: bool,
+    /// Longest of the progressive sleeps, microseconds; then the worker blocks.
+    pub max_sleep_us: u32,
+    /// Entries of each worker's flow cache, at least.
+    pub flow_cache_entries: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            cores: vec![0],
+            busy_poll: false,
+            max_sleep_us: 50,
+            flow_cache_entries: 1 << 16,
+        }
+    }
+}
+
+/// What can go wrong with the workers.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// A worker does not answer.
+    #[error(
+        "worker {worker} has not answered for {} s: it is stuck, or its thread ended; \
+         restart the switch",
+        PATIENCE.as_secs()
+    )]
+    WorkerSilent {
+        /// Its number.
+        worker: usize,
+    },
+    /// The request makes no sense.
+    #[error("{0}")]
+    Invalid(String),
+    /// The system refused something.
+    #[error("{step}: {source}")]
+    System {
+        /// What was being done.
+        step: &'static str,
+        /// The system's answer.
+        source: std::io::Error,
+    },
+}
+
+/// The queues of an open port, on their way to the workers.
+pub struct PortQueues {
+    /// What the driver obtained.
+    pub info: PortInfo,
+    /// Receive queues.
+    pub rx: Vec<Box<dyn RxQueue>>,
+    /// Transmit queues.
+    pub tx: Vec<Box<dyn TxQueue>>,
+}
+
+impl std::fmt::Debug for PortQueues {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "PortQueues({} rx, {} tx)", self.rx.len(), self.tx.len())
+    }
+}
+
+/// Which worker owns which receive queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QueueRow {
+    /// The port.
+    pub port: PortId,
+    /// The queue's number within it.
+    pub queue: usize,
+    /// Its owner.
+    pub worker: usize,
+}
+
+/// Drops for one reason and rule in one port's account.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DropRow {
+    /// Whose account.
+    pub port: PortId,
+    /// Why, and by which rule.
+    pub denial: Denial,
+    /// How many.
+    pub frames: u64,
+}
+
+struct WorkerHandle {
+    core: usize,
+    commands: Sender<Command>,
+    wake: Arc<OwnedFd>,
+    counters: Arc<WorkerCounters>,
+    acknowledged: Arc<Acknowledged>,
+    ledger: Arc<LedgerRows>,
+    thread: JoinHandle<()>,
+}
+
+struct PortRecord {
+    shared: Arc<PortShared>,
+    /// The worker of each receive queue; empty while detached.
+    placement: Vec<usize>,
+}
+
+#[derive(Default)]
+struct State {
+    ports: HashMap<PortId, PortRecord>,
+    /// What ports counted that are no more.
+    retired: PortCounts,
+}
+
+/// The workers. Every method may be called from any thread.
+pub struct Engine {
+    shared: Arc<Shared>,
+    workers: Vec<WorkerHandle>,
+    state: Mutex<State>,
+    housekeeper: Option<(Sender<()>, JoinHandle<()>)>,
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Engine({} workers)", self.workers.len())
+    }
+}
+
+impl Engine {
+    /// Starts the workers, without ports and under an empty snapshot.
+    ///
+    /// # Errors
+    ///
+    /// When there is no core, or the system refuses a thread.
+    pub fn start(settings: &Settings) -> Result<Self, EngineError> {
+        if settings.cores.is_empty() {
+            return Err(EngineError::Invalid(
+                "no worker: name at least one core".into(),
+            ));
+        }
+        let shared = Arc::new(Shared::new(Clock::calibrate()));
+        let secret = secret()?;
+        let workers = settings
+            .cores
+            .iter()
+            .enumerate()
+            .map(|(id, core)| {
+                let entries = settings.flow_cache_entries;
+                let worker = Worker::new(id, Arc::clone(&shared), entries, secret);
+                start_worker(worker, *core, settings)
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        let housekeeper = start_housekeeper(Arc::clone(&shared))?;
+        Ok(Self {
+            shared,
+            workers,
+            state: Mutex::default(),
+            housekeeper: Some(housekeeper),
+        })
+    }
+
+    /// Puts a snapshot in force. When it returns, no worker uses a verdict from an older one.
+    ///
+    /// # Errors
+    ///
+    /// When a worker does not acknowledge; the snapshot is in force for those that do.
+    pub fn publish(&self, snapshot: Snapshot) -> Result<(), EngineError> {
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        let workers = self.workers.len();
+        for port in snapshot.ports() {
+            state.ports.entry(port.id).or_insert_with(|| PortRecord {
+                shared: Arc::new(PortShared::new(workers)),
+                placement: Vec::new(),
+            });
+        }
+        let gone = state
+            .ports
+            .extract_if(|id, record| snapshot.port(*id).is_none() && record.placement.is_empty());
+        let gone: Vec<_> = gone.collect();
+        for (_, record) in &gone {
+            record
+                .shared
+                .counters
+                .iter()
+                .for_each(|counters| state.retired.add(counters));
+        }
+        self.shared.bridge.configure(&snapshot);
+        let epoch = snapshot.epoch();
+        let ports = (0..=state.ports.keys().map(|id| id.0).max().unwrap_or(0))
+            .map(|id| Some(Arc::clone(&state.ports.get(&PortId(id))?.shared)))
+            .collect();
+        let former = self
+            .shared
+            .current
+            .swap(Arc::new(Bundle { snapshot, ports }));
+        self.wait_for(epoch)?;
+        drop(former);
+        for (id, _) in gone {
+            self.forget(id)?;
+        }
+        Ok(())
+    }
+
+    fn wait_for(&self, epoch: Epoch) -> Result<(), EngineError> {
+        let deadline = Instant::now() + PATIENCE;
+        self.workers.iter().for_each(WorkerHandle::wake);
+        for (id, worker) in self.workers.iter().enumerate() {
+            while worker.acknowledged.get() < epoch {
+                if Instant::now() > deadline {
+                    return Err(EngineError::WorkerSilent { worker: id });
+                }
+                std::thread::sleep(Duration::from_micros(20));
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands a port's queues to the workers. `placement` names the worker of each receive queue;
+    /// queues beyond it go to the workers that have fewest.
+    ///
+    /// # Errors
+    ///
+    /// When the port is not in the snapshot in force, is attached already, or `placement` names
+    /// no worker.
+    pub fn attach(
+        &self,
+        id: PortId,
+        queues: PortQueues,
+        placement: &[usize],
+    ) -> Result<(), EngineError> {
+        let mut state = self.state.lock();
+        if let Some(worker) = placement
+            .iter()
+            .find(|worker| **worker >= self.workers.len())
+        {
+            return Err(EngineError::Invalid(format!(
+                "worker {worker} does not exist: there are workers 0 to {}",
+                self.workers.len() - 1
+            )));
+        }
+        let mut load = self.load(&state);
+        let record = state
+            .ports
+            .get_mut(&id)
+            .ok_or_else(|| EngineError::Invalid("the port has no policy in force".into()))?;
+        if !record.placement.is_empty() {
+            return Err(EngineError::Invalid("the port is attached already".into()));
+        }
+        let tx: Vec<SharedTxQueue> = queues
+            .tx
+            .into_iter()
+            .map(|queue| Arc::new(Mutex::new(queue)))
+            .collect();
+        for worker in 0..self.workers.len() {
+            let queue = tx.get(worker % tx.len().max(1)).cloned();
+            self.call(worker, |reply| Command::AddTx {
+                port: id,
+                queue,
+                reply,
+            })?;
+        }
+        for (number, queue) in queues.rx.into_iter().enumerate() {
+            let worker = placement
+                .get(number)
+                .copied()
+                .unwrap_or_else(|| least(&load));
+            load[worker] += 1;
+            record.placement.push(worker);
+            let queue = OwnedQueue {
+                queue,
+                port: id,
+                number,
+                unmarked_partial_checksums: queues.info.unmarked_partial_checksums,
+            };
+            self.call(worker, |reply| Command::AddRx { queue, reply })?;
+        }
+        Ok(())
+    }
+
+    fn load(&self, state: &State) -> Vec<usize> {
+        let mut load = vec![0; self.workers.len()];
+        state
+            .ports
+            .values()
+            .flat_map(|record| &record.placement)
+            .for_each(|w| load[*w] += 1);
+        load
+    }
+
+    /// Takes a port's queues away from the workers and closes them. Addresses learned there are
+    /// forgotten.
+    ///
+    /// # Errors
+    ///
+    /// When a worker does not answer: its queues then stay open.
+    pub fn detach(&self, id: PortId) -> Result<(), EngineError> {
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        let Some(record) = state.ports.get_mut(&id) else {
+            return Ok(());
+        };
+        let mut removed: Vec<Removed> = Vec::new();
+        for worker in 0..self.workers.len() {
+            removed.push(self.call(worker, |reply| Command::Remove { port: id, reply })?);
+        }
+        drop(removed);
+        record.placement.clear();
+        self.shared.bridge.forget_port(id);
+        if self.shared.current.load().snapshot.port(id).is_none() {
+            record
+                .shared
+                .counters
+                .iter()
+                .for_each(|counters| state.retired.add(counters));
+            state.ports.remove(&id);
+            self.forget(id)?;
+        }
+        Ok(())
+    }
+
+    fn forget(&self, id: PortId) -> Result<(), EngineError> {
+        for worker in 0..self.workers.len() {
+            self.call(worker, |reply| Command::Forget { port: id, reply })?;
+        }
+        Ok(())
+    }
+
+    /// Gives a receive queue to another worker. Frames in it wait meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such port, queue or worker.
+    pub fn assign(&self, id: PortId, queue: usize, worker: usize) -> Result<(), EngineError> {
+        let mut state = self.state.lock();
+        if worker >= self.workers.len() {
+            return Err(EngineError::Invalid(format!(
+                "worker {worker} does not exist: there are workers 0 to {}",
+                self.workers.len() - 1
+            )));
+        }
+        let owner = state
+            .ports
+            .get_mut(&id)
+            .and_then(|record| record.placement.get_mut(queue))
+            .ok_or_else(|| {
+                EngineError::Invalid(format!("the port has no receive queue {queue}"))
+            })?;
+        let taken = self.call(*owner, |reply| Command::TakeRx {
+            port: id,
+            number: queue,
+            reply,
+        })?;
+        let queue = taken.ok_or_else(|| {
+            EngineError::Invalid(format!("worker {owner} does not own the queue any more"))
+        })?;
+        self.call(worker, |reply| Command::AddRx { queue, reply })?;
+        *owner = worker;
+        Ok(())
+    }
+
+    /// Which worker owns which receive queue.
+    pub fn queues(&self) -> Vec<QueueRow> {
+        let state = self.state.lock();
+        let mut rows: Vec<_> = state
+            .ports
+            .iter()
+            .flat_map(|(port, record)| {
+                record
+                    .placement
+                    .iter()
+                    .enumerate()
+                    .map(|(queue, worker)| QueueRow {
+                        port: *port,
+                        queue,
+                        worker: *worker,
+                    })
+            })
+            .collect();
+        rows.sort_by_key(|row| (row.port, row.queue));
+        rows
+    }
+
+    /// What a port counted; zeros for one that does not exist.
+    pub fn port_counts(&self, id: PortId) -> PortCounts {
+        let mut counts = PortCounts::default();
+        if let Some(record) = self.state.lock().ports.get(&id) {
+            record
+                .shared
+                .counters
+                .iter()
+                .for_each(|counters| counts.add(counters));
+        }
+        counts
+    }
+
+    /// What ports counted that are no more.
+    pub fn retired_counts(&self) -> PortCounts {
+        self.state.lock().retired.clone()
+    }
+
+    /// What each worker counted.
+    pub fn worker_counts(&self) -> Vec<WorkerCounts> {
+        self.workers
+            .iter()
+            .enumerate()
+            .map(|(id, worker)| WorkerCounts::read(id, worker.core, &worker.counters))
+            .collect()
+    }
+
+    /// Every address in every MAC table.
+    pub fn macs(&self) -> Vec<MacRow> {
+        let mut rows = self.shared.bridge.rows(self.now_s());
+        rows.sort_by_key(|row| (row.network, row.port, row.mac));
+        rows
+    }
+
+    /// How often addresses moved between ports of a network.
+    pub fn mac_moves(&self, network: NetworkId) -> u64 {
+        self.shared.bridge.moves(network)
+    }
+
+    /// Cached flows, at most `limit` of each worker.
+    ///
+    /// # Errors
+    ///
+    /// When a worker does not answer.
+    pub fn flows(&self, limit: usize) -> Result<Vec<FlowRow>, EngineError> {
+        let mut rows = Vec::new();
+        for worker in 0..self.workers.len() {
+            rows.extend(self.call(worker, |reply| Command::Flows { limit, reply })?);
+        }
+        Ok(rows)
+    }
+
+    /// Drops by port, reason and rule, over all workers.
+    pub fn drops(&self) -> Vec<DropRow> {
+        let mut rows: BTreeMap<_, DropRow> = BTreeMap::new();
+        for entry in self
+            .workers
+            .iter()
+            .flat_map(|worker| worker.ledger.entries())
+        {
+            let key = (entry.port, entry.denial.reason as u8, entry.denial.rule);
+            let empty = DropRow {
+                port: entry.port,
+                denial: entry.denial,
+                frames: 0,
+            };
+            rows.entry(key).or_insert(empty).frames += entry.frames;
+        }
+        rows.into_values().collect()
+    }
+
+    /// The epoch in force.
+    pub fn epoch(&self) -> Epoch {
+        self.shared.current.load().snapshot.epoch()
+    }
+
+    /// What is in force.
+    pub fn current(&self) -> Arc<Bundle> {
+        self.shared.current.load_full()
+    }
+
+    /// True when every worker turned within the last seconds: what a watchdog asks.
+    pub fn alive(&self) -> bool {
+        let now_ns = self.shared.clock.ns_at(pmd::clock::cycles());
+        self.workers.iter().all(|worker| {
+            let last_ns = worker.counters.running_ns.get();
+            Duration::from_nanos(now_ns.saturating_sub(last_ns)) < PATIENCE
+        })
+    }
+
+    /// Stops and joins the workers, then closes every queue.
+    pub fn stop(self) {
+        drop(self);
+    }
+
+    fn now_s(&self) -> u32 {
+        (self.shared.clock.ns_at(pmd::clock::cycles()) / 1_000_000_000) as u32
+    }
+
+    /// Has a worker do something between two turns, and waits for its answer.
+    fn call<T>(
+        &self,
+        worker: usize,
+        command: impl FnOnce(Sender<T>) -> Command,
+    ) -> Result<T, EngineError> {
+        let silent = EngineError::WorkerSilent { worker };
+        let (reply, answer) = bounded(1);
+        let handle = &self.workers[worker];
+        if handle
+            .commands
+            .send_timeout(command(reply), PATIENCE)
+            .is_err()
+        {
+            return Err(silent);
+        }
+        handle.wake();
+        answer.recv_timeout(PATIENCE).map_err(|_| silent)
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        if let Some((stop, thread)) = self.housekeeper.take() {
+            drop(stop);
+            // A housekeeper that panicked has nothing left to end.
+            let _ = thread.join();
+        }
+        for worker in self.workers.drain(..) {
+            // The thread ends when its command channel closes.
+            drop(worker.commands);
+            let _ = rustix::io::write(&*worker.wake, &1u64.to_ne_bytes());
+            if worker.thread.join().is_err() {
+                tracing::error!(core = worker.core, "a worker ended by a panic");
+            }
+        }
+    }
+}
+
+impl WorkerHandle {
+    fn wake(&self) {
+        // A full counter is readable already, which is all that is wanted.
+        let _ = rustix::io::write(&*self.wake, &1u64.to_ne_bytes());
+    }
+}
+
+fn least(load: &[usize]) -> usize {
+    load.iter()
+        .enumerate()
+        .min_by_key(|(_, queues)| **queues)
+        .map_or(0, |(worker, _)| worker)
+}
+
+/// Random words that key the flow caches' hash.
+fn secret() -> Result<[u64; 8], EngineError> {
+    let refused = |source| EngineError::System {
+        step: "random numbers for the flow cache",
+        source,
+    };
+    let mut bytes = [0; 64];
+    std::fs::File::open("/dev/urandom")
+        .and_then(|mut file| std::io::Read::read_exact(&mut file, &mut bytes))
+        .map_err(refused)?;
+    let mut words = [0; 8];
+    for (word, chunk) in words.iter_mut().zip(bytes.chunks_exact(8)) {
+        *word = chunk
+            .iter()
+            .fold(0, |word, byte| word << 8 | u64::from(*byte));
+    }
+    Ok(words)
+}
+
+fn start_worker(
+    worker: Worker,
+    core: usize,
+    settings: &Settings,
+) -> Result<WorkerHandle, EngineError> {
+    let refused = |step| move |source| EngineError::System { step, source };
+    let wake = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)
+        .map_err(|e| refused("a worker's event descriptor")(e.into()))?;
+    let wake = Arc::new(wake);
+    let (commands, inbox): (Sender<Command>, Receiver<Command>) = bounded(16);
+    let (counters, acknowledged) = (
+        Arc::clone(&worker.counters),
+        Arc::clone(&worker.acknowledged),
+    );
+    let ledger = worker.slow_path.ledger.rows();
+    let max_sleep_us = (!settings.busy_poll).then_some(settings.max_sleep_us);
+    let runner = Runner {
+        worker,
+        core,
+        inbox,
+        wake: Arc::clone(&wake),
+        max_sleep_us,
+    };
+    let thread = std::thread::Builder::new()
+        .name(format!("worker-{core}"))
+        .spawn(move || runner.run())
+        .map_err(refused("a worker's thread"))?;
+    Ok(WorkerHandle {
+        core,
+        commands,
+        wake,
+        counters,
+        acknowledged,
+        ledger,
+        thread,
+    })
+}
+
+/// Ages the MAC tables, once a second.
+fn start_housekeeper(shared: Arc<Shared>) -> Result<(Sender<()>, JoinHandle<()>), EngineError> {
+    let (stop, stopped) = bounded::<()>(0);
+    let thread = std::thread::Builder::new()
+        .name("housekeeper".into())
+        .spawn(move || {
+            while stopped
+                .recv_timeout(Duration::from_secs(1))
+                .is_err_and(|e| e.is_timeout())
+            {
+                let now_ns = shared.clock.ns_at(pmd::clock::cycles());
+                shared.bridge.age((now_ns / 1_000_000_000) as u32);
+            }
+        })
+        .map_err(|source| EngineError::System {
+            step: "the housekeeper's thread",
+            source,
+        })?;
+    Ok((stop, thread))
+}

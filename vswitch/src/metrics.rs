@@ -1,0 +1,190 @@
+//! Counters as text for Prometheus (text exposition format 0.0.4).
+//!
+//! In: the rows of the API. Out: the text. What must hold: names and labels are stable; every
+//! family has a HELP and a TYPE line and stands in one piece.
+
+use std::fmt::{Display, Write};
+
+use crate::api::types::{Port, PortCounts, Stats, Worker};
+
+/// The text's content type.
+pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+type Family<T, V> = (&'static str, &'static str, fn(&T) -> V);
+
+const PORT: &[Family<PortCounts, u64>] = &[
+    ("rx_frames", "Frames received.", |c| c.rx_frames),
+    ("rx_bytes", "Bytes received.", |c| c.rx_bytes),
+    ("tx_frames", "Frames sent.", |c| c.tx_frames),
+    ("tx_bytes", "Bytes sent.", |c| c.tx_bytes),
+    ("replicas", "Extra destinations made by flooding.", |c| {
+        c.replicas
+    }),
+    (
+        "forwarded",
+        "Destinations handed on from frames received.",
+        |c| c.forwarded,
+    ),
+    ("offered", "Destinations handed to the port.", |c| c.offered),
+    ("cache_hits", "Frames judged by the flow cache.", |c| {
+        c.cache_hits
+    }),
+    ("cache_misses", "Frames judged by the slow path.", |c| {
+        c.cache_misses
+    }),
+];
+
+const WORKER: &[Family<Worker, u64>] = &[
+    ("frames", "Frames received.", |w| w.frames),
+    ("bytes", "Bytes received.", |w| w.bytes),
+    ("bursts", "Bursts that held a frame.", |w| w.bursts),
+    ("turns", "Turns.", |w| w.turns),
+    ("cache_hits", "Frames judged by the flow cache.", |w| {
+        w.cache_hits
+    }),
+    ("cache_misses", "Frames judged by the slow path.", |w| {
+        w.cache_misses
+    }),
+    (
+        "budget_drops",
+        "Frames dropped for want of a miss budget.",
+        |w| w.budget_drops,
+    ),
+    ("busy_cycles", "Cycles in turns that had frames.", |w| {
+        w.busy_cycles
+    }),
+    (
+        "blocks",
+        "Times the worker blocked until it was woken.",
+        |w| w.blocks,
+    ),
+];
+
+const WORKER_GAUGES: &[Family<Worker, f64>] = &[
+    ("cache_entries", "Flows in the cache.", |w| {
+        w.cache_entries as f64
+    }),
+    (
+        "cycles_per_frame",
+        "Busy cycles for each frame since start.",
+        |w| w.cycles_per_frame,
+    ),
+    (
+        "sleep_share",
+        "Share of the time asleep since start.",
+        |w| w.sleep_share,
+    ),
+];
+
+/// The whole text.
+pub fn render(stats: &Stats, ports: &[Port]) -> String {
+    let mut out = Text(String::new());
+    for (name, help, value) in PORT {
+        let name = format!("vswitch_port_{name}_total");
+        out.family(&name, help, "counter");
+        for port in &stats.ports {
+            out.sample(&name, &[("port", &port.name)], value(&port.counts));
+        }
+    }
+    out.family(
+        "vswitch_drops_total",
+        "Frames dropped, by reason.",
+        "counter",
+    );
+    for port in &stats.ports {
+        for (reason, count) in &port.counts.drops {
+            let labels = [("port", port.name.as_str()), ("reason", reason)];
+            out.sample("vswitch_drops_total", &labels, count);
+        }
+    }
+    out.family(
+        "vswitch_port_up",
+        "1 when frames can pass the port.",
+        "gauge",
+    );
+    for port in ports {
+        let up = u8::from(port.state == "up");
+        out.sample("vswitch_port_up", &[("port", &port.name)], up);
+    }
+    let name = "vswitch_port_reattached_total";
+    out.family(
+        name,
+        "Times the port was attached again after it was gone.",
+        "counter",
+    );
+    for port in ports {
+        out.sample(name, &[("port", &port.name)], port.reattached);
+    }
+    let name = "vswitch_port_driver_total";
+    out.family(name, "What the port's driver counts itself.", "counter");
+    for port in ports {
+        for (count, value) in &port.driver_counts {
+            out.sample(name, &[("port", &port.name), ("count", count)], value);
+        }
+    }
+    for (name, help, value) in WORKER {
+        worker_family(
+            &mut out,
+            stats,
+            &format!("vswitch_worker_{name}_total"),
+            help,
+            "counter",
+            value,
+        );
+    }
+    for (name, help, value) in WORKER_GAUGES {
+        worker_family(
+            &mut out,
+            stats,
+            &format!("vswitch_worker_{name}"),
+            help,
+            "gauge",
+            value,
+        );
+    }
+    out.family("vswitch_epoch", "The epoch in force.", "gauge");
+    out.sample("vswitch_epoch", &[], stats.epoch);
+    out.family("vswitch_uptime_seconds", "Seconds since start.", "gauge");
+    out.sample("vswitch_uptime_seconds", &[], stats.uptime_s);
+    out.0
+}
+
+fn worker_family<V: Display>(
+    out: &mut Text,
+    stats: &Stats,
+    name: &str,
+    help: &str,
+    kind: &str,
+    value: &fn(&Worker) -> V,
+) {
+    out.family(name, help, kind);
+    for worker in &stats.workers {
+        let (number, core) = (worker.worker.to_string(), worker.core.to_string());
+        let labels = [("worker", number.as_str()), ("core", core.as_str())];
+        out.sample(name, &labels, value(worker));
+    }
+}
+
+struct Text(String);
+
+impl Text {
+    fn family(&mut self, name: &str, help: &str, kind: &str) {
+        let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
+    }
+
+    fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl Display) {
+        self.0.push_str(name);
+        for (index, (label, text)) in labels.iter().enumerate() {
+            let before = if index == 0 { '{' } else { ',' };
+            let text = text
+                .replace('\\', "\\\\")
+                .replace('"', "\\\"")
+                .replace('\n', "\\n");
+            let _ = write!(self.0, "{before}{label}=\"{text}\"");
+        }
+        if !labels.is_empty() {
+            self.0.push('}');
+        }
+        let _ = writeln!(self.0, " {value}");
+    }
+}

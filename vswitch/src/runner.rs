@@ -1,0 +1,231 @@
+//! A worker's thread: turn, answer, rest.
+//!
+//! In: commands from control, answered between turns. What must hold: nothing that a command
+//! asks takes long (a walk through the flow cache is done in slices, one a turn), and whatever
+//! the worker gives up goes back to control, which frees it.
+
+use std::{os::fd::OwnedFd, sync::Arc};
+
+use crossbeam::channel::{Receiver, Sender, TryRecvError};
+use policy::{DropReason, FlowKey, PortId};
+
+use crate::{
+    flow_cache::Entry,
+    intake::OwnedQueue,
+    outbox::SharedTxQueue,
+    sleep::Sleeper,
+    verdict::{Destination, Verdict},
+    worker::Worker,
+};
+
+/// Cache entries looked at between two turns while flows are listed.
+const SLICE: usize = 512;
+
+/// What control asks of a worker.
+pub enum Command {
+    /// Own this receive queue.
+    AddRx {
+        /// The queue.
+        queue: OwnedQueue,
+        /// Done.
+        reply: Sender<()>,
+    },
+    /// Send what is for `port` to this queue.
+    AddTx {
+        /// The port.
+        port: PortId,
+        /// The queue.
+        queue: Option<SharedTxQueue>,
+        /// Done; the former queue, if there was one.
+        reply: Sender<Option<SharedTxQueue>>,
+    },
+    /// Give up a receive queue.
+    TakeRx {
+        /// Its port.
+        port: PortId,
+        /// Its number.
+        number: usize,
+        /// The queue, if the worker owned it.
+        reply: Sender<Option<OwnedQueue>>,
+    },
+    /// Give up everything of a port.
+    Remove {
+        /// The port.
+        port: PortId,
+        /// What the worker held.
+        reply: Sender<Removed>,
+    },
+    /// The port is no more: free the rows that count its drops.
+    Forget {
+        /// The port.
+        port: PortId,
+        /// Done.
+        reply: Sender<()>,
+    },
+    /// List cached flows.
+    Flows {
+        /// At most so many.
+        limit: usize,
+        /// They.
+        reply: Sender<Vec<FlowRow>>,
+    },
+}
+
+/// What a worker held of a port.
+#[derive(Default)]
+pub struct Removed {
+    /// Its receive queues.
+    pub rx: Vec<OwnedQueue>,
+    /// The way to its transmit queue.
+    pub tx: Option<SharedTxQueue>,
+}
+
+/// A cached flow.
+#[derive(Clone, Debug)]
+pub struct FlowRow {
+    /// Whose cache.
+    pub worker: usize,
+    /// Where its frames come from.
+    pub ingress: PortId,
+    /// What they have in common: a key under its mask.
+    pub key: FlowKey,
+    /// What becomes of them.
+    pub verdict: FlowVerdict,
+    /// How many the cache answered.
+    pub hits: u64,
+}
+
+/// What becomes of a flow's frames.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FlowVerdict {
+    /// They are dropped.
+    Drop(DropReason),
+    /// They go there.
+    Forward(Vec<Destination>),
+}
+
+/// A list of flows in the making.
+struct Listing {
+    rows: Vec<FlowRow>,
+    next: usize,
+    limit: usize,
+    reply: Sender<Vec<FlowRow>>,
+}
+
+/// What a worker's thread is made of.
+pub(crate) struct Runner {
+    pub(crate) worker: Worker,
+    pub(crate) core: usize,
+    pub(crate) inbox: Receiver<Command>,
+    pub(crate) wake: Arc<OwnedFd>,
+    pub(crate) max_sleep_us: Option<u32>,
+}
+
+impl Runner {
+    /// Runs until control closes the channel. The queues that are left are freed at the end.
+    pub(crate) fn run(mut self) {
+        if !core_affinity::set_for_current(core_affinity::CoreId { id: self.core }) {
+            tracing::warn!(
+                core = self.core,
+                "the worker could not be pinned to its core"
+            );
+        }
+        let mut sleeper = Sleeper::new(self.max_sleep_us);
+        let mut listing = None;
+        loop {
+            let frames = self.worker.turn();
+            match self.inbox.try_recv() {
+                Ok(command) => self.answer(command, &mut listing),
+                Err(TryRecvError::Disconnected) => return,
+                Err(TryRecvError::Empty) if frames == 0 && listing.is_none() => {
+                    let worker = &mut self.worker;
+                    sleeper.rest(&mut worker.intake, &self.wake, &worker.counters);
+                    continue;
+                }
+                Err(TryRecvError::Empty) => {}
+            }
+            sleeper.reset();
+            self.go_on(&mut listing);
+        }
+    }
+
+    /// A reply that nobody waits for any more is dropped: control has given up on it.
+    fn answer(&mut self, command: Command, listing: &mut Option<Listing>) {
+        let worker = &mut self.worker;
+        match command {
+            Command::AddRx { queue, reply } => {
+                worker.intake.add(queue);
+                let _ = reply.send(());
+            }
+            Command::AddTx { port, queue, reply } => {
+                let _ = reply.send(worker.outbox.attach(port, queue));
+            }
+            Command::TakeRx {
+                port,
+                number,
+                reply,
+            } => {
+                let taken = worker
+                    .intake
+                    .remove(|q| q.port == port && q.number == number)
+                    .pop();
+                let _ = reply.send(taken);
+            }
+            Command::Remove { port, reply } => {
+                let rx = worker.intake.remove(|queue| queue.port == port);
+                let _ = reply.send(Removed {
+                    rx,
+                    tx: worker.outbox.attach(port, None),
+                });
+            }
+            Command::Forget { port, reply } => {
+                worker.slow_path.ledger.forget(port);
+                let _ = reply.send(());
+            }
+            Command::Flows { limit, reply } => {
+                *listing = Some(Listing {
+                    rows: Vec::new(),
+                    next: 0,
+                    limit,
+                    reply,
+                });
+            }
+        }
+    }
+
+    /// One slice of a listing.
+    fn go_on(&mut self, listing: &mut Option<Listing>) {
+        let Some(open) = listing else { return };
+        let rows = self.worker.flows(open.next, SLICE);
+        open.rows.extend(rows.take(open.limit - open.rows.len()));
+        open.next += SLICE;
+        if (open.next >= self.worker.cache.capacity() || open.rows.len() == open.limit)
+            && let Some(Listing { rows, reply, .. }) = listing.take()
+        {
+            let _ = reply.send(rows);
+        }
+    }
+}
+
+impl Worker {
+    /// The flows that stand, among so many cache entries from the one numbered `from`.
+    fn flows(&self, from: usize, count: usize) -> impl Iterator<Item = FlowRow> {
+        self.live_entries(from, count).map(|entry| FlowRow {
+            worker: self.id,
+            ingress: entry.key.ingress(),
+            key: entry.key,
+            verdict: self.describe(entry),
+            hits: entry.hits,
+        })
+    }
+
+    fn describe(&self, entry: &Entry) -> FlowVerdict {
+        match entry.verdict {
+            Verdict::Drop(denied) => FlowVerdict::Drop(denied.reason),
+            Verdict::Unicast(destination) => FlowVerdict::Forward(vec![destination]),
+            Verdict::Flood(_, list) => {
+                FlowVerdict::Forward(self.slow_path.lists.get(list).to_vec())
+            }
+        }
+    }
+}
