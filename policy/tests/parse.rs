@@ -196,7 +196,7 @@ fn assert_agreement(frame: &[u8]) {
             }
             None => assert_eq!(parsed.class, Class::Malformed, "{frame:02x?} {parsed:?}"),
         },
-        _ => assert_eq!(parsed.class, Class::NonIp),
+        EthernetProtocol::Unknown(_) => assert_eq!(parsed.class, Class::NonIp),
     }
 }
 
