@@ -30,7 +30,7 @@ impl Classifier {
     pub fn compile(rules: Arc<[Rule]>) -> Self {
         let matchers: Box<[Matcher]> = rules.iter().map(|r| Matcher::new(&r.matches)).collect();
         Self {
-            heads: matchers.iter().map(Matcher::head).collect(),
+            heads: matchers.iter().map(|matcher| matcher.head).collect(),
             matchers,
             rules,
         }
@@ -43,7 +43,7 @@ impl Classifier {
         for (index, head) in self.heads.iter().enumerate() {
             if R::TRACING {
                 let _ = self.matchers[index].test(r);
-            } else if head.test(r) && self.matchers[index].test(r) {
+            } else if head.test(r) && self.matchers[index].test_rest(r) {
                 let rule = &self.rules[index];
                 return Some((rule.action, rule.id));
             }
@@ -58,7 +58,7 @@ impl Classifier {
 }
 
 /// Whether a key word under a mask has a value.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 struct WordTest {
     word: usize,
     mask: u64,
@@ -75,7 +75,9 @@ impl WordTest {
 /// One compiled [`Match`].
 #[derive(Debug)]
 pub(crate) struct Matcher {
-    /// The most telling first.
+    /// The most telling comparison; of no bits when the rule matches everything.
+    head: WordTest,
+    /// The others.
     words: Box<[WordTest]>,
     /// Shape bits of which one must be set; zero when there is no such need.
     any_shape: u64,
@@ -94,12 +96,14 @@ impl Matcher {
                 value: value.0[word],
             })
             .collect();
-        words.sort_by_key(|test| std::cmp::Reverse(test.mask.count_ones()));
+        words.sort_by_key(|test| test.mask.count_ones());
+        let head = words.pop().unwrap_or_default();
         let ranges = |ports: &[RangeInclusive<u16>]| match ports {
             [ports] if as_bits(ports).is_some() => Box::default(),
             ports => ports.into(),
         };
         Self {
+            head,
             words: words.into(),
             any_shape: required_any(matches),
             src_ports: ranges(&matches.src_ports),
@@ -107,21 +111,17 @@ impl Matcher {
         }
     }
 
-    fn head(&self) -> WordTest {
-        let everything = WordTest {
-            word: 0,
-            mask: 0,
-            value: 0,
-        };
-        self.words.first().copied().unwrap_or(everything)
+    pub(crate) fn test<R: KeyReader>(&self, r: &mut R) -> bool {
+        let mut words = self.words.iter().chain([&self.head]);
+        words.all(|test| r.possible(Field::word(test.word), test.mask, test.value))
+            && self.head.test(r)
+            && self.test_rest(r)
     }
 
+    /// Whether everything but the head holds.
     #[inline]
-    pub(crate) fn test<R: KeyReader>(&self, r: &mut R) -> bool {
-        self.words
-            .iter()
-            .all(|test| r.possible(Field::word(test.word), test.mask, test.value))
-            && (self.any_shape == 0 || r.test(Field::SHAPE, self.any_shape, |bits| bits != 0))
+    fn test_rest<R: KeyReader>(&self, r: &mut R) -> bool {
+        (self.any_shape == 0 || r.test(Field::SHAPE, self.any_shape, |bits| bits != 0))
             && self.words.iter().all(|test| test.test(r))
             && in_ranges(r, Field::L4_SRC, &self.src_ports)
             && in_ranges(r, Field::L4_DST, &self.dst_ports)
@@ -211,6 +211,8 @@ fn required_any(matches: &Match) -> u64 {
         // Only IP has fragments.
         Some(FragmentMatch::Any) => shape::FIRST_FRAGMENT | shape::LATER_FRAGMENT,
         Some(FragmentMatch::No) => shape::IPV4 | shape::IPV6,
+        // Addresses say which of the two.
+        _ if matches.src.or(matches.dst).is_some() => 0,
         _ if matches.protocol.is_some() => shape::IPV4 | shape::IPV6,
         _ => 0,
     }
