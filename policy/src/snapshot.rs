@@ -208,7 +208,8 @@ impl VnicPolicy {
         self.sender.check(r, claim)
     }
 
-    /// Judges a frame from the VM; `Ok` holds the rule that allowed it, if one did.
+    /// Judges a frame from the VM; `Ok` holds the rule that allowed it, if one did. Malformed
+    /// frames are denied, whatever the default, without a rule.
     ///
     /// # Errors
     /// `acl_out`, with the rule if one decided.
@@ -216,7 +217,8 @@ impl VnicPolicy {
         self.outbound.judge(r, DropReason::AclOut)
     }
 
-    /// Judges a frame to the VM; `Ok` holds the rule that allowed it, if one did.
+    /// Judges a frame to the VM; `Ok` holds the rule that allowed it, if one did. Malformed
+    /// frames are denied, whatever the default, without a rule: `malformed` is the sender's.
     ///
     /// # Errors
     /// `acl_in`, with the rule if one decided.
