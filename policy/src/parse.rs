@@ -53,7 +53,8 @@ const MAX_EXTENSION_HEADERS: usize = 8;
 ///
 /// `head` is the whole frame or at least its first 256 bytes, `frame_len` the whole length in
 /// bytes. `vlan_tci` is the tag that came beside the frame: it is then the outer tag.
-#[inline]
+// Inlined, the result is built where the caller wants it: a third less than copying it there.
+#[inline(always)]
 pub fn parse(head: &[u8], frame_len: usize, vlan_tci: Option<u16>, ingress: PortId) -> Parsed {
     let head = &head[..head.len().min(frame_len)];
     let Some(ethernet) = head.first_chunk::<ETHERNET_LEN>() else {
@@ -160,6 +161,7 @@ impl Layers {
 }
 
 /// RFC 826, for IPv4 on Ethernet.
+#[inline(never)]
 fn arp(head: &[u8], l3_offset: usize, layers: &mut Layers) -> Option<()> {
     let packet = chunk::<ARP_LEN>(head, l3_offset)?;
     layers.class = Class::Arp;
@@ -212,7 +214,8 @@ fn ipv4(head: &[u8], frame_len: usize, l3_offset: usize, layers: &mut Layers) ->
     l4::<false>(head, l4_offset, total_len - header_len, layers)
 }
 
-/// RFC 8200.
+/// RFC 8200. Out of line, to keep the caller's loop small; so is ARP.
+#[inline(never)]
 fn ipv6(head: &[u8], frame_len: usize, l3_offset: usize, layers: &mut Layers) -> Option<()> {
     let header = chunk::<IPV6_LEN>(head, l3_offset)?;
     let end = l3_offset + IPV6_LEN + usize::from(be16::<4, _>(header));
