@@ -234,3 +234,52 @@ fn as_bits(ports: &RangeInclusive<u16>) -> Option<(u64, u64)> {
     let is_prefix = varying & varying.wrapping_add(1) == 0 && first & varying == 0;
     (first <= last && is_prefix).then_some((u64::from(!varying), u64::from(first)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reader::{Exact, Tracer};
+    use crate::{Class, key::protocol};
+
+    fn to_ports(ports: RangeInclusive<u16>) -> Match {
+        Match {
+            protocol: Some(protocol::UDP),
+            dst_ports: vec![ports],
+            ..Match::default()
+        }
+    }
+
+    #[test]
+    fn a_port_range_holds_exactly_its_ports() {
+        let mut key = FlowKey::default();
+        key.set(Field::PROTOCOL, protocol::UDP.into());
+        key.set(Field::SHAPE, shape::IPV4 | shape::L4);
+        for first in 0..18 {
+            for last in first..18 {
+                let matcher = Matcher::new(&to_ports(first..=last));
+                for port in 0..20 {
+                    key.set(Field::L4_DST, port.into());
+                    let inside = (first..=last).contains(&port);
+                    assert_eq!(
+                        matcher.test(&mut Exact(&key)),
+                        inside,
+                        "{first} {last} {port}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_range_that_shares_a_prefix_reads_only_the_prefix() {
+        let mask_of = |ports| {
+            let mut tracer = Tracer::new(Class::Ipv4Udp);
+            Matcher::new(&to_ports(ports)).test(&mut tracer);
+            tracer.mask.get(Field::L4_DST)
+        };
+        assert_eq!(mask_of(1024..=2047), 0xfc00);
+        assert_eq!(mask_of(0..=65535), 0);
+        assert_eq!(mask_of(53..=53), 0xffff);
+        assert_eq!(mask_of(1025..=2047), 0xffff);
+    }
+}
