@@ -237,11 +237,16 @@ impl Walk<'_> {
                 if group.unmarked_partial_checksums {
                     find_partial_checksum(frame, &parsed);
                 }
+                lanes.parsed[index] = parsed;
+            }
+            // A loop of its own: right behind parsing, the key's words would still be on their
+            // way to memory, and be waited for.
+            for index in group.range() {
+                let parsed = &lanes.parsed[index];
                 let mask = self.bundle.snapshot.mask(group.port, parsed.class);
                 lanes.masked[index] = &parsed.key & mask;
                 lanes.hash[index] = self.cache.hash(&lanes.masked[index]);
                 self.cache.prefetch_set(lanes.hash[index]);
-                lanes.parsed[index] = parsed;
             }
             bytes += group_bytes;
             if let Some(counters) = port_counters(self.bundle, group.port, self.id) {
