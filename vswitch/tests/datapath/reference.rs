@@ -5,8 +5,8 @@
 
 use std::collections::BTreeMap;
 
-use policy::model::Model;
-use proptest::prelude::*;
+use policy::{DropReason, model::Model};
+use proptest::{prelude::*, strategy::ValueTree, test_runner::TestRunner};
 
 use super::universe::{self, Arrival};
 use crate::{
@@ -147,7 +147,11 @@ fn agree(model: &Model, steps: &[Step], workers: usize) -> Result<Pair, TestCase
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(96))]
+    #![proptest_config(ProptestConfig {
+        cases: 96,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
 
     #[test]
     fn one_worker_is_as_the_reference(model in universe::some_model(), steps in steps()) {
@@ -158,4 +162,39 @@ proptest! {
     fn two_workers_are_as_the_reference(model in universe::some_model(), steps in steps()) {
         agree(&model, &steps, 2)?;
     }
+}
+
+/// What the random runs are worth: they meet every reason but those of time, budgets and
+/// drivers, frames pass too, and the cache is both hit and overfull.
+#[test]
+fn the_universe_is_no_desert() {
+    let mut runner = TestRunner::deterministic();
+    let mut seen = BTreeMap::new();
+    let (mut rx, mut tx, mut hits) = (0, 0, 0);
+    for _ in 0..64 {
+        let case = (universe::some_model(), steps()).new_tree(&mut runner);
+        let (model, steps) = case.expect("a case").current();
+        let pair = agree(&model, &steps, 1).expect("the same as the reference");
+        for ((_, reason), frames) in &pair.reference.drops {
+            *seen.entry(*reason).or_insert(0) += frames;
+        }
+        for port in 0..universe::PORTS {
+            let counts = pair.bed.counts(port);
+            rx += counts.rx_frames;
+            tx += counts.tx_frames;
+            hits += counts.cache_hits;
+        }
+    }
+    let out_of_reach = [
+        DropReason::MissBudget,
+        DropReason::TxFull,
+        DropReason::TooBig,
+        DropReason::PortDown,
+    ];
+    for reason in DropReason::ALL {
+        let met = seen.contains_key(reason.name());
+        assert_ne!(met, out_of_reach.contains(reason), "{reason}: {seen:?}");
+    }
+    assert!(tx * 3 > rx, "{tx} frames left, {rx} came");
+    assert!(hits * 50 > rx, "{hits} hits, {rx} frames");
 }
