@@ -327,10 +327,15 @@ impl Walk<'_> {
             return;
         }
         for group in self.groups {
-            if let Some(credit) = credits.get_mut(group.port.index())
-                && let Some(port) = self.bundle.snapshot.port(group.port)
-            {
-                let full = i32::try_from(port.misses_per_turn).unwrap_or(i32::MAX);
+            if let Some(credit) = credits.get_mut(group.port.index()) {
+                // Refusing the frames of a port without policy costs next to nothing.
+                let full = self
+                    .bundle
+                    .snapshot
+                    .port(group.port)
+                    .map_or(i32::MAX, |port| {
+                        i32::try_from(port.misses_per_turn).unwrap_or(i32::MAX)
+                    });
                 *credit = credit.saturating_add(full).min(full);
             }
         }

@@ -164,29 +164,15 @@ impl Bed {
             }
         }
         for rx in near.rx {
-            self.add_queue(id, Some(rx), near.info.unmarked_partial_checksums);
+            let owner = id.index() % self.workers.len();
+            let feed = self.far(id.0).feed.clone();
+            self.workers[owner].intake.add(OwnedQueue {
+                queue: Box::new(BedRx::new(rx, feed)),
+                port: id,
+                number: 0,
+                unmarked_partial_checksums: near.info.unmarked_partial_checksums,
+            });
         }
-    }
-
-    /// Gives a port one more receive queue, which only [`Bed::send_tagged`] feeds.
-    pub(crate) fn add_fed_queue(&mut self, port: u16) {
-        self.add_queue(PortId(port), None, false);
-    }
-
-    fn add_queue(
-        &mut self,
-        port: PortId,
-        inner: Option<Box<dyn pmd::RxQueue>>,
-        unmarked_partial_checksums: bool,
-    ) {
-        let feed = self.far(port.0).feed.clone();
-        let owner = port.index() % self.workers.len();
-        self.workers[owner].intake.add(OwnedQueue {
-            queue: Box::new(BedRx::new(inner, feed)),
-            port,
-            number: 0,
-            unmarked_partial_checksums,
-        });
     }
 
     /// Takes a port's transmit queue away from every worker, as when its driver has gone.

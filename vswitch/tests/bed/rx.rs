@@ -27,14 +27,14 @@ impl Feed {
 }
 
 pub(crate) struct BedRx {
-    inner: Option<Box<dyn RxQueue>>,
+    inner: Box<dyn RxQueue>,
     feed: Feed,
     lent: Vec<(Vec<u8>, u16)>,
     on_loan: bool,
 }
 
 impl BedRx {
-    pub(crate) fn new(inner: Option<Box<dyn RxQueue>>, feed: Feed) -> Self {
+    pub(crate) fn new(inner: Box<dyn RxQueue>, feed: Feed) -> Self {
         Self {
             inner,
             feed,
@@ -49,9 +49,7 @@ impl RxQueue for BedRx {
         assert!(!self.on_loan, "received again before the release");
         assert!(burst.remaining_capacity() > 0, "asked without room");
         self.on_loan = true;
-        if let Some(inner) = &mut self.inner {
-            inner.receive(burst);
-        }
+        self.inner.receive(burst);
         self.lent = self.feed.take(burst.remaining_capacity());
         for (bytes, tci) in &self.lent {
             let mut frame = Frame::contiguous(bytes);
@@ -64,9 +62,7 @@ impl RxQueue for BedRx {
         assert!(self.on_loan, "released what was not lent");
         self.on_loan = false;
         self.lent.clear();
-        if let Some(inner) = &mut self.inner {
-            inner.release();
-        }
+        self.inner.release();
     }
 
     fn prepare_wait(&mut self) -> Wait {

@@ -3,7 +3,11 @@
 
 #[path = "../bed/mod.rs"]
 mod bed;
+#[path = "../model/mod.rs"]
+mod model;
 
 mod bridge;
 mod policy;
+mod reference;
+mod universe;
 mod vlan;

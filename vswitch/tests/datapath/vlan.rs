@@ -21,11 +21,7 @@ fn switch() -> Bed {
         trunk(3, &[0, 1], None),
         trunk(4, &[1], Some(0)),
     ];
-    let mut bed = Bed::new(&model(networks, ports));
-    for port in 0..5 {
-        bed.add_fed_queue(port);
-    }
-    bed
+    Bed::new(&model(networks, ports))
 }
 
 /// How a frame may carry its tag.
