@@ -471,6 +471,12 @@ impl Engine {
     /// Drops by port, reason and rule, over all workers. What no ledger itemises (a driver's
     /// refusals, and what a full ledger had no row for) stands under its reason, without a rule.
     pub fn drops(&self) -> Vec<DropRow> {
+        // Before the ledgers: a frame dropped in between must not look as if none itemised it.
+        let ports: Vec<PortId> = self.state.lock().ports.keys().copied().collect();
+        let totals: Vec<_> = ports
+            .into_iter()
+            .map(|port| (port, self.port_counts(port).drops))
+            .collect();
         let mut rows: BTreeMap<_, DropRow> = BTreeMap::new();
         let mut itemised: HashMap<(PortId, DropReason), u64> = HashMap::new();
         let mut count = |port, denial: Denial, frames| {
@@ -492,9 +498,8 @@ impl Engine {
                 .or_default() += entry.frames;
             count(entry.port, entry.denial, entry.frames);
         }
-        let ports: Vec<PortId> = self.state.lock().ports.keys().copied().collect();
-        for port in ports {
-            for (reason, total) in self.port_counts(port).drops {
+        for (port, drops) in totals {
+            for (reason, total) in drops {
                 let known = itemised.get(&(port, reason)).copied().unwrap_or(0);
                 if total > known {
                     count(port, Denial::new(reason), total - known);
