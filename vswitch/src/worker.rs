@@ -103,7 +103,13 @@ impl Worker {
     /// One turn: whatever was received is judged and sent, under one snapshot. Returns how many
     /// frames it was.
     pub fn turn(&mut self) -> usize {
-        let began = pmd::clock::cycles();
+        self.turn_at(pmd::clock::cycles())
+    }
+
+    /// The turn that begins at `began`, a reading of [`pmd::clock::cycles`]: the only time that
+    /// its frames are judged by.
+    #[inline]
+    pub fn turn_at(&mut self, began: u64) -> usize {
         let bundle = self.load_bundle();
         let mut burst = Burst::new();
         self.intake.receive(&mut burst, &mut self.groups);
@@ -178,7 +184,7 @@ impl Worker {
         if frames > 0 {
             counters.bursts.add(1);
             counters.frames.add(frames as u64);
-            counters.busy_cycles.add(ended - began);
+            counters.busy_cycles.add(ended.saturating_sub(began));
             counters.cache_entries.set(self.cache.used());
         }
     }
@@ -231,11 +237,16 @@ impl Walk<'_> {
                 if group.unmarked_partial_checksums {
                     find_partial_checksum(frame, &parsed);
                 }
+                lanes.parsed[index] = parsed;
+            }
+            // A loop of its own: right behind parsing, the key's words would still be on their
+            // way to memory, and be waited for.
+            for index in group.range() {
+                let parsed = &lanes.parsed[index];
                 let mask = self.bundle.snapshot.mask(group.port, parsed.class);
                 lanes.masked[index] = &parsed.key & mask;
                 lanes.hash[index] = self.cache.hash(&lanes.masked[index]);
                 self.cache.prefetch_set(lanes.hash[index]);
-                lanes.parsed[index] = parsed;
             }
             bytes += group_bytes;
             if let Some(counters) = port_counters(self.bundle, group.port, self.id) {
@@ -316,10 +327,15 @@ impl Walk<'_> {
             return;
         }
         for group in self.groups {
-            if let Some(credit) = credits.get_mut(group.port.index())
-                && let Some(port) = self.bundle.snapshot.port(group.port)
-            {
-                let full = i32::try_from(port.misses_per_turn).unwrap_or(i32::MAX);
+            if let Some(credit) = credits.get_mut(group.port.index()) {
+                // Refusing the frames of a port without policy costs next to nothing.
+                let full = self
+                    .bundle
+                    .snapshot
+                    .port(group.port)
+                    .map_or(i32::MAX, |port| {
+                        i32::try_from(port.misses_per_turn).unwrap_or(i32::MAX)
+                    });
                 *credit = credit.saturating_add(full).min(full);
             }
         }
