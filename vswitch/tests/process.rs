@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    os::unix::net::UnixDatagram,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     time::{Duration, Instant},
@@ -147,6 +148,39 @@ fn it_starts_answers_and_leaves_nothing_behind() {
     place.signal(rustix::process::Signal::TERM);
     assert_eq!(place.end(), Some(0), "{}", place.log());
     assert!(left_over(place.folder.path()).is_empty());
+}
+
+#[test]
+fn the_service_manager_is_told() {
+    let mut place = Place::new(CONFIG);
+    let manager = UnixDatagram::bind(place.path("notify")).expect("bound");
+    let patience = Some(Duration::from_secs(20));
+    manager.set_read_timeout(patience).expect("set");
+    let told = |wanted: &str| {
+        let mut buffer = [0; 512];
+        loop {
+            let length = manager.recv(&mut buffer).expect("told in time");
+            let text = String::from_utf8_lossy(&buffer[..length]).into_owned();
+            if text.contains(wanted) {
+                return;
+            }
+        }
+    };
+    let mut command = place.command(&["run", "--config", "c.toml"]);
+    command
+        .env("NOTIFY_SOCKET", place.path("notify"))
+        .env("WATCHDOG_USEC", "200000")
+        .stderr(Stdio::null());
+    place.switch = Some(command.spawn().expect("it starts"));
+    told("READY=1");
+    told("WATCHDOG=1");
+    told("WATCHDOG=1");
+    place.signal(rustix::process::Signal::HUP);
+    told("RELOADING=1");
+    told("READY=1");
+    place.signal(rustix::process::Signal::TERM);
+    told("STOPPING=1");
+    assert_eq!(place.end(), Some(0));
 }
 
 #[test]

@@ -70,7 +70,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
         first.switch.socket.clone_from(socket);
     }
     let lock = Lock::take(&first.switch.socket)?;
-    let listener = listen(&first)?;
+    let (listener, socket) = listen(&first)?;
     let engine = Engine::start(&settings(&first, options.busy_poll))
         .context("the workers could not be started")?;
     let drivers = Drivers::default();
@@ -85,7 +85,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
         .map_err(anyhow::Error::from)
         .and_then(|_| serve(&control, &first, listener, &options.config));
     let _ = sd_notify::notify(&[NotifyState::Stopping]);
-    let _ = fs::remove_file(&first.switch.socket);
+    drop(socket);
     // The server has ended, and with it every request that shared the control.
     if let Some(control) = Arc::into_inner(control) {
         control.stop();
@@ -107,7 +107,7 @@ fn settings(config: &Config, busy_poll: bool) -> Settings {
 }
 
 /// Makes the control socket. The lock is held, so a socket that nobody listens on is a leftover.
-fn listen(config: &Config) -> anyhow::Result<std::os::unix::net::UnixListener> {
+fn listen(config: &Config) -> anyhow::Result<(std::os::unix::net::UnixListener, Socket)> {
     let path = &config.switch.socket;
     let shown = path.display();
     if UnixStream::connect(path).is_ok() {
@@ -126,10 +126,21 @@ fn listen(config: &Config) -> anyhow::Result<std::os::unix::net::UnixListener> {
     }
     let listener = std::os::unix::net::UnixListener::bind(path)
         .with_context(|| format!("cannot make the control socket {shown}"))?;
+    let socket = Socket(path.clone());
     fs::set_permissions(path, Permissions::from_mode(config.switch.socket_mode))
         .with_context(|| format!("cannot set the permissions of {shown}"))?;
     listener.set_nonblocking(true)?;
-    Ok(listener)
+    Ok((listener, socket))
+}
+
+/// The socket's path, while it is ours.
+#[derive(Debug)]
+struct Socket(PathBuf);
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
 }
 
 /// Serves until a signal ends it. Everything that was started here has ended on return.
