@@ -7,6 +7,8 @@ mod bed;
 mod model;
 
 mod bridge;
+mod budget;
+mod footprint;
 mod policy;
 mod reference;
 mod universe;
