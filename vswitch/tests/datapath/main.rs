@@ -9,6 +9,7 @@ mod model;
 mod bridge;
 mod budget;
 mod footprint;
+mod guests;
 mod policy;
 mod reference;
 mod universe;
