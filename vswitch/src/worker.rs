@@ -320,7 +320,10 @@ impl Walk<'_> {
         credits: &mut [i32],
         lone_port: &mut Option<policy::PortId>,
     ) {
-        let lone_now = (self.groups.len() == 1).then(|| self.groups[0].port);
+        let mut ports = self.groups.iter().map(|group| group.port);
+        let lone_now = ports
+            .next()
+            .filter(|first| ports.all(|port| port == *first));
         let alone = lone_now.is_some() && lone_now == *lone_port;
         *lone_port = lone_now;
         if self.lanes.misses.is_empty() {
