@@ -7,7 +7,7 @@
 //!
 //! Control, from the outside in: [`cli`] (what a person types), [`api`] (what it speaks to),
 //! [`control`] (brings the datapath to the desired state and keeps it there), [`config`] (the
-//! desired state); beside it [`metrics`].
+//! desired state); beside it [`metrics`] and [`doctor`].
 #![forbid(unsafe_code)]
 
 pub mod bridge;
@@ -29,4 +29,5 @@ pub mod api;
 pub mod cli;
 pub mod config;
 pub mod control;
+pub mod doctor;
 pub mod metrics;

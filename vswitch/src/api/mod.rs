@@ -3,6 +3,8 @@
 //! In: requests. Out: the rows of [`types`], or a [`types::Failure`]. What must hold: a handler
 //! never waits for workers on the server's own thread; every route is in the `OpenAPI` document.
 
+#[cfg(test)]
+mod tests;
 pub mod types;
 
 use std::sync::Arc;

@@ -114,7 +114,7 @@ fn list(problems: &[Problem]) -> String {
     }
     let count = problems.len();
     let plural = if count == 1 { "problem" } else { "problems" };
-    text.push_str(&format!("{count} {plural}; nothing was changed"));
+    text.push_str(&format!("{count} {plural}"));
     text
 }
 

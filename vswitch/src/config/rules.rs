@@ -78,6 +78,7 @@ pub(super) fn acl(section: &Section<'_>, name: &Arc<str>) -> Option<Acl> {
 
 fn rule(section: &Section<'_>) -> Option<AclRule> {
     let reader = section.reader;
+    let problems_before = reader.count();
     let action = section
         .required("action")
         .and_then(|text| reader.choice(&text, ACTIONS));
@@ -102,6 +103,9 @@ fn rule(section: &Section<'_>) -> Option<AclRule> {
             .and_then(|t| reader.choice(&t, FRAGMENTS)),
     };
     let action = action?;
+    if reader.count() > problems_before {
+        return None;
+    }
     if let Err(error) = matches.validate() {
         reader.report(&section.span, error.to_string(), "");
         return None;

@@ -48,10 +48,20 @@ impl<'t> Reader<'t> {
         self.problems.borrow_mut().push(problem);
     }
 
+    /// How many problems were noted.
+    pub(crate) fn count(&self) -> usize {
+        self.problems.borrow().len()
+    }
+
     /// Everything noted, in the order of the text.
     pub(crate) fn into_problems(self) -> Vec<Problem> {
         let mut problems = self.problems.into_inner();
-        problems.sort_by_key(|p| (p.line, p.column));
+        // A field that is read twice, alone and among others, is told once.
+        problems.sort_by(|a, b| {
+            let place = |p: &Problem| (p.line, p.column);
+            place(a).cmp(&place(b)).then(a.message.cmp(&b.message))
+        });
+        problems.dedup();
         problems
     }
 
