@@ -10,4 +10,6 @@ mod laws;
 mod netns;
 
 mod policing;
+mod reloading;
 mod talking;
+mod vlans;
