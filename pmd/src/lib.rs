@@ -19,9 +19,11 @@
 //!
 //! Rooms: [`frame`] (what is lent), [`transmit`] (what is copied), [`port`] (the traits),
 //! then one module per driver: [`memory`], [`pcap`], [`tap`], [`af_xdp`], and [`fault`], which
-//! wraps any of them. [`clock`] is the time of a turn, [`cpu`] what the processor is asked for.
+//! wraps any of them. [`clock`] is the time of a turn, [`cpu`] what the processor is asked for,
+//! [`allocations`] how a bench holds that nothing allocates.
 
 pub mod af_xdp;
+pub mod allocations;
 pub mod clock;
 pub mod cpu;
 pub mod fault;

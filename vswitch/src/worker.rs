@@ -93,7 +93,9 @@ struct Budget {
 impl Budget {
     /// True when the misses of this burst cost nothing.
     fn is_free(&mut self, groups: &Groups, now: Now) -> bool {
-        let lone_now = (groups.len() == 1).then(|| groups[0].port);
+        let mut ports = groups.iter().map(|group| group.port);
+        let first = ports.next();
+        let lone_now = first.filter(|first| ports.all(|port| port == *first));
         let alone = lone_now.is_some() && lone_now == self.lone_port;
         self.lone_port = lone_now;
         alone || now.ns < self.settled_ns
@@ -102,10 +104,12 @@ impl Budget {
     /// Gives each port what a turn allows it.
     fn fill(&mut self, groups: &Groups, bundle: &Bundle) {
         for group in groups {
-            if let Some(credit) = self.credits.get_mut(group.port.index())
-                && let Some(port) = bundle.snapshot.port(group.port)
-            {
-                let full = i32::try_from(port.misses_per_turn).unwrap_or(i32::MAX);
+            if let Some(credit) = self.credits.get_mut(group.port.index()) {
+                // Refusing the frames of a port without policy costs next to nothing.
+                let port = bundle.snapshot.port(group.port);
+                let full = port.map_or(i32::MAX, |port| {
+                    i32::try_from(port.misses_per_turn).unwrap_or(i32::MAX)
+                });
                 *credit = credit.saturating_add(full).min(full);
             }
         }
@@ -155,7 +159,13 @@ impl Worker {
     /// One turn: whatever was received is judged and sent, under one snapshot. Returns how many
     /// frames it was.
     pub fn turn(&mut self) -> usize {
-        let began = pmd::clock::cycles();
+        self.turn_at(pmd::clock::cycles())
+    }
+
+    /// The turn that begins at `began`, a reading of [`pmd::clock::cycles`]: the only time that
+    /// its frames are judged by.
+    #[inline]
+    pub fn turn_at(&mut self, began: u64) -> usize {
         let bundle = self.load_bundle(began);
         let mut burst = Burst::new();
         self.intake.receive(&mut burst, &mut self.groups);
@@ -234,7 +244,7 @@ impl Worker {
         if frames > 0 {
             counters.bursts.add(1);
             counters.frames.add(frames as u64);
-            counters.busy_cycles.add(ended - began);
+            counters.busy_cycles.add(ended.saturating_sub(began));
             counters.cache_entries.set(self.cache.used());
         }
     }
@@ -287,11 +297,16 @@ impl Walk<'_> {
                 if group.unmarked_partial_checksums {
                     find_partial_checksum(frame, &parsed);
                 }
+                lanes.parsed[index] = parsed;
+            }
+            // A loop of its own: right behind parsing, the key's words would still be on their
+            // way to memory, and be waited for.
+            for index in group.range() {
+                let parsed = &lanes.parsed[index];
                 let mask = self.bundle.snapshot.mask(group.port, parsed.class);
                 lanes.masked[index] = &parsed.key & mask;
                 lanes.hash[index] = self.cache.hash(&lanes.masked[index]);
                 self.cache.prefetch_set(lanes.hash[index]);
-                lanes.parsed[index] = parsed;
             }
             bytes += group_bytes;
             if let Some(counters) = port_counters(self.bundle, group.port, self.id) {

@@ -1,0 +1,287 @@
+//! The switch under measurement: one worker, two memory ports, policy on both.
+//!
+//! ```text
+//!   generator ─► [ingress: vNIC 10.1.0.1, R outbound rules] ─► worker
+//!                                  sink ◄─ [egress: vNIC, inbound rules] ◄─┘
+//! ```
+//!
+//! The rules deny and allow by address, port, port range, protocol and prefix, and none but the
+//! last of a list matches the traffic: a miss walks them all. Between them they read every bit in
+//! which the flows differ, so policy can tell each flow from each other.
+
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+};
+
+use anyhow::Context;
+use ipnet::{IpNet, Ipv4Net};
+use pmd::memory::{self, Endpoint};
+use policy::{
+    Epoch, Mac, NetworkId, PortId, RuleId, Snapshot,
+    model::{self, Action, Attachment, DirectionPolicy, Model, SenderChecks, StormLimits, Vnic},
+    rule::{Match, Origin, Rule},
+};
+use vswitch::{
+    counters::PortCounts,
+    intake::OwnedQueue,
+    published::{Bundle, PortShared, Shared},
+    worker::Worker,
+};
+
+use crate::generator::{
+    flow::{Flow, FlowSpace},
+    template::{Headers, Template, Transport},
+};
+
+const INGRESS: PortId = PortId(0);
+const EGRESS: PortId = PortId(1);
+const UDP: u8 = 17;
+const TCP: u8 = 6;
+
+/// Buffers of each memory ring: what the worker finds when it is timed.
+pub const RING_SLOTS: u32 = 256;
+
+/// The most inbound rules of the egress port.
+const INBOUND_RULES: usize = 8;
+
+/// A worker between two memory ports, and the far ends of those.
+#[derive(Debug)]
+pub struct Bed {
+    /// What is measured.
+    pub worker: Worker,
+    /// Where frames are put in.
+    pub source: Endpoint,
+    /// Where they come out.
+    pub sink: Endpoint,
+    /// How many inbound rules the egress port has.
+    pub inbound_rules: usize,
+    shared: Arc<Shared>,
+}
+
+impl Bed {
+    /// A worker whose flow cache has at least `cache_entries` entries, with `rules` outbound
+    /// rules at the ingress port.
+    ///
+    /// # Errors
+    /// When a memory port cannot be opened or the policy does not compile.
+    pub fn new(rules: usize, cache_entries: usize) -> anyhow::Result<Self> {
+        let inbound_rules = rules.min(INBOUND_RULES);
+        let model = model(rules, inbound_rules);
+        let snapshot = Snapshot::compile(&model, Epoch(1)).context("compiling the policy")?;
+        let shared = Arc::new(Shared::new(pmd::Clock::calibrate()));
+        shared.bridge.configure(&snapshot);
+        let ports = (0..2).map(|_| Some(Arc::new(PortShared::new(1)))).collect();
+        shared.current.store(Arc::new(Bundle { snapshot, ports }));
+
+        let mut seeds = crate::generator::random::Random::new(0x7e57_ab1e);
+        let secret = std::array::from_fn(|_| seeds.next_u64());
+        let mut worker = Worker::new(0, Arc::clone(&shared), cache_entries, secret);
+        let mut far_ends = Vec::new();
+        for id in [INGRESS, EGRESS] {
+            let (near, far) = memory::pair(memory::Config {
+                slots: RING_SLOTS,
+                ..memory::Config::default()
+            })?;
+            for (number, queue) in near.rx.into_iter().enumerate() {
+                worker.intake.add(OwnedQueue {
+                    queue,
+                    port: id,
+                    number,
+                    unmarked_partial_checksums: false,
+                });
+            }
+            for queue in near.tx {
+                let queue = Arc::new(parking_lot::Mutex::new(queue));
+                worker.outbox.attach(id, Some(queue));
+            }
+            far_ends.push(Endpoint::new(far));
+        }
+        let (Some(sink), Some(source)) = (far_ends.pop(), far_ends.pop()) else {
+            anyhow::bail!("two ports make two far ends");
+        };
+        Ok(Self {
+            worker,
+            source,
+            sink,
+            inbound_rules,
+            shared,
+        })
+    }
+
+    /// What the ports counted, added up.
+    pub fn counts(&self) -> PortCounts {
+        let mut total = PortCounts::default();
+        for port in self.shared.current.load().ports.iter().flatten() {
+            port.counters
+                .iter()
+                .for_each(|counters| total.add(counters));
+        }
+        total
+    }
+}
+
+/// The flows of the traffic: 2^36 of them, the first million over 1,024 hosts.
+pub(super) fn flows() -> FlowSpace {
+    FlowSpace {
+        first: Flow {
+            src: address(0),
+            dst: Ipv4Addr::new(10, 2, 0, 0).into(),
+            src_port: 20_000,
+            dst_port: 10_000,
+        },
+        dst_ports: 1024,
+        dst_hosts: 1 << 16,
+        src_ports: 1024,
+    }
+}
+
+/// The traffic's frames: UDP over IPv4 from the ingress vNIC to the egress vNIC's MAC.
+///
+/// # Errors
+/// When `size_bytes` is too short for the headers.
+pub(super) fn template(size_bytes: usize) -> anyhow::Result<Template> {
+    let headers = Headers {
+        eth_src: mac(0),
+        eth_dst: mac(1),
+        vlan_tci: None,
+        transport: Transport::Udp,
+        ipv6: false,
+    };
+    Ok(Template::new(&headers, size_bytes)?)
+}
+
+fn mac(port: u8) -> Mac {
+    Mac([2, 0, 0, 0, 0, port + 1])
+}
+
+fn address(port: u8) -> IpAddr {
+    Ipv4Addr::new(10, 1 + port, 0, 1).into()
+}
+
+fn model(outbound_rules: usize, inbound_rules: usize) -> Model {
+    let network = model::Network {
+        id: NetworkId(0),
+        name: "bench".into(),
+        tenant: "bench".into(),
+        vlan: None,
+        mac_limit: 1024,
+        ageing_s: 300,
+    };
+    let port = |number: u8, outbound: DirectionPolicy, inbound: DirectionPolicy| model::Port {
+        id: PortId(number.into()),
+        name: format!("p{number}").into(),
+        attachment: Attachment::Access(NetworkId(0)),
+        isolated: false,
+        mac_limit: 64,
+        storm: StormLimits::default(),
+        misses_per_turn: 256,
+        vnic: Some(Vnic {
+            name: format!("vnic{number}").into(),
+            vm: format!("vm{number}").into(),
+            mac: mac(number),
+            ipv4: vec![Ipv4Net::new_assert(Ipv4Addr::new(10, 1 + number, 0, 1), 32)],
+            ipv6: Vec::new(),
+            checks: SenderChecks::ALL,
+            inbound,
+            outbound,
+        }),
+    };
+    Model {
+        networks: vec![network],
+        ports: vec![
+            port(0, rules("out", 0, outbound_rules), rules("none", 0, 0)),
+            port(1, rules("none", 0, 0), rules("in", 1 << 20, inbound_rules)),
+        ],
+    }
+}
+
+/// So many rules, of which the last allows the traffic; without any, the default allows it.
+fn rules(acl: &str, first_id: u32, count: usize) -> DirectionPolicy {
+    let rules = (0..count)
+        .map(|index| {
+            let (action, matches) = if index + 1 == count {
+                (Action::Allow, the_traffic())
+            } else {
+                other_traffic(index as u32)
+            };
+            Rule {
+                id: RuleId(first_id + index as u32),
+                action,
+                matches,
+                origin: Arc::new(Origin {
+                    acl: acl.to_owned(),
+                    position: index as u32 + 1,
+                    place: "bench".to_owned(),
+                    text: format!("{acl} {index}"),
+                }),
+            }
+        })
+        .collect();
+    let default = if count == 0 {
+        Action::Allow
+    } else {
+        Action::Deny
+    };
+    DirectionPolicy { rules, default }
+}
+
+fn the_traffic() -> Match {
+    Match {
+        dst: Some(net([10, 2, 0, 0], 16)),
+        protocol: Some(UDP),
+        ..Match::default()
+    }
+}
+
+/// A rule that does not match the traffic, of one of four kinds.
+fn other_traffic(index: u32) -> (Action, Match) {
+    let [.., high, low] = index.to_be_bytes();
+    let port = (index % 1000) as u16;
+    match index % 4 {
+        // One service of one host of another subnet.
+        0 => (
+            Action::Deny,
+            Match {
+                dst: Some(net([10, 3, high, low], 32)),
+                protocol: Some(UDP),
+                dst_ports: vec![port..=port],
+                ..Match::default()
+            },
+        ),
+        // A TCP service of everybody.
+        1 => (
+            Action::Deny,
+            Match {
+                dst: Some(net([10, 0, 0, 0], 8)),
+                protocol: Some(TCP),
+                dst_ports: vec![port..=port],
+                ..Match::default()
+            },
+        ),
+        // Source ports that the traffic does not use, to the traffic's own subnet.
+        2 => (
+            Action::Deny,
+            Match {
+                dst: Some(net([10, 2, 0, 0], 16)),
+                protocol: Some(UDP),
+                src_ports: vec![port..=port + 1000],
+                ..Match::default()
+            },
+        ),
+        // A port range of another subnet.
+        _ => (
+            Action::Allow,
+            Match {
+                dst: Some(net([10, 4, low, 0], 24)),
+                protocol: Some(UDP),
+                dst_ports: vec![port + 1000..=port + 2000],
+                ..Match::default()
+            },
+        ),
+    }
+}
+
+fn net(address: [u8; 4], prefix_len: u8) -> IpNet {
+    Ipv4Net::new_assert(address.into(), prefix_len).into()
+}

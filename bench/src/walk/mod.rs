@@ -1,0 +1,241 @@
+//! The walk bench: what one frame costs inside the switch.
+//!
+//! In: how many flows, rules, bytes. Out: a [`Report`]. The real [`Worker`](vswitch::worker)
+//! turns over memory ports on one pinned core; only [`Worker::turn`](vswitch::worker::Worker)
+//! is timed, so receiving from and copying to the memory ports count, making the frames and
+//! taking them away does not. Traffic goes through the flows in a random order that is the same
+//! every time, over and over, so that the next flow is never the neighbour of the last.
+//!
+//! The unit of measurement is a *pass*: a ring of 256 frames, filled, walked and emptied. A round's
+//! figure is the median of its passes, so that a pass during which the kernel ran something else
+//! on this core does not count; the mean over everything stands beside it in the report.
+//!
+//! What must hold, or there is no report: every frame is accounted for, nothing is allocated,
+//! and policy tells the flows apart.
+
+use anyhow::{Context, ensure};
+use hdrhistogram::Histogram;
+use pmd::{BURST, Frame, clock::cycles};
+
+use crate::generator::{flow::FlowSpace, random::Random, template::Template};
+
+mod bed;
+mod report;
+
+pub use bed::{Bed, RING_SLOTS};
+pub use report::{Report, Spread};
+
+/// How many rounds the measured time is cut into.
+pub const ROUNDS: usize = 11;
+
+/// What to measure.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Flows, each of which is an entry of the cache.
+    pub flows: u32,
+    /// Outbound rules of the ingress port.
+    pub rules: usize,
+    /// Length of a frame in bytes, without FCS.
+    pub size_bytes: usize,
+    /// Every frame is of a flow that was never seen.
+    pub miss: bool,
+    /// Measured time, in seconds; making frames takes its share.
+    pub seconds: f64,
+    /// Room in the flow cache; `None` is twice the flows.
+    pub cache_entries: Option<usize>,
+    /// The core to measure on; `None` stays where the scheduler puts it.
+    pub core: Option<usize>,
+}
+
+/// The least room in the flow cache unless asked for otherwise.
+const LEAST_CACHE_ENTRIES: usize = 1 << 15;
+
+/// What a pass or a round took.
+#[derive(Clone, Copy, Debug, Default)]
+struct Round {
+    frames: u64,
+    cycles: u64,
+    /// Cycles per frame in the median pass.
+    median: f64,
+}
+
+/// Measures.
+///
+/// # Errors
+/// When frames are not accounted for, flows share cache entries, or a port cannot be opened.
+pub fn run(options: &Options) -> anyhow::Result<Report> {
+    if let Some(core) = options.core {
+        let pinned = core_affinity::set_for_current(core_affinity::CoreId { id: core });
+        ensure!(
+            pinned,
+            "core {core}: cannot pin to it; choose one that this process may use"
+        );
+    }
+    let cache_entries = options
+        .cache_entries
+        .unwrap_or_else(|| (2 * options.flows as usize).max(LEAST_CACHE_ENTRIES));
+    let mut drive = Drive::new(options, cache_entries)?;
+    if options.miss {
+        drive.pass();
+    } else {
+        drive.warm_up(options.flows)?;
+    }
+    let before = drive.bed.counts();
+    let (rounds, allocations) = drive.measure(options.seconds)?;
+    drive.check_accounts()?;
+    let after = drive.bed.counts();
+    let hits = after.cache_hits - before.cache_hits;
+    let misses = after.cache_misses - before.cache_misses;
+    Ok(Report::new(
+        options,
+        &drive.bed,
+        &rounds,
+        &report::Measured {
+            allocations,
+            hits,
+            misses,
+        },
+    ))
+}
+
+/// The bed with the traffic that runs over it.
+struct Drive {
+    bed: Bed,
+    traffic: Traffic,
+    sent: u64,
+    received: u64,
+}
+
+impl Drive {
+    fn new(options: &Options, cache_entries: usize) -> anyhow::Result<Self> {
+        Ok(Self {
+            bed: Bed::new(options.rules, cache_entries)?,
+            traffic: Traffic::new(options)?,
+            sent: 0,
+            received: 0,
+        })
+    }
+
+    /// Shows every flow to the cache, twice, and checks that each has its own entry there. A few
+    /// may find their set full.
+    fn warm_up(&mut self, flows: u32) -> anyhow::Result<()> {
+        while self.sent < 2 * u64::from(flows) {
+            self.pass();
+        }
+        let used = self.bed.worker.cache.used();
+        let expected = u64::from(flows).min(self.bed.worker.cache.capacity() as u64);
+        ensure!(
+            used * 100 >= expected * 99,
+            "{flows} flows made {used} cache entries; give --cache-entries more room, or more \
+             rules, so that policy reads all that the flows differ in"
+        );
+        Ok(())
+    }
+
+    /// Fills the ring, lets the worker empty it, takes away what left.
+    fn pass(&mut self) -> Round {
+        for _ in 0..RING_SLOTS as usize / BURST {
+            self.sent += self.traffic.send(&mut self.bed);
+        }
+        let mut round = Round::default();
+        loop {
+            let began = cycles();
+            let frames = self.bed.worker.turn();
+            let ended = cycles();
+            if frames == 0 {
+                break;
+            }
+            round.frames += frames as u64;
+            round.cycles += ended - began;
+        }
+        loop {
+            let frames = self.bed.sink.receive(|_| ());
+            if frames == 0 {
+                break;
+            }
+            self.received += frames as u64;
+        }
+        round
+    }
+
+    /// The rounds, and how many allocations were made in them.
+    fn measure(&mut self, seconds: f64) -> anyhow::Result<([Round; ROUNDS], u64)> {
+        let cycles_per_s = pmd::Clock::calibrate().cycles_per_s();
+        let round_cycles = (cycles_per_s * seconds / ROUNDS as f64) as u64;
+        let mut passes = Histogram::<u64>::new_with_max(1 << 40, 3)?;
+        let mut rounds = [Round::default(); ROUNDS];
+        let allocations_before = pmd::allocations::count();
+        for round in &mut rounds {
+            passes.reset();
+            let began = cycles();
+            while round.frames == 0 || cycles() - began < round_cycles {
+                let pass = self.pass();
+                round.frames += pass.frames;
+                round.cycles += pass.cycles;
+                passes.saturating_record(pass.cycles);
+            }
+            round.median = passes.value_at_quantile(0.5) as f64 / f64::from(RING_SLOTS);
+        }
+        Ok((rounds, pmd::allocations::count() - allocations_before))
+    }
+
+    /// rx + replicas = tx + drops, and the ports agree with both far ends.
+    fn check_accounts(&self) -> anyhow::Result<()> {
+        let counts = self.bed.counts();
+        ensure!(
+            counts.rx_frames == self.sent
+                && counts.tx_frames == self.received
+                && counts.rx_frames + counts.replicas == counts.tx_frames + counts.dropped_total(),
+            "frames are not accounted for: {} sent, {} received, {counts:?}",
+            self.sent,
+            self.received
+        );
+        ensure!(
+            counts.dropped_total() == 0,
+            "frames were dropped, so this measures something else: {:?}",
+            counts.drops
+        );
+        Ok(())
+    }
+}
+
+/// Frames in their order.
+struct Traffic {
+    template: Template,
+    space: FlowSpace,
+    /// Flow numbers in random order; empty when every frame is of a new flow.
+    order: Vec<u32>,
+    next: u64,
+    buffers: Vec<Vec<u8>>,
+}
+
+impl Traffic {
+    fn new(options: &Options) -> anyhow::Result<Self> {
+        let template = bed::template(options.size_bytes).context("--size")?;
+        let flows = if options.miss { 0 } else { options.flows };
+        let mut order: Vec<u32> = (0..flows).collect();
+        Random::new(1).shuffle(&mut order);
+        Ok(Self {
+            buffers: vec![vec![0; template.size_bytes()]; BURST],
+            template,
+            space: bed::flows(),
+            order,
+            next: 0,
+        })
+    }
+
+    /// Sends one burst and returns how many frames were taken.
+    fn send(&mut self, bed: &mut Bed) -> u64 {
+        for buffer in &mut self.buffers {
+            let index = match self.order.len() as u64 {
+                0 => self.next,
+                flows => u64::from(self.order[(self.next % flows) as usize]),
+            };
+            self.next += 1;
+            self.template.write(&self.space.flow(index), &[], buffer);
+        }
+        let frames: [Frame<'_>; BURST] =
+            std::array::from_fn(|index| Frame::contiguous(&self.buffers[index]));
+        bed.source.send_burst(&frames) as u64
+    }
+}
