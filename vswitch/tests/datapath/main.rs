@@ -7,6 +7,9 @@ mod bed;
 mod model;
 
 mod bridge;
+mod budget;
+mod footprint;
+mod guests;
 mod policy;
 mod reference;
 mod universe;
