@@ -22,7 +22,7 @@ pub mod schema;
 mod section;
 pub mod types;
 
-pub use edit::{append_port, remove_port};
+pub use edit::{RemoveError, append_port, remove_port};
 pub use problem::{Problem, Problems};
 pub use read::DEFAULT_SOCKET;
 pub use types::Config;
