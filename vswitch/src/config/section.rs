@@ -32,7 +32,7 @@ pub(crate) struct Reader<'t> {
 impl<'t> Reader<'t> {
     pub(crate) fn new(file: &'t str, text: &'t str) -> Self {
         Self {
-            source: Source { file, text },
+            source: Source::new(file, text),
             problems: RefCell::default(),
         }
     }

@@ -141,7 +141,7 @@ pub enum ControlError {
     #[error("restart vswitch to change this; nothing was changed:\n  {}", .0.join("\n  "))]
     Restart(Vec<String>),
     /// A port could not be opened.
-    #[error("port \"{port}\" could not be opened, so nothing was changed: {error}")]
+    #[error("port \"{port}\" could not be opened, so the running configuration stays: {error}")]
     Open {
         /// The port.
         port: String,

@@ -172,7 +172,10 @@ pub(crate) fn origin(text: &str) -> Origin {
 /// A control on a fake world, with these ports running.
 pub(crate) fn running(ports: &[&str]) -> (Control, Shared) {
     let world = Shared::default();
-    let machine = Machine { cores: vec![0] };
+    let machine = Machine {
+        cores: vec![0],
+        memory_bytes: 0,
+    };
     let first = config::parse("a.toml", &text(ports), &machine).expect("valid");
     let opener = {
         let world = Arc::clone(&world);
