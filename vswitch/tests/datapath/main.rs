@@ -8,6 +8,7 @@ mod model;
 
 mod bridge;
 mod budget;
+mod captures;
 mod footprint;
 mod guests;
 mod policy;
