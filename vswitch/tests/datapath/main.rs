@@ -10,6 +10,7 @@ mod bridge;
 mod budget;
 mod captures;
 mod footprint;
+mod golden;
 mod guests;
 mod policy;
 mod reference;
