@@ -12,6 +12,7 @@ mod captures;
 mod footprint;
 mod golden;
 mod guests;
+mod intake;
 mod policy;
 mod reference;
 mod universe;
