@@ -171,15 +171,15 @@ impl PacketSocket {
 
     /// Sends one frame.
     pub(crate) fn send(&self, frame: &[u8]) {
+        assert!(self.try_send(frame), "{}", io::Error::last_os_error());
+    }
+
+    /// Sends one frame unless the interface is gone or down.
+    pub(crate) fn try_send(&self, frame: &[u8]) -> bool {
         // SAFETY: the buffer lives through the call.
         let sent =
             unsafe { libc::send(self.fd.as_raw_fd(), frame.as_ptr().cast(), frame.len(), 0) };
-        assert_eq!(
-            sent.cast_unsigned(),
-            frame.len(),
-            "{}",
-            io::Error::last_os_error()
-        );
+        sent.cast_unsigned() == frame.len()
     }
 
     /// One received frame, if there is one. Frames that this host sent are left out.
