@@ -48,10 +48,9 @@ fn a_terminated_switch_drains_what_it_received() {
         return;
     };
     let [a, b] = ["a", "b"].map(|name| lab.socket(name));
-    passes(&lab, 0);
-    collect(&b, 1, number_of);
-    let stats = lab.check_conservation();
-    assert_eq!(stats.ports[0].counts.rx_frames, 1);
+    // Addresses are known before, so that nothing is flooded.
+    b.send(&numbered(BROADCAST, mac(2), 0));
+    collect(&a, 1, number_of);
     for number in 1..=500 {
         a.send(&numbered(mac(2), mac(1), number));
     }
