@@ -45,12 +45,12 @@ macro_rules! drop_reasons {
 }
 
 drop_reasons! {
-    Runt "runt" Ingress "The frame is shorter than an Ethernet header.",
+    Runt "runt" Ingress "The frame is shorter than its Ethernet header.",
     Malformed "malformed" Ingress "A header contradicts itself or is cut off, so a vNIC's rules cannot judge it.",
     NoPolicy "no_policy" Ingress "No policy is in force for the port yet.",
     VlanNotAllowed "vlan_not_allowed" Ingress "The port may not send frames with this VLAN tag.",
     UntaggedNotAllowed "untagged_not_allowed" Ingress "The trunk port has no native network for untagged frames.",
-    VlanNested "vlan_nested" Ingress "A vNIC sent a frame with a tag behind its tag.",
+    VlanNested "vlan_nested" Ingress "A vNIC sent a frame with a tag behind its tag, or any port one with a tag behind a priority tag.",
     MacOwned "mac_owned" Ingress "The source address belongs to a vNIC of another port.",
     GroupSource "group_source" Ingress "The source address is a group address.",
     LinkLocalGroup "link_local_group" Ingress "The destination is reserved for the link itself (01:80:c2:00:00:0x).",

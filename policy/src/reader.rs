@@ -8,7 +8,7 @@
 //! decision may stop at a test that fails, never at one that succeeds, unless
 //! [`KeyReader::TRACING`] is checked. The tracer answers `true` to all it does not know.
 
-use crate::key::{Class, Field, FlowKey, ICMP_TYPE, shape};
+use crate::key::{Class, Field, FlowKey, ICMP_TYPE, ethertype, protocol, shape};
 
 /// Reads key bits on behalf of a decision.
 pub trait KeyReader {
@@ -65,13 +65,11 @@ impl Tracer {
             known.set(field, old.0 | mask);
             value.set(field, old.1 | bits);
         };
-        let (ethertype, protocol) = class_constants(class);
-        if let Some(ethertype) = ethertype {
+        if let Some(ethertype) = class_ethertype(class) {
             know(Field::ETHERTYPE, Field::ETHERTYPE.ones(), ethertype);
         }
-        if let Some(protocol) = protocol {
-            know(Field::PROTOCOL, Field::PROTOCOL.ones(), protocol);
-        }
+        let (protocol_mask, protocol_bits) = class_protocol(class);
+        know(Field::PROTOCOL, protocol_mask, protocol_bits);
         let (shape_mask, shape_bits) = class_shape(class);
         know(Field::SHAPE, shape_mask, shape_bits);
         Self {
@@ -99,22 +97,43 @@ fn class_mask(class: Class) -> FlowKey {
     mask
 }
 
-/// Ethertype and protocol, where all frames of the class have the same.
-fn class_constants(class: Class) -> (Option<u64>, Option<u64>) {
-    const IPV4: Option<u64> = Some(0x0800);
-    const IPV6: Option<u64> = Some(0x86dd);
+/// The ethertype, where all frames of the class have the same.
+fn class_ethertype(class: Class) -> Option<u64> {
     match class {
-        Class::Runt => (Some(0), Some(0)),
-        // Any ethertype, and those that are not IPv4, IPv6 or ARP.
-        Class::Malformed | Class::NonIp => (None, Some(0)),
-        Class::Arp => (Some(0x0806), None),
-        Class::Ipv4Tcp => (IPV4, Some(6)),
-        Class::Ipv4Icmp => (IPV4, Some(1)),
-        // UDP and SCTP share a class; so do all other protocols.
-        Class::Ipv4Udp | Class::Ipv4Other | Class::Ipv4Fragment => (IPV4, None),
-        Class::Ipv6Tcp => (IPV6, Some(6)),
-        Class::Ipv6Icmp | Class::Ipv6Neighbor => (IPV6, Some(58)),
-        Class::Ipv6Udp | Class::Ipv6Other | Class::Ipv6Fragment => (IPV6, None),
+        Class::Runt => Some(0),
+        // Any, and any but those of IPv4, IPv6 and ARP.
+        Class::Malformed | Class::NonIp => None,
+        Class::Arp => Some(ethertype::ARP.into()),
+        Class::Ipv4Tcp
+        | Class::Ipv4Udp
+        | Class::Ipv4Icmp
+        | Class::Ipv4Other
+        | Class::Ipv4Fragment => Some(ethertype::IPV4.into()),
+        Class::Ipv6Tcp
+        | Class::Ipv6Udp
+        | Class::Ipv6Icmp
+        | Class::Ipv6Neighbor
+        | Class::Ipv6Other
+        | Class::Ipv6Fragment => Some(ethertype::IPV6.into()),
+    }
+}
+
+/// The protocol bits that are the same for all frames of the class, and their values.
+fn class_protocol(class: Class) -> (u64, u64) {
+    const UDP: u64 = protocol::UDP as u64;
+    const SCTP: u64 = protocol::SCTP as u64;
+    match class {
+        Class::Runt | Class::Malformed | Class::NonIp => (0xff, 0),
+        Class::Ipv4Tcp | Class::Ipv6Tcp => (0xff, protocol::TCP.into()),
+        // The bits in which the two agree are enough to tell them from TCP.
+        Class::Ipv4Udp | Class::Ipv6Udp => (0xff & !(UDP ^ SCTP), UDP & SCTP),
+        Class::Ipv4Icmp => (0xff, protocol::ICMP.into()),
+        Class::Ipv6Icmp | Class::Ipv6Neighbor => (0xff, protocol::ICMPV6.into()),
+        Class::Arp
+        | Class::Ipv4Other
+        | Class::Ipv4Fragment
+        | Class::Ipv6Other
+        | Class::Ipv6Fragment => (0, 0),
     }
 }
 

@@ -10,7 +10,8 @@ use policy::{
     Denial, Epoch, Field, FlowKey, NeighborClaim, NetworkId, Parsed, PortId, RuleId, Snapshot,
     key::{Class, shape},
     model::{Action, Attachment, Model},
-    reader::Exact,
+    parse,
+    reader::{Exact, KeyReader, Tracer},
     rule::{FlagsMatch, FragmentMatch, Match},
 };
 use proptest::{collection::vec, prelude::*};
@@ -142,31 +143,56 @@ fn two_ports(rules: Vec<(Match, Action)>) -> Snapshot {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(150))]
+    #![proptest_config(ProptestConfig::with_cases(100))]
 
     #[test]
     fn unread_bits_decide_nothing(
         model in any_model(6),
         specs in vec(any_spec(), 24),
+        cut in any::<proptest::sample::Index>(),
         noise in vec(any::<[u64; 8]>(), 4),
     ) {
         let snapshot = Snapshot::compile(&model, Epoch(1)).expect("a valid model");
-        for spec in &specs {
+        for (number, spec) in specs.iter().enumerate() {
+            let (mut frame, tci) = spec.bytes();
+            if number % 4 == 0 {
+                frame.truncate(cut.index(frame.len()));
+            }
             for port in (0..4).map(PortId) {
-                let (frame, parsed) = spec.parse(port);
+                let parsed = parse(&frame, frame.len(), tci, port);
                 let claim = NeighborClaim::read(&frame, &parsed);
                 let mask = snapshot.mask(port, parsed.class);
                 let expected = judge(&snapshot, &parsed.key, claim.as_ref());
                 prop_assert!(expected.is_some());
                 for noise in &noise {
                     let mut other = parsed.key;
-                    for word in 0..8 {
-                        other.0[word] ^= noise[word] & !mask.0[word];
+                    for (word, (noise, mask)) in other.0.iter_mut().zip(noise.iter().zip(mask.0)) {
+                        *word ^= noise & !mask;
                     }
                     prop_assert_eq!(
                         &judge(&snapshot, &other, claim.as_ref()), &expected,
                         "{:x?} {:x?}", parsed, other
                     );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_known_of_a_class_holds_for_its_frames(
+        specs in vec(any_spec(), 20),
+        cut in any::<proptest::sample::Index>(),
+        change in (any::<proptest::sample::Index>(), any::<u8>()),
+    ) {
+        for spec in specs {
+            let (mut frame, tci) = spec.bytes();
+            let at = change.0.index(frame.len());
+            frame[at] = change.1;
+            for len in [frame.len(), cut.index(frame.len() + 1)] {
+                let parsed = parse(&frame, len, tci, PortId(2));
+                let tracer = Tracer::new(parsed.class);
+                for (word, &bits) in parsed.key.0.iter().enumerate() {
+                    prop_assert!(tracer.possible(Field::word(word), u64::MAX, bits), "{:?}", parsed);
                 }
             }
         }

@@ -73,7 +73,7 @@ pub struct Inputs<'a> {
 
 /// A decision in the making: dropped, or bound for these places.
 enum Route {
-    One(PortId),
+    One(PortId, Option<VlanId>),
     Flood(FloodKind),
 }
 
@@ -129,13 +129,8 @@ impl SlowPath {
             return Err(Denial::new(reason));
         }
         match route(inputs, network, port, parsed)? {
-            Route::One(to) => {
+            Route::One(to, tag) => {
                 decision.cost += 1;
-                let tag = inputs
-                    .snapshot
-                    .port(to)
-                    .and_then(|port| port.egress_tag(network.id));
-                let tag = tag.ok_or(Denial::new(DropReason::NoDestination))?;
                 Ok(Verdict::Unicast(self.destination(
                     inputs.snapshot,
                     to,
@@ -238,15 +233,20 @@ fn route(
         };
         return Ok(Route::Flood(kind));
     }
-    let Some(to) = inputs.bridge.lookup(network.id, target) else {
+    let known = inputs.bridge.lookup(network.id, target).and_then(|to| {
+        // A table may be ahead of the snapshot, or behind it while workers change over: an
+        // address at a port that is not in the network is as good as unknown.
+        let port = inputs.snapshot.port(to)?;
+        Some((port, port.egress_tag(network.id)?))
+    });
+    let Some((to, tag)) = known else {
         return Ok(Route::Flood(FloodKind::Unknown));
     };
-    if to == from.id {
+    if to.id == from.id {
         return Err(Denial::new(DropReason::SamePort));
     }
-    let isolated = inputs.snapshot.port(to).is_some_and(|port| port.isolated);
-    if isolated && from.isolated {
+    if to.isolated && from.isolated {
         return Err(Denial::new(DropReason::Isolated));
     }
-    Ok(Route::One(to))
+    Ok(Route::One(to.id, tag))
 }

@@ -476,7 +476,7 @@ pub fn port(id: u16, attachment: Attachment) -> Port {
     }
 }
 
-/// A vNIC with address `mac(last)`, 10.0.0.0/24 and 2001:db8::/64, and no rules.
+/// A vNIC with address `mac(last)`, `10.0.0.0/24` and `2001:db8::/64`, and no rules.
 pub fn vnic(last: u8, default: Action) -> Vnic {
     let policy = DirectionPolicy {
         rules: Arc::new([]),

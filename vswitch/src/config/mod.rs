@@ -24,6 +24,7 @@ pub mod types;
 
 pub use edit::{append_port, remove_port};
 pub use problem::{Problem, Problems};
+pub use read::DEFAULT_SOCKET;
 pub use types::Config;
 
 use section::Reader;

@@ -114,8 +114,7 @@ fn list(problems: &[Problem]) -> String {
     }
     let count = problems.len();
     let plural = if count == 1 { "problem" } else { "problems" };
-    text.push_str(&format!("{count} {plural}; nothing was changed"));
-    text
+    text + &format!("{count} {plural}")
 }
 
 /// "did you mean" with the nearest of `valid`, and all of them when there are few.

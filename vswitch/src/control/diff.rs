@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 
 use crate::config::{
     Config,
-    types::{Acl, AclRule, Network, Port, Vnic},
+    types::{Acl, AclRule, Driver, Network, Port, Vnic},
 };
 
 /// One thing that differs.
@@ -198,7 +198,7 @@ fn network(old: &Network, new: &Network) -> Vec<String> {
 
 fn port(old: &Port, new: &Port) -> Vec<String> {
     let mut details = Vec::new();
-    field(&mut details, "driver", &old.driver, &new.driver);
+    driver(&mut details, &old.driver, &new.driver);
     field(&mut details, "fault", &old.fault, &new.fault);
     if !details.is_empty() {
         details.push("the port is closed and opened again".into());
@@ -215,6 +215,42 @@ fn port(old: &Port, new: &Port) -> Vec<String> {
     );
     field(&mut details, "workers", &old.workers, &new.workers);
     details
+}
+
+fn driver(details: &mut Vec<String>, old: &Driver, new: &Driver) {
+    match (old, new) {
+        (Driver::AfXdp(old), Driver::AfXdp(new)) => {
+            field(details, "interface", &old.interface, &new.interface);
+            field(details, "queues", &old.queues, &new.queues);
+            field(details, "mode", &old.mode, &new.mode);
+            field(details, "zero_copy", &old.zero_copy, &new.zero_copy);
+            field(details, "ring_size", &old.ring_size, &new.ring_size);
+            field(details, "frame_bytes", &old.frame_bytes, &new.frame_bytes);
+        }
+        (Driver::Tap(old), Driver::Tap(new)) => {
+            field(details, "interface", &old.interface, &new.interface);
+            field(details, "queues", &old.queues, &new.queues);
+            field(details, "mtu", &old.mtu, &new.mtu);
+            let mac = |mac: Option<[u8; 6]>| mac.map(policy::Mac);
+            field(details, "mac", &mac(old.mac), &mac(new.mac));
+        }
+        (Driver::Pcap(old), Driver::Pcap(new)) => {
+            field(details, "replay", &old.replay, &new.replay);
+            field(details, "pace", &old.pace, &new.pace);
+            field(details, "repeat", &old.repeat, &new.repeat);
+            field(details, "write", &old.write, &new.write);
+        }
+        (Driver::Memory(old), Driver::Memory(new)) => {
+            field(details, "slots", &old.slots, &new.slots);
+            field(
+                details,
+                "max_frame_bytes",
+                &old.max_frame_bytes,
+                &new.max_frame_bytes,
+            );
+        }
+        _ => field(details, "driver", &old.name(), &new.name()),
+    }
 }
 
 fn vnic(old: &Vnic, new: &Vnic) -> Vec<String> {

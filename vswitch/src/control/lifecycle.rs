@@ -86,9 +86,9 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
         .and_then(|_| serve(&control, &first, listener, &options.config));
     let _ = sd_notify::notify(&[NotifyState::Stopping]);
     let _ = fs::remove_file(&first.switch.socket);
-    match Arc::into_inner(control) {
-        Some(control) => control.stop(),
-        None => tracing::error!("a request is still running; leaving it behind"),
+    // The server has ended, and with it every request that shared the control.
+    if let Some(control) = Arc::into_inner(control) {
+        control.stop();
     }
     drop(lock);
     if outcome.is_ok() {
@@ -120,7 +120,7 @@ fn listen(config: &Config) -> anyhow::Result<std::os::unix::net::UnixListener> {
             bail!("{shown} exists and is no socket; move it away or choose another --socket")
         }
         Ok(_) => {
-            fs::remove_file(path).with_context(|| format!("cannot remove the stale {shown}"))?
+            fs::remove_file(path).with_context(|| format!("cannot remove the stale {shown}"))?;
         }
         Err(_) => {}
     }
@@ -221,9 +221,11 @@ async fn until_signal(control: &Arc<Control>, file: &Path) -> anyhow::Result<()>
             }
             _ = watchdog.tick() => {
                 let control = Arc::clone(control);
-                match tokio::task::spawn_blocking(move || control.alive()).await {
-                    Ok(true) => { let _ = sd_notify::notify(&[NotifyState::Watchdog]); }
-                    _ => tracing::error!("a worker does not answer"),
+                let alive = tokio::task::spawn_blocking(move || control.alive()).await;
+                if matches!(alive, Ok(true)) {
+                    let _ = sd_notify::notify(&[NotifyState::Watchdog]);
+                } else {
+                    tracing::error!("a worker does not answer");
                 }
             }
         }

@@ -1,0 +1,397 @@
+//! The compiled state: which network a frame belongs to, how it leaves, what defaults do, and
+//! which desired states are refused.
+
+mod common;
+
+use std::sync::Arc;
+
+use common::{Fragment, L3, L4, Spec, ipv4_packet, ipv6_packet, mac, port, rule, vnic};
+use policy::{
+    Denial, DropReason, Epoch, Mac, NetworkId, PortId, RuleId, Snapshot, VlanId,
+    key::Class,
+    model::{Action, Attachment, Model, Port},
+    reader::Exact,
+    rule::{Match, MatchError},
+    snapshot::{CompileError, Member},
+};
+
+const ACCESS: Attachment = Attachment::Access(NetworkId(0));
+
+fn trunk(tagged: &[u16], native: Option<u16>) -> Attachment {
+    Attachment::Trunk {
+        tagged: tagged.iter().copied().map(NetworkId).collect(),
+        native: native.map(NetworkId),
+    }
+}
+
+fn compile(ports: Vec<Port>) -> Result<Snapshot, CompileError> {
+    let model = Model {
+        networks: common::networks(),
+        ports,
+    };
+    Snapshot::compile(&model, Epoch(3))
+}
+
+fn admit(snapshot: &Snapshot, spec: &Spec) -> Result<NetworkId, DropReason> {
+    let (_, parsed) = spec.parse(PortId(1));
+    let port = snapshot.port(PortId(1)).expect("the port");
+    let admitted = port.admit(&mut Exact(&parsed.key));
+    admitted.map_err(|denial| denial.reason)
+}
+
+#[test]
+fn tags_say_which_network_a_frame_belongs_to() {
+    let (net, not_allowed) = (|id| Ok(NetworkId(id)), Err(DropReason::VlanNotAllowed));
+    let no_native = Err(DropReason::UntaggedNotAllowed);
+    for (attachment, tci, expected) in [
+        (ACCESS, None, net(0)),
+        (ACCESS, Some(0xe000), net(0)),
+        (ACCESS, Some(5), not_allowed),
+        (trunk(&[0, 1], None), None, no_native),
+        (trunk(&[0, 1], None), Some(0), no_native),
+        (trunk(&[0, 1], None), Some(0xe005), net(0)),
+        (trunk(&[0, 1], None), Some(6), net(1)),
+        (trunk(&[0, 1], None), Some(7), not_allowed),
+        (trunk(&[0, 1], None), Some(4095), not_allowed),
+        (trunk(&[1], Some(2)), None, net(2)),
+        (trunk(&[1], Some(2)), Some(0), net(2)),
+        // The native network's own VLAN counts only where it is carried tagged too.
+        (trunk(&[1], Some(0)), Some(5), not_allowed),
+        (trunk(&[0, 1], Some(0)), Some(5), net(0)),
+    ] {
+        let snapshot = compile(vec![port(1, attachment.clone())]).expect("valid");
+        for beside in [false, true] {
+            let mut spec = Spec::new(ipv4_packet("10.0.0.1", "10.0.0.2", L4::Udp(1, 2)));
+            (spec.tci, spec.beside) = (tci, beside);
+            assert_eq!(admit(&snapshot, &spec), expected, "{attachment:?} {tci:?}");
+        }
+    }
+}
+
+#[test]
+fn no_port_may_send_runts_group_sources_or_link_local_groups() {
+    let snapshot = compile(vec![port(1, ACCESS)]).expect("valid");
+    let mut spec = Spec::new(L3::Other(0x88cc));
+    spec.src = Mac([3, 0, 0, 0, 0, 1]);
+    assert_eq!(admit(&snapshot, &spec), Err(DropReason::GroupSource));
+    spec.src = mac(1);
+    spec.dst = Mac([0x01, 0x80, 0xc2, 0, 0, 0x0f]);
+    assert_eq!(admit(&snapshot, &spec), Err(DropReason::LinkLocalGroup));
+    spec.dst = Mac([0x01, 0x80, 0xc2, 0, 0, 0x10]);
+    assert_eq!(admit(&snapshot, &spec), Ok(NetworkId(0)));
+    let runt = policy::parse(&[0; 13], 13, None, PortId(1));
+    let port = snapshot.port(PortId(1)).expect("the port");
+    let refused = port.admit(&mut Exact(&runt.key));
+    assert_eq!(refused, Err(Denial::new(DropReason::Runt)));
+}
+
+#[test]
+fn frames_leave_a_port_with_the_tag_of_their_network() {
+    let snapshot = compile(vec![
+        port(1, trunk(&[0, 1], Some(2))),
+        port(2, trunk(&[0], Some(0))),
+        port(4, ACCESS),
+    ])
+    .expect("valid");
+    let tag = |id: u16, network| snapshot.port(PortId(id))?.egress_tag(NetworkId(network));
+    let five = VlanId::new(5);
+    assert_eq!(tag(1, 0), Some(five));
+    assert_eq!(tag(1, 2), Some(None));
+    assert_eq!(tag(2, 0), Some(None));
+    assert_eq!(tag(2, 1), None);
+    assert_eq!(tag(4, 0), Some(None));
+    assert_eq!(tag(3, 0), None);
+    let member = |port, tag| Member {
+        port: PortId(port),
+        tag,
+        isolated: false,
+    };
+    let network = snapshot.network(NetworkId(0)).expect("the network");
+    let expected = [member(1, five), member(2, None), member(4, None)];
+    assert_eq!(network.members, expected);
+    assert_eq!(
+        (snapshot.ports().count(), snapshot.networks().count()),
+        (3, 3)
+    );
+    assert_eq!(snapshot.epoch(), Epoch(3));
+}
+
+/// What the inbound and the outbound policy of a vNIC say of a frame.
+fn judge(matches: Option<(Match, Action)>, default: Action, spec: &Spec) -> [Option<Denial>; 2] {
+    let mut guest = vnic(1, default);
+    let rules: Arc<[_]> = matches
+        .map(|(matches, action)| rule(4, action, matches))
+        .into_iter()
+        .collect();
+    guest.inbound.rules = rules.clone();
+    guest.outbound.rules = rules;
+    let mut ports = vec![port(1, ACCESS)];
+    ports[0].vnic = Some(guest);
+    let snapshot = compile(ports).expect("valid");
+    let vnic = snapshot.port(PortId(1)).and_then(|port| port.vnic.as_ref());
+    let vnic = vnic.expect("the vNIC");
+    let (_, parsed) = spec.parse(PortId(1));
+    let r = &mut Exact(&parsed.key);
+    [vnic.judge_inbound(r).err(), vnic.judge_outbound(r).err()]
+}
+
+fn denials(rule: Option<u32>) -> [Option<Denial>; 2] {
+    [DropReason::AclIn, DropReason::AclOut].map(|reason| {
+        Some(Denial {
+            reason,
+            rule: rule.map(RuleId),
+        })
+    })
+}
+
+#[test]
+fn rules_come_before_the_default() {
+    let spec = Spec::new(ipv4_packet("10.0.0.1", "10.0.0.2", L4::Udp(1, 53)));
+    let dns = Match {
+        protocol: Some(17),
+        dst_ports: vec![53..=53],
+        ..Match::default()
+    };
+    let passes = [None, None];
+    assert_eq!(judge(None, Action::Allow, &spec), passes);
+    assert_eq!(judge(None, Action::Deny, &spec), denials(None));
+    let allow = Some((dns.clone(), Action::Allow));
+    assert_eq!(judge(allow, Action::Deny, &spec), passes);
+    let deny = Some((dns, Action::Deny));
+    assert_eq!(judge(deny, Action::Allow, &spec), denials(Some(4)));
+}
+
+#[test]
+fn arp_and_neighbour_discovery_pass_unless_a_rule_denies_them() {
+    let arp = Spec::new(L3::Arp {
+        operation: 1,
+        mac: mac(1),
+        sender: "10.0.0.1".parse().expect("an address"),
+        target: "10.0.0.2".parse().expect("an address"),
+    });
+    let solicitation = L4::IcmpBody(135, vec![0; 20]);
+    let nd = Spec::new(ipv6_packet("2001:db8::1", "ff02::1", solicitation));
+    let anything = || Some((Match::default(), Action::Deny));
+    for spec in [&arp, &nd] {
+        assert_eq!(judge(None, Action::Deny, spec), [None, None]);
+        assert_eq!(judge(anything(), Action::Allow, spec), denials(Some(4)));
+    }
+    let mut fragment = nd.clone();
+    if let L3::V6 { fragment, .. } = &mut fragment.l3 {
+        *fragment = Fragment::First;
+    }
+    assert_eq!(judge(None, Action::Deny, &fragment), denials(None));
+    let echo = Spec::new(ipv6_packet("2001:db8::1", "ff02::1", L4::Icmp(128, 0)));
+    assert_eq!(judge(None, Action::Deny, &echo), denials(None));
+}
+
+#[test]
+fn malformed_frames_are_denied_without_a_rule() {
+    let malformed = Spec::new(L3::Other(0x86dd));
+    let anything = Some((Match::default(), Action::Allow));
+    assert_eq!(judge(anything, Action::Allow, &malformed), denials(None));
+}
+
+#[test]
+fn rules_are_found_by_number() {
+    let mut ports = vec![port(1, ACCESS)];
+    let mut guest = vnic(1, Action::Deny);
+    guest.inbound.rules = Arc::new([rule(40, Action::Allow, Match::default())]);
+    ports[0].vnic = Some(guest);
+    let snapshot = compile(ports).expect("valid");
+    let found = snapshot
+        .rule(RuleId(40))
+        .map(|rule| rule.origin.place.clone());
+    assert_eq!(found.as_deref(), Some("acls.toml:40"));
+    assert_eq!(snapshot.rule(RuleId(41)), None);
+}
+
+#[test]
+fn contradictory_states_are_refused_with_what_to_do() {
+    let guest_port = |id, rules: Vec<_>| {
+        let mut guest = vnic(1, Action::Deny);
+        guest.inbound.rules = rules.into();
+        Port {
+            vnic: Some(guest),
+            ..port(id, ACCESS)
+        }
+    };
+    let ports_only = Match {
+        dst_ports: vec![1..=2],
+        ..Match::default()
+    };
+    let bad_rule = rule(7, Action::Allow, ports_only);
+    let (allow, deny) = (
+        rule(7, Action::Allow, Match::default()),
+        rule(7, Action::Deny, Match::default()),
+    );
+    for (ports, expected) in [
+        (vec![port(1, ACCESS), port(1, ACCESS)], "same number 1"),
+        (
+            vec![port(1, Attachment::Access(NetworkId(9)))],
+            "number 9, which does not exist",
+        ),
+        (
+            vec![port(1, trunk(&[0], Some(9)))],
+            "number 9, which does not exist",
+        ),
+        (
+            vec![port(1, trunk(&[0, 2], None))],
+            "\"net2\" tagged, but the network has no vlan",
+        ),
+        (vec![port(1, trunk(&[0, 0], None))], "same vlan 5"),
+        (
+            vec![guest_port(1, vec![bad_rule])],
+            "acls.toml:7: rule 7 of ACL \"web\": ports need",
+        ),
+        (
+            vec![guest_port(1, vec![allow]), guest_port(2, vec![deny])],
+            "two different rules have the same number 7",
+        ),
+    ] {
+        let error = compile(ports).expect_err(expected).to_string();
+        assert!(error.contains(expected), "{error}");
+    }
+}
+
+#[test]
+fn networks_are_told_apart() {
+    let mut model = Model {
+        networks: common::networks(),
+        ports: vec![port(1, trunk(&[0, 1], None))],
+    };
+    model.networks[1].vlan = model.networks[0].vlan;
+    let error = Snapshot::compile(&model, Epoch(1)).expect_err("one VLAN for two networks");
+    assert!(matches!(error, CompileError::SharedVlan { vlan: 5, .. }));
+    model.networks[1].id = NetworkId(0);
+    let error = Snapshot::compile(&model, Epoch(1)).expect_err("one number for two networks");
+    assert!(matches!(
+        error,
+        CompileError::DuplicateNetwork { id: 0, .. }
+    ));
+}
+
+#[test]
+fn vnics_share_rules_by_value_too() {
+    let list = || -> Arc<[_]> { Arc::new([rule(7, Action::Allow, Match::default())]) };
+    let ports = (1..4).map(|id| {
+        let mut guest = vnic(id, Action::Deny);
+        guest.inbound.rules = list();
+        Port {
+            vnic: Some(guest),
+            ..port(id.into(), ACCESS)
+        }
+    });
+    assert!(compile(ports.collect()).is_ok());
+}
+
+#[test]
+fn a_network_s_masks_hold_what_its_receivers_read() {
+    let mut ports = vec![port(1, ACCESS), port(2, ACCESS), port(3, trunk(&[1], None))];
+    let mut guest = vnic(2, Action::Deny);
+    let web = Match {
+        protocol: Some(6),
+        dst_ports: vec![80..=80],
+        ..Match::default()
+    };
+    guest.inbound.rules = Arc::new([rule(7, Action::Allow, web)]);
+    ports[1].vnic = Some(guest);
+    let snapshot = compile(ports).expect("valid");
+    let reads_port = |id, class| {
+        let mask = snapshot.mask(PortId(id), class);
+        mask.get(policy::Field::L4_DST) == 0xffff
+    };
+    assert!(reads_port(1, Class::Ipv4Tcp));
+    assert!(reads_port(1, Class::Ipv6Tcp));
+    assert!(!reads_port(1, Class::Ipv4Udp));
+    assert!(!reads_port(1, Class::Ipv4Fragment));
+    assert!(!reads_port(3, Class::Ipv4Tcp));
+    assert!(
+        reads_port(0, Class::Ipv4Udp),
+        "a port without policy shares nothing"
+    );
+}
+
+#[test]
+fn matches_that_contradict_themselves_are_refused() {
+    type Change = fn(&mut Match);
+    let cases: [(Change, MatchError); 10] = [
+        (
+            |m| m.dst_ports = vec![1..=2],
+            MatchError::PortsWithoutProtocol,
+        ),
+        (
+            |m| (m.protocol, m.src_ports) = (Some(1), vec![1..=2]),
+            MatchError::PortsWithoutProtocol,
+        ),
+        (
+            |m| {
+                m.protocol = Some(6);
+                #[allow(clippy::reversed_empty_ranges, reason = "that is the case")]
+                m.src_ports.push(9..=8);
+            },
+            MatchError::EmptyRange(9, 8),
+        ),
+        (
+            |m| {
+                m.src = "10.0.0.0/8".parse().ok();
+                m.dst = "::/0".parse().ok();
+            },
+            MatchError::MixedFamilies,
+        ),
+        (
+            |m| (m.protocol, m.src) = (Some(58), "10.0.0.0/8".parse().ok()),
+            MatchError::IcmpFamily,
+        ),
+        (
+            |m| (m.ethertype, m.protocol) = (Some(0x0806), Some(6)),
+            MatchError::EthertypeContradicts(0x0806),
+        ),
+        (
+            |m| (m.ethertype, m.src) = (Some(0x0800), "::/0".parse().ok()),
+            MatchError::EthertypeContradicts(0x0800),
+        ),
+        (
+            |m| m.ethertype = Some(60),
+            MatchError::EthertypeIsLength(60),
+        ),
+        (
+            |m| {
+                m.icmp = Some(policy::rule::IcmpMatch {
+                    kind: 8,
+                    code: None,
+                });
+            },
+            MatchError::IcmpWithoutProtocol,
+        ),
+        (
+            |m| m.tcp_flags = Some(policy::rule::FlagsMatch { set: 2, mask: 2 }),
+            MatchError::FlagsWithoutTcp,
+        ),
+    ];
+    for (change, expected) in cases {
+        let mut matches = Match::default();
+        change(&mut matches);
+        assert_eq!(matches.validate(), Err(expected));
+    }
+}
+
+#[test]
+fn rules_print_in_one_line() {
+    let flags = policy::rule::FlagsMatch { set: 2, mask: 0x12 };
+    let ssh = Match {
+        protocol: Some(6),
+        dst: "10.0.0.0/8".parse().ok(),
+        src_ports: vec![1024..=65535],
+        dst_ports: vec![22..=22, 80..=81],
+        tcp_flags: Some(flags),
+        vlan: VlanId::new(5),
+        ..Match::default()
+    };
+    assert_eq!(
+        rule(1, Action::Deny, ssh).to_string(),
+        "deny tcp from any port 1024-65535 to 10.0.0.0/8 port 22,80-81 flags syn,!ack vlan 5"
+    );
+    let everything = rule(1, Action::Allow, Match::default());
+    assert_eq!(everything.to_string(), "allow any");
+}

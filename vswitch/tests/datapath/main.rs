@@ -1,0 +1,16 @@
+//! The datapath: whole frames through `Worker::turn`, over memory ports, on the test's own
+//! thread. No root, no threads, no sleeps; time is what the test says it is.
+
+#[path = "../bed/mod.rs"]
+mod bed;
+#[path = "../model/mod.rs"]
+mod model;
+
+mod bridge;
+mod budget;
+mod footprint;
+mod guests;
+mod policy;
+mod reference;
+mod universe;
+mod vlan;

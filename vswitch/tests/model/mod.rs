@@ -1,0 +1,256 @@
+//! The reference: a switch that is plain, slow and obviously right.
+//!
+//! In: the same models and frames that the real one gets. Out: what leaves where, byte by byte,
+//! and the drops by (port, reason). It shares with the switch the types of the desired state and
+//! nothing else: it has its own reading of frames ([`view`]) and of rules ([`judge`]), no keys, no
+//! masks, no cache, and looks at everything anew for every frame.
+
+mod judge;
+mod view;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use policy::DropReason;
+use policy::model::{Attachment, Model, Network, Port};
+
+use view::View;
+
+const GROUP_BIT: u8 = 1;
+
+#[derive(Clone, Copy)]
+struct Location {
+    port: u16,
+    fixed: bool,
+}
+
+/// The reference switch.
+#[derive(Clone)]
+pub(crate) struct Reference {
+    model: Model,
+    macs: BTreeMap<(u16, [u8; 6]), Location>,
+    /// Dropped frames by (port, reason).
+    pub(crate) drops: BTreeMap<(u16, &'static str), u64>,
+    /// How often an address moved.
+    pub(crate) moves: u64,
+}
+
+/// Where a frame goes, and the tag it leaves with.
+type Exit = (u16, Option<u16>);
+
+impl Reference {
+    pub(crate) fn new(model: &Model) -> Self {
+        let mut switch = Self {
+            model: Model::default(),
+            macs: BTreeMap::new(),
+            drops: BTreeMap::new(),
+            moves: 0,
+        };
+        switch.adopt(model);
+        switch
+    }
+
+    /// Another desired state takes effect.
+    pub(crate) fn adopt(&mut self, model: &Model) {
+        self.model = model.clone();
+        let mut owners = BTreeMap::new();
+        let mut members = BTreeSet::new();
+        for port in &model.ports {
+            for (network, _) in self.memberships(port) {
+                members.insert((network, port.id.0));
+                if let Some(vnic) = &port.vnic {
+                    owners.insert((network, vnic.mac.0), port.id.0);
+                }
+            }
+        }
+        self.macs.retain(|(network, mac), at| {
+            let owner = owners.get(&(*network, *mac));
+            !at.fixed && members.contains(&(*network, at.port)) && owner.is_none()
+        });
+        for (place, port) in owners {
+            self.macs.insert(place, Location { port, fixed: true });
+        }
+    }
+
+    /// Every learned address has aged out.
+    pub(crate) fn age_all(&mut self) {
+        self.macs.retain(|_, at| at.fixed);
+    }
+
+    /// A frame arrives; `beside` is the tag that came beside it. Returns what leaves where.
+    pub(crate) fn receive(
+        &mut self,
+        port: u16,
+        frame: &[u8],
+        beside: Option<u16>,
+    ) -> Vec<(u16, Vec<u8>)> {
+        match self.forward(port, frame, beside) {
+            Ok(sent) => sent,
+            Err(reason) => {
+                self.count(port, reason);
+                Vec::new()
+            }
+        }
+    }
+
+    fn count(&mut self, port: u16, reason: DropReason) {
+        *self.drops.entry((port, reason.name())).or_insert(0) += 1;
+    }
+
+    fn forward(
+        &mut self,
+        from: u16,
+        frame: &[u8],
+        beside: Option<u16>,
+    ) -> Result<Vec<(u16, Vec<u8>)>, DropReason> {
+        let ports = self.model.ports.clone();
+        let port = ports.iter().find(|port| port.id.0 == from);
+        let port = port.ok_or(DropReason::NoPolicy)?;
+        let view = View::read(frame, beside).ok_or(DropReason::Runt)?;
+        let network = self.admit(port, &view)?;
+        if let Some(vnic) = &port.vnic {
+            judge::sender(vnic, &view)?;
+            judge::direction(&vnic.outbound, &view, DropReason::AclOut)?;
+        }
+        self.learn(network, port, view.src)?;
+        let exits = self.exits(network, port, &view)?;
+        let mut sent = Vec::new();
+        for (to, tag) in exits {
+            let vnic = ports.iter().find(|port| port.id.0 == to);
+            let vnic = vnic.and_then(|port| port.vnic.as_ref());
+            let judged = vnic.map_or(Ok(()), |vnic| {
+                judge::direction(&vnic.inbound, &view, DropReason::AclIn)
+            });
+            match judged {
+                Ok(()) => sent.push((to, view.with_tag(tag))),
+                Err(reason) => self.count(to, reason),
+            }
+        }
+        Ok(sent)
+    }
+
+    /// The network that a frame of the port belongs to.
+    fn admit(&self, port: &Port, view: &View<'_>) -> Result<u16, DropReason> {
+        if view.src[0] & GROUP_BIT != 0 {
+            return Err(DropReason::GroupSource);
+        }
+        if view.dst[..5] == [1, 0x80, 0xc2, 0, 0] && view.dst[5] < 16 {
+            return Err(DropReason::LinkLocalGroup);
+        }
+        let vid = view.tci.map_or(0, |tci| tci & 0xfff);
+        if vid == 0 {
+            if view.tci.is_some() && view.nested {
+                return Err(DropReason::VlanNested);
+            }
+            let untagged = match &port.attachment {
+                Attachment::Access(network) => Some(*network),
+                Attachment::Trunk { native, .. } => *native,
+            };
+            return untagged.map(|n| n.0).ok_or(DropReason::UntaggedNotAllowed);
+        }
+        let Attachment::Trunk { tagged, .. } = &port.attachment else {
+            return Err(DropReason::VlanNotAllowed);
+        };
+        let carried = tagged.iter().find(|id| self.vlan(id.0) == Some(vid));
+        carried.map(|n| n.0).ok_or(DropReason::VlanNotAllowed)
+    }
+
+    fn network(&self, id: u16) -> Option<&Network> {
+        self.model
+            .networks
+            .iter()
+            .find(|network| network.id.0 == id)
+    }
+
+    fn vlan(&self, id: u16) -> Option<u16> {
+        self.network(id)?.vlan.map(policy::VlanId::get)
+    }
+
+    /// The networks of a port, with the tag that their frames leave with.
+    fn memberships(&self, port: &Port) -> Vec<(u16, Option<u16>)> {
+        match &port.attachment {
+            Attachment::Access(network) => vec![(network.0, None)],
+            Attachment::Trunk { tagged, native } => {
+                let native = native.map(|id| id.0);
+                let tagged = tagged
+                    .iter()
+                    .map(|id| id.0)
+                    .filter(|id| Some(*id) != native);
+                let tagged = tagged.map(|id| (id, self.vlan(id)));
+                native
+                    .map(|id| (id, None))
+                    .into_iter()
+                    .chain(tagged)
+                    .collect()
+            }
+        }
+    }
+
+    fn learn(&mut self, network: u16, port: &Port, mac: [u8; 6]) -> Result<(), DropReason> {
+        let known = self.macs.get(&(network, mac)).copied();
+        match known {
+            Some(at) if at.port == port.id.0 => return Ok(()),
+            Some(at) if at.fixed => return Err(DropReason::MacOwned),
+            _ => {}
+        }
+        let learned = || self.macs.iter().filter(|(_, at)| !at.fixed);
+        let by_port = learned().filter(|(_, at)| at.port == port.id.0).count();
+        if by_port >= port.mac_limit as usize {
+            return Err(DropReason::MacLimitPort);
+        }
+        let by_network = learned().filter(|((id, _), _)| *id == network).count();
+        let limit = self.network(network).map_or(0, |network| network.mac_limit);
+        if known.is_none() && by_network >= limit as usize {
+            return Err(DropReason::MacLimitNetwork);
+        }
+        self.moves += u64::from(known.is_some());
+        let port = port.id.0;
+        self.macs
+            .insert((network, mac), Location { port, fixed: false });
+        Ok(())
+    }
+
+    fn exits(&self, network: u16, from: &Port, view: &View<'_>) -> Result<Vec<Exit>, DropReason> {
+        let mut members: Vec<(&Port, Option<u16>)> = Vec::new();
+        for port in &self.model.ports {
+            let mut memberships = self.memberships(port).into_iter();
+            if let Some((_, tag)) = memberships.find(|(id, _)| *id == network) {
+                members.push((port, tag));
+            }
+        }
+        members.sort_by_key(|(port, _)| port.id);
+        let group = view.dst[0] & GROUP_BIT != 0;
+        let known = self.macs.get(&(network, view.dst)).filter(|_| !group);
+        if let Some(at) = known {
+            if at.port == from.id.0 {
+                return Err(DropReason::SamePort);
+            }
+            let mut members = members.into_iter();
+            let to = members.find(|(port, _)| port.id.0 == at.port);
+            let (to, tag) = to.expect("an address is at a member");
+            if to.isolated && from.isolated {
+                return Err(DropReason::Isolated);
+            }
+            return Ok(vec![(to.id.0, tag)]);
+        }
+        let exits: Vec<Exit> = members
+            .into_iter()
+            .filter(|(to, _)| to.id != from.id && !(to.isolated && from.isolated))
+            .map(|(to, tag)| (to.id.0, tag))
+            .collect();
+        if exits.is_empty() {
+            return Err(DropReason::NoDestination);
+        }
+        let (limit, reason) = if view.dst == [0xff; 6] {
+            (from.storm.broadcast_pps, DropReason::StormBroadcast)
+        } else if group {
+            (from.storm.multicast_pps, DropReason::StormMulticast)
+        } else {
+            (from.storm.unknown_pps, DropReason::StormUnknown)
+        };
+        match limit {
+            None => Ok(exits),
+            Some(0) => Err(reason),
+            Some(_) => panic!("the reference has no time: a limit is zero or none"),
+        }
+    }
+}
