@@ -57,10 +57,13 @@ impl Budget {
     /// Gives each port what a turn allows it.
     pub fn fill(&mut self, groups: &Groups, bundle: &Bundle) {
         for group in groups {
-            if let Some(credit) = self.credits.get_mut(group.port.index())
-                && let Some(port) = bundle.snapshot.port(group.port)
-            {
-                let full = i32::try_from(port.misses_per_turn).unwrap_or(i32::MAX);
+            if let Some(credit) = self.credits.get_mut(group.port.index()) {
+                // Refusing the frames of a port without policy costs next to nothing.
+                let allowed = bundle
+                    .snapshot
+                    .port(group.port)
+                    .map(|port| port.misses_per_turn);
+                let full = allowed.map_or(i32::MAX, |n| i32::try_from(n).unwrap_or(i32::MAX));
                 *credit = credit.saturating_add(full).min(full);
             }
         }

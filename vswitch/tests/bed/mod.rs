@@ -182,7 +182,7 @@ impl Bed {
     }
 
     /// Gives a port one more receive queue, which the returned feed fills. What it is fed must
-    /// be told to [`Bed::guest_moved`].
+    /// be told to [`Bed::fed`].
     pub(crate) fn add_queue(&mut self, port: u16) -> Feed {
         let (near, _) = memory::pair(self.options.port).expect("a memory pair");
         let feed = Feed::default();
@@ -226,17 +226,9 @@ impl Bed {
         self.far[port as usize].as_mut().expect("the port exists")
     }
 
-    /// The far end itself, for guests that poll. What they take must be told to
-    /// [`Bed::guest_moved`].
-    pub(crate) fn endpoint(&mut self, port: u16) -> &mut memory::Endpoint {
-        &mut self.far(port).endpoint
-    }
-
-    /// A guest on a port sent and received so many frames by itself.
-    pub(crate) fn guest_moved(&mut self, port: u16, sent: u64, received: u64) {
-        let far = self.far(port);
-        far.sent_total += sent;
-        far.received_total += received;
+    /// So many frames were put into a feed of [`Bed::add_queue`].
+    pub(crate) fn fed(&mut self, port: u16, frames: u64) {
+        self.far(port).sent_total += frames;
     }
 
     /// A frame arrives at a port.

@@ -91,7 +91,7 @@ fn a_port_with_two_queues_is_alone_all_the_same() {
         }
         bed.run();
     }
-    bed.guest_moved(0, 10 * FULL as u64 / 2, 0);
+    bed.fed(0, 10 * FULL as u64 / 2);
     assert_eq!(bed.counts(0).dropped(DropReason::MissBudget), 0);
 }
 

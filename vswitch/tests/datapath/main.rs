@@ -8,8 +8,11 @@ mod model;
 
 mod bridge;
 mod budget;
+mod captures;
 mod footprint;
+mod golden;
 mod guests;
+mod intake;
 mod policy;
 mod reference;
 mod universe;

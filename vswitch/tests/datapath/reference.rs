@@ -105,7 +105,9 @@ impl Pair {
             1
         };
         for chunk in arrivals.chunks(size) {
-            chunk.iter().for_each(|arrival| self.send(port, arrival));
+            for arrival in chunk {
+                self.send(port, arrival);
+            }
             self.compare(port, &chunk.iter().collect::<Vec<_>>())?;
         }
         Ok(())

@@ -367,6 +367,11 @@ impl Lab {
 
 impl Drop for Lab {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            let ports = http::request(&self.control(), "GET", "/v1/ports", "");
+            let ports = ports.map_or(Value::Null, |(_, body)| body);
+            eprintln!("the ports: {ports:#}");
+        }
         if let Some(switch) = &mut self.switch {
             switch.signal(Signal::TERM);
             let _ = patiently(|| switch.0.try_wait().expect("wait"));

@@ -4,8 +4,10 @@
 
 mod frames;
 mod http;
+mod interfaces;
 mod lab;
 mod laws;
+mod lifecycle;
 #[path = "../../../pmd/tests/netns/mod.rs"]
 mod netns;
 
