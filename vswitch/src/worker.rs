@@ -324,19 +324,7 @@ impl Walk<'_> {
         if self.lanes.misses.is_empty() {
             return;
         }
-        for group in self.groups {
-            if let Some(credit) = credits.get_mut(group.port.index()) {
-                // Refusing the frames of a port without policy costs next to nothing.
-                let full = self
-                    .bundle
-                    .snapshot
-                    .port(group.port)
-                    .map_or(i32::MAX, |port| {
-                        i32::try_from(port.misses_per_turn).unwrap_or(i32::MAX)
-                    });
-                *credit = credit.saturating_add(full).min(full);
-            }
-        }
+        self.fill_credits(credits);
         for miss in 0..self.lanes.misses.len() {
             let index = self.lanes.misses[miss] as usize;
             let ingress = self.lanes.parsed[index].key.ingress();
@@ -357,6 +345,27 @@ impl Walk<'_> {
                     row,
                 })
             };
+        }
+    }
+
+    /// Fills up the credit of each port that has frames, once however many queues it has.
+    fn fill_credits(&self, credits: &mut [i32]) {
+        for (number, group) in self.groups.iter().enumerate() {
+            let mut before = self.groups[..number].iter();
+            if before.any(|other| other.port == group.port) {
+                continue;
+            }
+            if let Some(credit) = credits.get_mut(group.port.index()) {
+                // Refusing the frames of a port without policy costs next to nothing.
+                let full = self
+                    .bundle
+                    .snapshot
+                    .port(group.port)
+                    .map_or(i32::MAX, |port| {
+                        i32::try_from(port.misses_per_turn).unwrap_or(i32::MAX)
+                    });
+                *credit = credit.saturating_add(full).min(full);
+            }
         }
     }
 
