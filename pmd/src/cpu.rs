@@ -15,6 +15,32 @@ pub fn prefetch<T>(place: &T) {
     let _ = place;
 }
 
+/// Which of sixteen lanes are `wanted`: bit n for lane n.
+#[inline]
+pub fn equal_lanes(lanes: &[u16; 16], wanted: u16) -> u32 {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: SSE2 is part of x86_64, and both 16-byte loads, which need no alignment, lie
+    // within the 32 bytes of `lanes`.
+    unsafe {
+        use core::arch::x86_64::{
+            __m128i, _mm_cmpeq_epi16, _mm_loadu_si128, _mm_movemask_epi8, _mm_packs_epi16,
+            _mm_set1_epi16,
+        };
+        let start = lanes.as_ptr().cast::<__m128i>();
+        let wanted = _mm_set1_epi16(wanted.cast_signed());
+        let low = _mm_cmpeq_epi16(_mm_loadu_si128(start), wanted);
+        let high = _mm_cmpeq_epi16(_mm_loadu_si128(start.add(1)), wanted);
+        _mm_movemask_epi8(_mm_packs_epi16(low, high)).cast_unsigned()
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        let lanes = lanes.iter().enumerate();
+        lanes.fold(0, |found, (lane, value)| {
+            found | u32::from(*value == wanted) << lane
+        })
+    }
+}
+
 /// `count` copies of `value` in memory for which the kernel is asked for huge pages, so that a
 /// large table costs few TLB misses. Without huge pages it is an ordinary vector.
 pub fn huge_vec<T: Clone>(value: T, count: usize) -> Vec<T> {
@@ -41,6 +67,23 @@ pub fn huge_vec<T: Clone>(value: T, count: usize) -> Vec<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn equal_lanes_names_every_lane_and_no_other() {
+        let mut lanes: [u16; 16] = std::array::from_fn(|lane| 0x7ffe + lane as u16 % 4);
+        lanes[15] = 0xffff;
+        for wanted in [0, 0x7ffe, 0x7fff, 0x8000, 0x8001, 0xffff] {
+            let found = equal_lanes(&lanes, wanted);
+            for (lane, value) in lanes.iter().enumerate() {
+                assert_eq!(
+                    found & 1 << lane != 0,
+                    *value == wanted,
+                    "{wanted:x} {lane}"
+                );
+            }
+            assert_eq!(found >> 16, 0);
+        }
+    }
 
     #[test]
     fn a_huge_vec_is_a_vec() {

@@ -7,6 +7,8 @@
 
 use std::{ops::RangeInclusive, sync::Arc};
 
+use ipnet::IpNet;
+
 use crate::{
     RuleId,
     key::{Field, FlowKey, ICMP_TYPE, shape},
@@ -128,81 +130,100 @@ impl Matcher {
     }
 }
 
-/// The bits that a frame must have, and their values; port ranges that are no prefix stay out.
-fn required_bits(matches: &Match) -> (FlowKey, FlowKey) {
-    let (mut mask, mut value) = (FlowKey::default(), FlowKey::default());
-    let mut need = |field: Field, bits: u64, wanted: u64| {
-        mask.set(field, mask.get(field) | bits);
-        value.set(field, value.get(field) | (wanted & bits));
-    };
-    let mut need_shape = 0;
-    if let Some(mac) = matches.eth_src {
-        need(Field::ETH_SRC, mac.mask.to_u64(), mac.address.to_u64());
+/// The bits that a frame must have, and their values.
+#[derive(Default)]
+struct Required {
+    mask: FlowKey,
+    value: FlowKey,
+}
+
+impl Required {
+    fn need(&mut self, field: Field, bits: u64, wanted: u64) {
+        let mask = self.mask.get(field) | bits;
+        let value = self.value.get(field) | (wanted & bits);
+        self.mask.set(field, mask);
+        self.value.set(field, value);
     }
-    if let Some(mac) = matches.eth_dst {
-        need(Field::ETH_DST, mac.mask.to_u64(), mac.address.to_u64());
+
+    fn need_shape(&mut self, bits: u64) {
+        self.need(Field::SHAPE, bits, bits);
     }
-    if let Some(ethertype) = matches.ethertype {
-        need(Field::ETHERTYPE, Field::ETHERTYPE.ones(), ethertype.into());
-    }
-    if let Some(vlan) = matches.vlan {
-        need_shape |= shape::TAGGED;
-        need(Field::VLAN_VID, Field::VLAN_VID.ones(), vlan.get().into());
-    }
-    let source = (matches.src, Field::IP_SRC_HIGH, Field::IP_SRC_LOW);
-    let destination = (matches.dst, Field::IP_DST_HIGH, Field::IP_DST_LOW);
-    for (net, high, low) in [source, destination] {
+
+    /// An address within a prefix, in the words `high` and `low`.
+    fn need_net(&mut self, net: IpNet, high: Field, low: Field) {
         match net {
-            Some(ipnet::IpNet::V4(net)) => {
-                need_shape |= shape::IPV4;
+            IpNet::V4(net) => {
                 let (bits, mask) = (u32::from(net.network()), u32::from(net.netmask()));
-                need(low, mask.into(), bits.into());
+                self.need_shape(shape::IPV4);
+                self.need(low, mask.into(), bits.into());
             }
-            Some(ipnet::IpNet::V6(net)) => {
-                need_shape |= shape::IPV6;
+            IpNet::V6(net) => {
                 let (bits, mask) = (u128::from(net.network()), u128::from(net.netmask()));
-                need(high, (mask >> 64) as u64, (bits >> 64) as u64);
-                need(low, mask as u64, bits as u64);
+                self.need_shape(shape::IPV6);
+                self.need(high, (mask >> 64) as u64, (bits >> 64) as u64);
+                self.need(low, mask as u64, bits as u64);
             }
-            None => {}
         }
     }
-    if let Some(protocol) = matches.protocol {
-        need(Field::PROTOCOL, Field::PROTOCOL.ones(), protocol.into());
-    }
-    for (field, ports) in [
-        (Field::L4_SRC, &matches.src_ports),
-        (Field::L4_DST, &matches.dst_ports),
-    ] {
+
+    /// A port in the ranges; what is no prefix stays with the ranges.
+    fn need_ports(&mut self, field: Field, ports: &[RangeInclusive<u16>]) {
         if !ports.is_empty() {
-            need_shape |= shape::L4;
+            self.need_shape(shape::L4);
         }
-        if let [ports] = ports.as_slice()
+        if let [ports] = ports
             && let Some((mask, value)) = as_bits(ports)
         {
-            need(field, mask, value);
+            self.need(field, mask, value);
         }
     }
+}
+
+fn required_bits(matches: &Match) -> (FlowKey, FlowKey) {
+    let mut required = Required::default();
+    if let Some(mac) = matches.eth_src {
+        required.need(Field::ETH_SRC, mac.mask.to_u64(), mac.address.to_u64());
+    }
+    if let Some(mac) = matches.eth_dst {
+        required.need(Field::ETH_DST, mac.mask.to_u64(), mac.address.to_u64());
+    }
+    if let Some(ethertype) = matches.ethertype {
+        required.need(Field::ETHERTYPE, Field::ETHERTYPE.ones(), ethertype.into());
+    }
+    if let Some(vlan) = matches.vlan {
+        required.need_shape(shape::TAGGED);
+        required.need(Field::VLAN_VID, Field::VLAN_VID.ones(), vlan.get().into());
+    }
+    if let Some(net) = matches.src {
+        required.need_net(net, Field::IP_SRC_HIGH, Field::IP_SRC_LOW);
+    }
+    if let Some(net) = matches.dst {
+        required.need_net(net, Field::IP_DST_HIGH, Field::IP_DST_LOW);
+    }
+    if let Some(protocol) = matches.protocol {
+        required.need(Field::PROTOCOL, Field::PROTOCOL.ones(), protocol.into());
+    }
+    required.need_ports(Field::L4_SRC, &matches.src_ports);
+    required.need_ports(Field::L4_DST, &matches.dst_ports);
     if let Some(icmp) = matches.icmp {
-        need_shape |= shape::L4;
-        need(Field::L4_SRC, ICMP_TYPE, u64::from(icmp.kind) << 8);
+        required.need_shape(shape::L4);
+        required.need(Field::L4_SRC, ICMP_TYPE, u64::from(icmp.kind) << 8);
         if let Some(code) = icmp.code {
-            need(Field::L4_SRC, 0xff, code.into());
+            required.need(Field::L4_SRC, 0xff, code.into());
         }
     }
     if let Some(flags) = matches.tcp_flags {
-        need_shape |= shape::L4;
-        need(Field::TCP_FLAGS, flags.mask.into(), flags.set.into());
+        required.need_shape(shape::L4);
+        required.need(Field::TCP_FLAGS, flags.mask.into(), flags.set.into());
     }
     let either = shape::FIRST_FRAGMENT | shape::LATER_FRAGMENT;
     match matches.fragment {
-        Some(FragmentMatch::First) => need_shape |= shape::FIRST_FRAGMENT,
-        Some(FragmentMatch::Later) => need_shape |= shape::LATER_FRAGMENT,
-        Some(FragmentMatch::No) => need(Field::SHAPE, either, 0),
+        Some(FragmentMatch::First) => required.need_shape(shape::FIRST_FRAGMENT),
+        Some(FragmentMatch::Later) => required.need_shape(shape::LATER_FRAGMENT),
+        Some(FragmentMatch::No) => required.need(Field::SHAPE, either, 0),
         Some(FragmentMatch::Any) | None => {}
     }
-    need(Field::SHAPE, need_shape, need_shape);
-    (mask, value)
+    (required.mask, required.value)
 }
 
 /// Shape bits of which a frame must have one; zero when there is no such need.
@@ -233,4 +254,53 @@ fn as_bits(ports: &RangeInclusive<u16>) -> Option<(u64, u64)> {
     let varying = first ^ last;
     let is_prefix = varying & varying.wrapping_add(1) == 0 && first & varying == 0;
     (first <= last && is_prefix).then_some((u64::from(!varying), u64::from(first)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reader::{Exact, Tracer};
+    use crate::{Class, key::protocol};
+
+    fn to_ports(ports: RangeInclusive<u16>) -> Match {
+        Match {
+            protocol: Some(protocol::UDP),
+            dst_ports: vec![ports],
+            ..Match::default()
+        }
+    }
+
+    #[test]
+    fn a_port_range_holds_exactly_its_ports() {
+        let mut key = FlowKey::default();
+        key.set(Field::PROTOCOL, protocol::UDP.into());
+        key.set(Field::SHAPE, shape::IPV4 | shape::L4);
+        for first in 0..18 {
+            for last in first..18 {
+                let matcher = Matcher::new(&to_ports(first..=last));
+                for port in 0..20 {
+                    key.set(Field::L4_DST, port.into());
+                    let inside = (first..=last).contains(&port);
+                    assert_eq!(
+                        matcher.test(&mut Exact(&key)),
+                        inside,
+                        "{first} {last} {port}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_range_that_shares_a_prefix_reads_only_the_prefix() {
+        let mask_of = |ports| {
+            let mut tracer = Tracer::new(Class::Ipv4Udp);
+            Matcher::new(&to_ports(ports)).test(&mut tracer);
+            tracer.mask.get(Field::L4_DST)
+        };
+        assert_eq!(mask_of(1024..=2047), 0xfc00);
+        assert_eq!(mask_of(0..=65535), 0);
+        assert_eq!(mask_of(53..=53), 0xffff);
+        assert_eq!(mask_of(1025..=2047), 0xffff);
+    }
 }

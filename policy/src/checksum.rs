@@ -10,7 +10,7 @@
 //! Not seen: TCP and UDP behind an IPv6 routing header whose destination is not yet the final one.
 
 use crate::{
-    key::{Class, Field, shape},
+    key::{Class, Field, protocol, shape},
     parse::Parsed,
 };
 
@@ -22,13 +22,15 @@ use crate::{
 /// `head`, `frame_len` and `parsed` are what [`parse`](crate::parse::parse) took and gave.
 #[inline]
 pub fn partial_checksum(head: &[u8], frame_len: usize, parsed: &Parsed) -> Option<(u16, u16)> {
+    const UDP: u64 = protocol::UDP as u64;
+
     let key = &parsed.key;
     let protocol = key.get(Field::PROTOCOL);
     let (field, ipv6) = match parsed.class {
         Class::Ipv4Tcp => (16, false),
         Class::Ipv6Tcp => (16, true),
-        Class::Ipv4Udp if protocol == 17 => (6, false),
-        Class::Ipv6Udp if protocol == 17 => (6, true),
+        Class::Ipv4Udp if protocol == UDP => (6, false),
+        Class::Ipv6Udp if protocol == UDP => (6, true),
         _ => return None,
     };
     if key.has(shape::FIRST_FRAGMENT) {

@@ -45,7 +45,7 @@ macro_rules! drop_reasons {
 }
 
 drop_reasons! {
-    Runt "runt" Ingress "The frame is shorter than an Ethernet header.",
+    Runt "runt" Ingress "The frame is shorter than its Ethernet header.",
     Malformed "malformed" Ingress "A header contradicts itself or is cut off, so a vNIC's rules cannot judge it.",
     NoPolicy "no_policy" Ingress "No policy is in force for the port yet.",
     VlanNotAllowed "vlan_not_allowed" Ingress "The port may not send frames with this VLAN tag.",

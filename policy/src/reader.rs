@@ -8,7 +8,7 @@
 //! decision may stop at a test that fails, never at one that succeeds, unless
 //! [`KeyReader::TRACING`] is checked. The tracer answers `true` to all it does not know.
 
-use crate::key::{Class, Field, FlowKey, ICMP_TYPE, shape};
+use crate::key::{Class, Field, FlowKey, ICMP_TYPE, ethertype, protocol, shape};
 
 /// Reads key bits on behalf of a decision.
 pub trait KeyReader {
@@ -103,32 +103,32 @@ fn class_ethertype(class: Class) -> Option<u64> {
         Class::Runt => Some(0),
         // Any, and any but those of IPv4, IPv6 and ARP.
         Class::Malformed | Class::NonIp => None,
-        Class::Arp => Some(0x0806),
+        Class::Arp => Some(ethertype::ARP.into()),
         Class::Ipv4Tcp
         | Class::Ipv4Udp
         | Class::Ipv4Icmp
         | Class::Ipv4Other
-        | Class::Ipv4Fragment => Some(0x0800),
+        | Class::Ipv4Fragment => Some(ethertype::IPV4.into()),
         Class::Ipv6Tcp
         | Class::Ipv6Udp
         | Class::Ipv6Icmp
         | Class::Ipv6Neighbor
         | Class::Ipv6Other
-        | Class::Ipv6Fragment => Some(0x86dd),
+        | Class::Ipv6Fragment => Some(ethertype::IPV6.into()),
     }
 }
 
 /// The protocol bits that are the same for all frames of the class, and their values.
 fn class_protocol(class: Class) -> (u64, u64) {
-    const UDP: u64 = 17;
-    const SCTP: u64 = 132;
+    const UDP: u64 = protocol::UDP as u64;
+    const SCTP: u64 = protocol::SCTP as u64;
     match class {
         Class::Runt | Class::Malformed | Class::NonIp => (0xff, 0),
-        Class::Ipv4Tcp | Class::Ipv6Tcp => (0xff, 6),
+        Class::Ipv4Tcp | Class::Ipv6Tcp => (0xff, protocol::TCP.into()),
         // The bits in which the two agree are enough to tell them from TCP.
         Class::Ipv4Udp | Class::Ipv6Udp => (0xff & !(UDP ^ SCTP), UDP & SCTP),
-        Class::Ipv4Icmp => (0xff, 1),
-        Class::Ipv6Icmp | Class::Ipv6Neighbor => (0xff, 58),
+        Class::Ipv4Icmp => (0xff, protocol::ICMP.into()),
+        Class::Ipv6Icmp | Class::Ipv6Neighbor => (0xff, protocol::ICMPV6.into()),
         Class::Arp
         | Class::Ipv4Other
         | Class::Ipv4Fragment

@@ -4,7 +4,13 @@ use std::{fmt, ops::RangeInclusive, sync::Arc};
 
 use ipnet::IpNet;
 
-use crate::{Mac, RuleId, VlanId, acl::Matcher, model::Action, reader::KeyReader};
+use crate::{
+    Mac, RuleId, VlanId,
+    acl::Matcher,
+    key::{ethertype, protocol},
+    model::Action,
+    reader::KeyReader,
+};
 
 /// One rule of an ACL.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -149,11 +155,6 @@ pub enum MatchError {
     LaterFragmentWithL4,
 }
 
-const TCP: u8 = 6;
-const PROTOCOLS_WITH_PORTS: [u8; 3] = [TCP, 17, 132];
-const ETHERTYPE_IPV4: u16 = 0x0800;
-const ETHERTYPE_IPV6: u16 = 0x86dd;
-
 impl Match {
     /// Checks that the parts go together.
     ///
@@ -178,24 +179,24 @@ impl Match {
         if ipv4 && ipv6 {
             return Err(MatchError::MixedFamilies);
         }
-        let wants_ipv4 = ipv4 || self.protocol == Some(1);
-        let wants_ipv6 = ipv6 || self.protocol == Some(58);
+        let wants_ipv4 = ipv4 || self.protocol == Some(protocol::ICMP);
+        let wants_ipv6 = ipv6 || self.protocol == Some(protocol::ICMPV6);
         if wants_ipv4 && wants_ipv6 {
             return Err(MatchError::IcmpFamily);
         }
-        let Some(ethertype) = self.ethertype else {
+        let Some(kind) = self.ethertype else {
             return Ok(());
         };
         let wants_ip =
             self.src.or(self.dst).is_some() || self.protocol.is_some() || self.fragment.is_some();
-        let contradicts = match ethertype {
-            1..0x0600 => return Err(MatchError::EthertypeIsLength(ethertype)),
-            ETHERTYPE_IPV4 => wants_ipv6,
-            ETHERTYPE_IPV6 => wants_ipv4,
+        let contradicts = match kind {
+            1..ethertype::MIN => return Err(MatchError::EthertypeIsLength(kind)),
+            ethertype::IPV4 => wants_ipv6,
+            ethertype::IPV6 => wants_ipv4,
             _ => wants_ip,
         };
         if contradicts {
-            return Err(MatchError::EthertypeContradicts(ethertype));
+            return Err(MatchError::EthertypeContradicts(kind));
         }
         Ok(())
     }
@@ -207,15 +208,16 @@ impl Match {
             }
         }
         let has_ports = !self.src_ports.is_empty() || !self.dst_ports.is_empty();
-        let protocol_has_ports = |p| PROTOCOLS_WITH_PORTS.contains(&p);
+        let protocol_has_ports = |p| matches!(p, protocol::TCP | protocol::UDP | protocol::SCTP);
         if has_ports && !self.protocol.is_some_and(protocol_has_ports) {
             return Err(MatchError::PortsWithoutProtocol);
         }
-        if self.icmp.is_some() && !matches!(self.protocol, Some(1 | 58)) {
+        if self.icmp.is_some() && !matches!(self.protocol, Some(protocol::ICMP | protocol::ICMPV6))
+        {
             return Err(MatchError::IcmpWithoutProtocol);
         }
         if let Some(flags) = self.tcp_flags {
-            if self.protocol != Some(TCP) {
+            if self.protocol != Some(protocol::TCP) {
                 return Err(MatchError::FlagsWithoutTcp);
             }
             if flags.mask == 0 || flags.set & !flags.mask != 0 {
@@ -247,11 +249,11 @@ impl fmt::Display for Match {
         let mut parts = Vec::new();
         match self.protocol {
             None => {}
-            Some(1) => parts.push("icmp".to_owned()),
-            Some(6) => parts.push("tcp".to_owned()),
-            Some(17) => parts.push("udp".to_owned()),
-            Some(58) => parts.push("icmpv6".to_owned()),
-            Some(132) => parts.push("sctp".to_owned()),
+            Some(protocol::ICMP) => parts.push("icmp".to_owned()),
+            Some(protocol::TCP) => parts.push("tcp".to_owned()),
+            Some(protocol::UDP) => parts.push("udp".to_owned()),
+            Some(protocol::ICMPV6) => parts.push("icmpv6".to_owned()),
+            Some(protocol::SCTP) => parts.push("sctp".to_owned()),
             Some(number) => parts.push(format!("protocol {number}")),
         }
         if let Some(icmp) = self.icmp {

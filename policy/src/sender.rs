@@ -16,14 +16,12 @@ use std::net::Ipv6Addr;
 
 use crate::{
     Denial, DropReason, Mac,
-    key::{Class, Field, ICMP_TYPE, shape},
+    key::{Class, Field, ICMP_TYPE, ethertype, protocol, shape},
     model::{SenderChecks, Vnic},
     parse::{Parsed, is_neighbor_discovery},
     reader::KeyReader,
 };
 
-const ETHERTYPE_ARP: u64 = 0x0806;
-const ICMPV6: u64 = 58;
 const ROUTER_SOLICITATION: u8 = 133;
 const NEIGHBOR_SOLICITATION: u8 = 135;
 const NEIGHBOR_ADVERTISEMENT: u8 = 136;
@@ -209,7 +207,7 @@ impl SenderPolicy {
         }
         own | (r.equals(Field::IP_SRC_LOW, u32::MAX.into(), 0)
             && has(r, shape::L4)
-            && r.equals(Field::PROTOCOL, 0xff, 17)
+            && r.equals(Field::PROTOCOL, 0xff, protocol::UDP.into())
             && r.equals(Field::L4_SRC, 0xffff, 68)
             && r.equals(Field::L4_DST, 0xffff, 67))
     }
@@ -229,7 +227,7 @@ impl SenderPolicy {
         own | (r.equals(Field::IP_SRC_HIGH, u64::MAX, 0)
             && r.equals(Field::IP_SRC_LOW, u64::MAX, 0)
             && has(r, shape::L4)
-            && r.equals(Field::PROTOCOL, 0xff, ICMPV6)
+            && r.equals(Field::PROTOCOL, 0xff, protocol::ICMPV6.into())
             && r.test(Field::L4_SRC, ICMP_TYPE, |bits| {
                 // Listener reports and done, solicitations, version 2 reports.
                 matches!(bits >> 8, 131..=133 | 135 | 143)
@@ -286,12 +284,12 @@ pub(crate) fn is_arp_or_nd<R: KeyReader>(r: &mut R) -> bool {
 
 fn is_arp<R: KeyReader>(r: &mut R) -> bool {
     r.equals(Field::SHAPE, shape::MALFORMED | shape::NESTED, 0)
-        && r.equals(Field::ETHERTYPE, 0xffff, ETHERTYPE_ARP)
+        && r.equals(Field::ETHERTYPE, 0xffff, ethertype::ARP.into())
 }
 
 fn is_nd<R: KeyReader>(r: &mut R) -> bool {
     has(r, shape::IPV6 | shape::L4)
-        && r.equals(Field::PROTOCOL, 0xff, ICMPV6)
+        && r.equals(Field::PROTOCOL, 0xff, protocol::ICMPV6.into())
         && r.test(Field::L4_SRC, ICMP_TYPE, |bits| {
             is_neighbor_discovery((bits >> 8) as u8)
         })

@@ -115,7 +115,7 @@ pub struct PortPolicy {
     pub vnic: Option<VnicPolicy>,
     /// The network of untagged frames.
     untagged: Option<NetworkId>,
-    /// Networks carried with their tag, by VLAN.
+    /// Networks carried with their tag, in the order of their VLANs.
     tagged: Box<[(VlanId, NetworkId)]>,
 }
 
@@ -155,14 +155,14 @@ impl PortPolicy {
                 .ok_or(Denial::new(DropReason::UntaggedNotAllowed));
         }
         self.tagged
-            .iter()
-            .find(|(vlan, _)| vlan.get() == vid)
-            .map(|&(_, network)| network)
-            .ok_or(Denial::new(DropReason::VlanNotAllowed))
+            .binary_search_by_key(&vid, |(vlan, _)| vlan.get())
+            .map(|found| self.tagged[found].1)
+            .map_err(|_| Denial::new(DropReason::VlanNotAllowed))
     }
 
     /// How frames of `network` leave the port: `None` when it is no member, `Some(None)` without
-    /// a tag, `Some(Some(vlan))` with one.
+    /// a tag, `Some(Some(vlan))` with one. A trunk's native network leaves without a tag also when
+    /// the trunk accepts it tagged.
     #[allow(
         clippy::option_option,
         reason = "no member, untagged and tagged are three answers"
@@ -213,7 +213,8 @@ impl VnicPolicy {
         self.sender.check(r, claim)
     }
 
-    /// Judges a frame from the VM; `Ok` holds the rule that allowed it, if one did.
+    /// Judges a frame from the VM; `Ok` holds the rule that allowed it, if one did. Malformed
+    /// frames are denied, whatever the default, without a rule.
     ///
     /// # Errors
     /// `acl_out`, with the rule if one decided.
@@ -221,7 +222,8 @@ impl VnicPolicy {
         self.outbound.judge(r, DropReason::AclOut)
     }
 
-    /// Judges a frame to the VM; `Ok` holds the rule that allowed it, if one did.
+    /// Judges a frame to the VM; `Ok` holds the rule that allowed it, if one did. Malformed
+    /// frames are denied, whatever the default, without a rule: `malformed` is the sender's.
     ///
     /// # Errors
     /// `acl_in`, with the rule if one decided.

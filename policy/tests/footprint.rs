@@ -143,7 +143,7 @@ fn two_ports(rules: Vec<(Match, Action)>) -> Snapshot {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(150))]
+    #![proptest_config(ProptestConfig::with_cases(100))]
 
     #[test]
     fn unread_bits_decide_nothing(

@@ -17,7 +17,7 @@ use std::{
 use crossbeam::channel::{Receiver, Sender, bounded};
 use parking_lot::Mutex;
 use pmd::{Clock, PortInfo, RxQueue, TxQueue};
-use policy::{Denial, Epoch, NetworkId, PortId, snapshot::Snapshot};
+use policy::{Denial, DropReason, Epoch, NetworkId, PortId, snapshot::Snapshot};
 use rustix::event::{EventfdFlags, eventfd};
 
 use crate::{
@@ -468,21 +468,43 @@ impl Engine {
         Ok(rows)
     }
 
-    /// Drops by port, reason and rule, over all workers.
+    /// Drops by port, reason and rule, over all workers. What no ledger itemises (a driver's
+    /// refusals, and what a full ledger had no row for) stands under its reason, without a rule.
     pub fn drops(&self) -> Vec<DropRow> {
+        // Before the ledgers: a frame dropped in between must not look as if none itemised it.
+        let ports: Vec<PortId> = self.state.lock().ports.keys().copied().collect();
+        let totals: Vec<_> = ports
+            .into_iter()
+            .map(|port| (port, self.port_counts(port).drops))
+            .collect();
         let mut rows: BTreeMap<_, DropRow> = BTreeMap::new();
+        let mut itemised: HashMap<(PortId, DropReason), u64> = HashMap::new();
+        let mut count = |port, denial: Denial, frames| {
+            let empty = DropRow {
+                port,
+                denial,
+                frames: 0,
+            };
+            let row = rows.entry((port, denial.reason as u8, denial.rule));
+            row.or_insert(empty).frames += frames;
+        };
         for entry in self
             .workers
             .iter()
             .flat_map(|worker| worker.ledger.entries())
         {
-            let key = (entry.port, entry.denial.reason as u8, entry.denial.rule);
-            let empty = DropRow {
-                port: entry.port,
-                denial: entry.denial,
-                frames: 0,
-            };
-            rows.entry(key).or_insert(empty).frames += entry.frames;
+            *itemised
+                .entry((entry.port, entry.denial.reason))
+                .or_default() += entry.frames;
+            count(entry.port, entry.denial, entry.frames);
+        }
+        for (port, drops) in totals {
+            for (reason, total) in drops {
+                let known = itemised.get(&(port, reason)).copied().unwrap_or(0);
+                if total > known {
+                    count(port, Denial::new(reason), total - known);
+                }
+            }
         }
         rows.into_values().collect()
     }

@@ -25,48 +25,27 @@ use crate::{bridge::Generations, verdict::Verdict};
 
 const WAYS: usize = 16;
 const MAX_DROP_WAYS: u8 = WAYS as u8 / 4;
-const LANE_LOW: u64 = 0x0001_0001_0001_0001;
-const LANE_HIGH: u64 = 0x8000_8000_8000_8000;
 
 const PROTECTED: u8 = 1;
 const REFERENCED: u8 = 2;
 const DROP: u8 = 4;
 
-/// One set: the tags of its ways, four to a word, and their replacement state.
+/// One set: the tags of its ways and their replacement state.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C, align(64))]
 struct Set {
     /// 0 is a free way.
-    tags: [u64; WAYS / 4],
+    tags: [u16; WAYS],
     state: [u8; WAYS],
     hand: u8,
     drop_ways: u8,
 }
 
 impl Set {
-    /// The ways whose tag is `tag`, as bits. May name a way too many next to a right one, which
-    /// the comparison of keys sorts out.
+    /// The ways whose tag is `tag`, as bits.
     #[inline]
     fn matching(&self, tag: u16) -> u32 {
-        let wanted = u64::from(tag) * LANE_LOW;
-        let mut ways = 0;
-        for (index, word) in self.tags.iter().enumerate() {
-            let difference = word ^ wanted;
-            let zero = difference.wrapping_sub(LANE_LOW) & !difference & LANE_HIGH;
-            let lanes = zero >> 15;
-            let bits = (lanes | lanes >> 15 | lanes >> 30 | lanes >> 45) & 0xf;
-            ways |= (bits as u32) << (4 * index);
-        }
-        ways
-    }
-
-    fn tag(&self, way: usize) -> u16 {
-        (self.tags[way / 4] >> (16 * (way % 4))) as u16
-    }
-
-    fn set_tag(&mut self, way: usize, tag: u16) {
-        let (word, shift) = (&mut self.tags[way / 4], 16 * (way % 4));
-        *word = (*word & !(0xffff << shift)) | (u64::from(tag) << shift);
+        pmd::cpu::equal_lanes(&self.tags, tag)
     }
 
     /// Which way a new entry takes.
@@ -74,8 +53,9 @@ impl Set {
         if is_drop && self.drop_ways >= MAX_DROP_WAYS {
             return self.sweep(|state| state & DROP != 0);
         }
-        if let Some(free) = (0..WAYS).find(|way| self.tag(*way) == 0) {
-            return free;
+        let free = self.matching(0);
+        if free != 0 {
+            return free.trailing_zeros() as usize;
         }
         if self.state.iter().any(|state| state & PROTECTED == 0) {
             return self.sweep(|state| state & PROTECTED == 0);
@@ -245,6 +225,13 @@ impl FlowCache {
         None
     }
 
+    /// Whether there is an entry of `key`, even one that no longer stands.
+    pub fn knows(&self, hash: Hash, key: &FlowKey) -> bool {
+        let set = self.set_index(hash);
+        let ways = self.sets[set].matching(hash.tag());
+        (0..WAYS).any(|way| ways & 1 << way != 0 && self.entries[set * WAYS + way].key == *key)
+    }
+
     /// Keeps a decision, in the place of an older one for the same key if there is one.
     pub fn insert(&mut self, hash: Hash, entry: Entry) {
         let set_index = self.set_index(hash);
@@ -255,25 +242,24 @@ impl FlowCache {
         while same != 0 && way.is_none() {
             let candidate = same.trailing_zeros() as usize;
             same &= same - 1;
-            let holds = set.tag(candidate) == hash.tag()
-                && self.entries[set_index * WAYS + candidate].key == entry.key;
+            let holds = self.entries[set_index * WAYS + candidate].key == entry.key;
             // An old entry that was no drop must not make one drop too many.
             let fits =
                 !is_drop || set.state[candidate] & DROP != 0 || set.drop_ways < MAX_DROP_WAYS;
             way = holds.then_some(candidate).filter(|_| fits);
             if holds && !fits {
-                set.set_tag(candidate, 0);
+                set.tags[candidate] = 0;
                 set.state[candidate] = 0;
                 self.used -= 1;
             }
         }
         let way = way.unwrap_or_else(|| set.victim(is_drop));
-        if set.tag(way) == 0 {
+        if set.tags[way] == 0 {
             self.used += 1;
         }
         set.drop_ways -= u8::from(set.state[way] & DROP != 0);
         set.drop_ways += u8::from(is_drop);
-        set.set_tag(way, hash.tag());
+        set.tags[way] = hash.tag();
         set.state[way] = if is_drop { DROP } else { 0 };
         self.entries[set_index * WAYS + way] = entry;
     }
@@ -289,7 +275,7 @@ impl FlowCache {
         let end = (from + count).min(self.entries.len());
         (from..end).filter_map(move |index| {
             let entry = &self.entries[index];
-            let used = self.sets[index / WAYS].tag(index % WAYS) != 0;
+            let used = self.sets[index / WAYS].tags[index % WAYS] != 0;
             let stands =
                 entry.epoch == epoch && entry.generation == generations.current(entry.network);
             (used && stands).then_some(entry)
@@ -410,6 +396,9 @@ mod tests {
         assert_eq!(bed.look(1, 5), Some(to(1)));
         bed.generations.advance(network);
         assert_eq!(bed.look(1, 5), None);
+        let known = |bed: &Bed, flow| bed.cache.knows(bed.cache.hash(&key(flow)), &key(flow));
+        assert!(known(&bed, 1));
+        assert!(!known(&bed, 2));
     }
 
     #[test]
@@ -461,16 +450,15 @@ mod tests {
     }
 
     #[test]
-    fn tag_matching_never_overlooks_a_way() {
+    fn tag_matching_names_every_way_and_no_other() {
         let mut set = Set::default();
         for (way, tag) in (0..WAYS).zip([1, 0xffff, 0x8000, 0x7fff, 1, 2, 3, 0].iter().cycle()) {
-            set.set_tag(way, *tag);
+            set.tags[way] = *tag;
         }
         for tag in [1, 2, 3, 0x7fff, 0x8000, 0xffff] {
             for way in 0..WAYS {
-                if set.tag(way) == tag {
-                    assert!(set.matching(tag) & 1 << way != 0, "tag {tag:x} way {way}");
-                }
+                let named = set.matching(tag) & 1 << way != 0;
+                assert_eq!(named, set.tags[way] == tag, "tag {tag:x} way {way}");
             }
         }
         assert_eq!(set.matching(0x1234), 0);

@@ -2,15 +2,16 @@
 //!
 //! Datapath, in the order of a frame's walk: [`worker`] (the walk itself; read it first),
 //! [`intake`], [`flow_cache`], [`slow_path`], [`bridge`], [`verdict`], [`outbox`]; beside it
-//! [`counters`], [`drop_ledger`], [`storm`], [`published`]. Around it: [`runner`] (a worker's
+//! [`budget`], [`counters`], [`drop_ledger`], [`storm`], [`published`]. Around it: [`runner`] (a worker's
 //! thread), [`sleep`], and [`engine`], which control sees.
 //!
 //! Control, from the outside in: [`cli`] (what a person types), [`api`] (what it speaks to),
 //! [`control`] (brings the datapath to the desired state and keeps it there), [`config`] (the
-//! desired state); beside it [`metrics`].
+//! desired state); beside it [`metrics`] and [`doctor`].
 #![forbid(unsafe_code)]
 
 pub mod bridge;
+pub mod budget;
 pub mod counters;
 pub mod drop_ledger;
 pub mod engine;
@@ -29,4 +30,5 @@ pub mod api;
 pub mod cli;
 pub mod config;
 pub mod control;
+pub mod doctor;
 pub mod metrics;

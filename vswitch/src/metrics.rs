@@ -129,7 +129,7 @@ pub fn render(stats: &Stats, ports: &[Port]) -> String {
             &format!("vswitch_worker_{name}_total"),
             help,
             "counter",
-            value,
+            *value,
         );
     }
     for (name, help, value) in WORKER_GAUGES {
@@ -139,7 +139,7 @@ pub fn render(stats: &Stats, ports: &[Port]) -> String {
             &format!("vswitch_worker_{name}"),
             help,
             "gauge",
-            value,
+            *value,
         );
     }
     out.family("vswitch_epoch", "The epoch in force.", "gauge");
@@ -155,7 +155,7 @@ fn worker_family<V: Display>(
     name: &str,
     help: &str,
     kind: &str,
-    value: &fn(&Worker) -> V,
+    value: fn(&Worker) -> V,
 ) {
     out.family(name, help, kind);
     for worker in &stats.workers {
@@ -186,5 +186,84 @@ impl Text {
             self.0.push('}');
         }
         let _ = writeln!(self.0, " {value}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, HashSet};
+
+    use super::*;
+    use crate::api::types::PortStats;
+
+    /// Reads the text as the format demands and returns the samples.
+    fn parse(text: &str) -> Vec<(String, f64)> {
+        let mut family = String::new();
+        let mut families = HashSet::new();
+        let mut samples = Vec::new();
+        assert!(text.ends_with('\n'));
+        for line in text.lines() {
+            if let Some(rest) = line.strip_prefix("# HELP ") {
+                let (name, help) = rest.split_once(' ').expect("name and help");
+                assert!(families.insert(name.to_owned()), "{name} in two pieces");
+                assert!(!help.is_empty());
+                family = name.to_owned();
+            } else if let Some(rest) = line.strip_prefix("# TYPE ") {
+                let (name, kind) = rest.split_once(' ').expect("name and type");
+                assert_eq!(name, family);
+                assert!(["counter", "gauge"].contains(&kind));
+                assert_eq!(kind == "counter", name.ends_with("_total"), "{name}");
+            } else {
+                let (series, value) = line.rsplit_once(' ').expect("series and value");
+                let name = series.split('{').next().expect("name");
+                assert_eq!(name, family, "a sample outside its family");
+                assert!(
+                    name.bytes().all(|c| c.is_ascii_lowercase() || c == b'_'),
+                    "{name}"
+                );
+                assert!(!samples.iter().any(|(s, _)| s == series), "{series} twice");
+                samples.push((series.to_owned(), value.parse().expect("a number")));
+            }
+        }
+        samples
+    }
+
+    #[test]
+    fn the_text_is_sound_and_counts_what_the_stats_count() {
+        let mut stats = Stats {
+            workers: vec![Worker::default()],
+            ..Stats::default()
+        };
+        for name in ["a", "b\"\\"] {
+            let counts = PortCounts {
+                rx_frames: 5,
+                drops: BTreeMap::from([("acl_in".to_owned(), 2)]),
+                ..PortCounts::default()
+            };
+            let name = name.to_owned();
+            stats.ports.push(PortStats { name, counts });
+        }
+        let port = Port {
+            name: "a".into(),
+            state: "up".into(),
+            driver_counts: BTreeMap::from([("rx_dropped".to_owned(), 9)]),
+            ..Port::default()
+        };
+        let samples = parse(&render(&stats, &[port]));
+        let value = |series: &str| samples.iter().find(|(s, _)| s == series).map(|(_, v)| *v);
+        assert_eq!(value("vswitch_port_rx_frames_total{port=\"a\"}"), Some(5.0));
+        assert_eq!(
+            value("vswitch_port_rx_frames_total{port=\"b\\\"\\\\\"}"),
+            Some(5.0)
+        );
+        assert_eq!(
+            value("vswitch_drops_total{port=\"a\",reason=\"acl_in\"}"),
+            Some(2.0)
+        );
+        assert_eq!(value("vswitch_port_up{port=\"a\"}"), Some(1.0));
+        assert_eq!(
+            value("vswitch_port_driver_total{port=\"a\",count=\"rx_dropped\"}"),
+            Some(9.0)
+        );
     }
 }

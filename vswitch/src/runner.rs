@@ -21,6 +21,10 @@ use crate::{
 /// Cache entries looked at between two turns while flows are listed.
 const SLICE: usize = 512;
 
+/// Most turns taken for what was received before a port is given up. A full ring takes 32; a port
+/// that never falls silent must not keep control waiting.
+const DRAIN_TURNS: usize = 256;
+
 /// What control asks of a worker.
 pub enum Command {
     /// Own this receive queue.
@@ -48,7 +52,7 @@ pub enum Command {
         /// The queue, if the worker owned it.
         reply: Sender<Option<OwnedQueue>>,
     },
-    /// Give up everything of a port.
+    /// Give up everything of a port, after what was received has been judged and sent.
     Remove {
         /// The port.
         port: PortId,
@@ -172,6 +176,11 @@ impl Runner {
                 let _ = reply.send(taken);
             }
             Command::Remove { port, reply } => {
+                for _ in 0..DRAIN_TURNS {
+                    if worker.turn() == 0 {
+                        break;
+                    }
+                }
                 let rx = worker.intake.remove(|queue| queue.port == port);
                 let _ = reply.send(Removed {
                     rx,

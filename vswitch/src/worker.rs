@@ -23,6 +23,7 @@ use pmd::{BURST, Burst, Frame, PartialChecksum};
 use policy::{Class, Denial, DropReason, FlowKey, parse::Parsed};
 
 use crate::{
+    budget::Budget,
     counters::{PortCounters, WorkerCounters},
     flow_cache::{Entry, FlowCache, Hash, NO_NETWORK},
     intake::{Groups, Intake},
@@ -66,10 +67,7 @@ pub struct Worker {
     current: Cache<Arc<arc_swap::ArcSwap<Bundle>>, Arc<Bundle>>,
     lanes: Box<Lanes>,
     groups: Groups,
-    /// What each port may still spend on misses; see [`Worker::resolve_misses`].
-    credits: Vec<i32>,
-    /// The one port whose frames came in the last burst, if it was one.
-    lone_port: Option<policy::PortId>,
+    budget: Budget,
 }
 
 impl Worker {
@@ -95,8 +93,7 @@ impl Worker {
                 misses: arrayvec::ArrayVec::new(),
             }),
             groups: Groups::new(),
-            credits: Vec::new(),
-            lone_port: None,
+            budget: Budget::default(),
         }
     }
 
@@ -110,7 +107,7 @@ impl Worker {
     /// its frames are judged by.
     #[inline]
     pub fn turn_at(&mut self, began: u64) -> usize {
-        let bundle = self.load_bundle();
+        let bundle = self.load_bundle(began);
         let mut burst = Burst::new();
         self.intake.receive(&mut burst, &mut self.groups);
         let frames = burst.len();
@@ -131,7 +128,7 @@ impl Worker {
             walk.parse(&mut burst);
             walk.probe();
             walk.match_entries();
-            walk.resolve_misses(&burst, &mut self.credits, &mut self.lone_port);
+            walk.resolve_misses(&burst, &mut self.budget);
             walk.apply(&burst);
             walk.outbox.transmit(&bundle, &burst);
         }
@@ -151,11 +148,11 @@ impl Worker {
     }
 
     /// What is in force, read once a turn, so that no frame meets half of a change.
-    fn load_bundle(&mut self) -> Arc<Bundle> {
+    fn load_bundle(&mut self, began: u64) -> Arc<Bundle> {
         let bundle = Arc::clone(self.current.load());
         let epoch = bundle.snapshot.epoch();
         if epoch != self.acknowledged.get() {
-            self.adopt(&bundle);
+            self.adopt(&bundle, began);
             self.acknowledged.set(epoch);
         }
         bundle
@@ -163,7 +160,7 @@ impl Worker {
 
     /// Makes room for what the snapshot may ask for, so that no frame has to.
     #[cold]
-    fn adopt(&mut self, bundle: &Bundle) {
+    fn adopt(&mut self, bundle: &Bundle, began: u64) {
         let longest = bundle
             .snapshot
             .networks()
@@ -173,7 +170,8 @@ impl Worker {
         if !self.slow_path.lists.holds(longest) {
             self.slow_path.lists = DestinationLog::new(longest);
         }
-        self.credits.resize(bundle.ports.len(), 0);
+        let now_ns = self.shared.clock.ns_at(began);
+        self.budget.adopt(bundle, self.acknowledged.get(), now_ns);
     }
 
     fn account(&self, began: u64, frames: usize) {
@@ -237,11 +235,16 @@ impl Walk<'_> {
                 if group.unmarked_partial_checksums {
                     find_partial_checksum(frame, &parsed);
                 }
+                lanes.parsed[index] = parsed;
+            }
+            // A loop of its own: right behind parsing, the key's words would still be on their
+            // way to memory, and be waited for.
+            for index in group.range() {
+                let parsed = &lanes.parsed[index];
                 let mask = self.bundle.snapshot.mask(group.port, parsed.class);
                 lanes.masked[index] = &parsed.key & mask;
                 lanes.hash[index] = self.cache.hash(&lanes.masked[index]);
                 self.cache.prefetch_set(lanes.hash[index]);
-                lanes.parsed[index] = parsed;
             }
             bytes += group_bytes;
             if let Some(counters) = port_counters(self.bundle, group.port, self.id) {
@@ -302,39 +305,23 @@ impl Walk<'_> {
         self.counters.cache_misses.add(misses as u64);
     }
 
-    /// Stage: the slow path decides for each miss, within its port's budget.
-    ///
-    /// The budget is there so that a port that opens flows as fast as it can does not slow the
-    /// others down. It is counted in judgements (see [`Decision::cost`]), a port's credit is
-    /// filled up once a turn to what its policy allows, and a flood that overdraws it is paid
-    /// back over later turns. While one port alone has frames there is nobody to protect, and
-    /// nothing is dropped.
-    fn resolve_misses(
-        &mut self,
-        burst: &Burst<'_>,
-        credits: &mut [i32],
-        lone_port: &mut Option<policy::PortId>,
-    ) {
-        let mut ports = self.groups.iter().map(|group| group.port);
-        let lone_now = ports
-            .next()
-            .filter(|first| ports.all(|port| port == *first));
-        let alone = lone_now.is_some() && lone_now == *lone_port;
-        *lone_port = lone_now;
+    /// Stage: the slow path decides for each miss, within its port's [`Budget`].
+    fn resolve_misses(&mut self, burst: &Burst<'_>, budget: &mut Budget) {
+        let free = budget.is_free(self.groups, self.now.ns);
         if self.lanes.misses.is_empty() {
             return;
         }
-        self.fill_credits(credits);
+        budget.fill(self.groups, self.bundle);
         for miss in 0..self.lanes.misses.len() {
             let index = self.lanes.misses[miss] as usize;
             let ingress = self.lanes.parsed[index].key.ingress();
-            let mut unknown_port = i32::MAX;
-            let credit = credits
-                .get_mut(ingress.index())
-                .unwrap_or(&mut unknown_port);
-            self.lanes.verdict[index] = if alone || *credit > 0 {
+            self.lanes.verdict[index] = if let Some(verdict) = self.answered_since(index) {
+                verdict
+            } else if free {
+                self.resolve(&burst[index], index).0
+            } else if budget.allows(ingress) || self.is_known(index) {
                 let (verdict, cost) = self.resolve(&burst[index], index);
-                *credit = credit.saturating_sub_unsigned(cost);
+                budget.charge(ingress, cost);
                 verdict
             } else {
                 self.counters.budget_drops.add(1);
@@ -348,25 +335,23 @@ impl Walk<'_> {
         }
     }
 
-    /// Fills up the credit of each port that has frames, once however many queues it has.
-    fn fill_credits(&self, credits: &mut [i32]) {
-        for (number, group) in self.groups.iter().enumerate() {
-            let mut before = self.groups[..number].iter();
-            if before.any(|other| other.port == group.port) {
-                continue;
-            }
-            if let Some(credit) = credits.get_mut(group.port.index()) {
-                // Refusing the frames of a port without policy costs next to nothing.
-                let full = self
-                    .bundle
-                    .snapshot
-                    .port(group.port)
-                    .map_or(i32::MAX, |port| {
-                        i32::try_from(port.misses_per_turn).unwrap_or(i32::MAX)
-                    });
-                *credit = credit.saturating_add(full).min(full);
-            }
-        }
+    /// The verdict for a miss whose flow an earlier miss of this burst has opened.
+    fn answered_since(&mut self, index: usize) -> Option<Verdict> {
+        let (key, hash) = (&self.lanes.masked[index], self.lanes.hash[index]);
+        let epoch = self.bundle.snapshot.epoch();
+        let ways = self.cache.candidates(hash);
+        let generations = self.shared.bridge.generations();
+        let entry = self.cache.get(hash, ways, key, epoch, generations)?;
+        is_good(&entry.verdict, &self.slow_path.lists).then(|| {
+            entry.hits += 1;
+            entry.verdict
+        })
+    }
+
+    /// Whether the miss is of a flow that was decided before, and not a new one.
+    fn is_known(&self, index: usize) -> bool {
+        self.cache
+            .knows(self.lanes.hash[index], &self.lanes.masked[index])
     }
 
     /// The verdict for one miss, and what it cost.
@@ -375,14 +360,6 @@ impl Walk<'_> {
         let parsed = &self.lanes.parsed[index];
         let epoch = self.bundle.snapshot.epoch();
         let bridge = &self.shared.bridge;
-        // An earlier miss of this burst may have been of the same flow.
-        let ways = self.cache.candidates(hash);
-        if let Some(entry) = self.cache.get(hash, ways, key, epoch, bridge.generations())
-            && is_good(&entry.verdict, &self.slow_path.lists)
-        {
-            entry.hits += 1;
-            return (entry.verdict, 0);
-        }
         let inputs = Inputs {
             snapshot: &self.bundle.snapshot,
             bridge,

@@ -6,10 +6,15 @@
 //! taking them away does not. Traffic goes through the flows in a random order that is the same
 //! every time, over and over, so that the next flow is never the neighbour of the last.
 //!
+//! The unit of measurement is a *pass*: a ring of 256 frames, filled, walked and emptied. A round's
+//! figure is the median of its passes, so that a pass during which the kernel ran something else
+//! on this core does not count; the mean over everything stands beside it in the report.
+//!
 //! What must hold, or there is no report: every frame is accounted for, nothing is allocated,
 //! and policy tells the flows apart.
 
 use anyhow::{Context, ensure};
+use hdrhistogram::Histogram;
 use pmd::{BURST, Frame, clock::cycles};
 
 use crate::generator::{flow::FlowSpace, random::Random, template::Template};
@@ -45,11 +50,13 @@ pub struct Options {
 /// The least room in the flow cache unless asked for otherwise.
 const LEAST_CACHE_ENTRIES: usize = 1 << 15;
 
-/// A round's result.
+/// What a pass or a round took.
 #[derive(Clone, Copy, Debug, Default)]
 struct Round {
     frames: u64,
     cycles: u64,
+    /// Cycles per frame in the median pass.
+    median: f64,
 }
 
 /// Measures.
@@ -74,9 +81,7 @@ pub fn run(options: &Options) -> anyhow::Result<Report> {
         drive.warm_up(options.flows)?;
     }
     let before = drive.bed.counts();
-    let allocations_before = pmd::allocations::count();
-    let rounds = drive.measure(options.seconds);
-    let allocations = pmd::allocations::count() - allocations_before;
+    let (rounds, allocations) = drive.measure(options.seconds)?;
     drive.check_accounts()?;
     let after = drive.bed.counts();
     let hits = after.cache_hits - before.cache_hits;
@@ -153,19 +158,25 @@ impl Drive {
         round
     }
 
-    fn measure(&mut self, seconds: f64) -> [Round; ROUNDS] {
+    /// The rounds, and how many allocations were made in them.
+    fn measure(&mut self, seconds: f64) -> anyhow::Result<([Round; ROUNDS], u64)> {
         let cycles_per_s = pmd::Clock::calibrate().cycles_per_s();
         let round_cycles = (cycles_per_s * seconds / ROUNDS as f64) as u64;
-        std::array::from_fn(|_| {
+        let mut passes = Histogram::<u64>::new_with_max(1 << 40, 3)?;
+        let mut rounds = [Round::default(); ROUNDS];
+        let allocations_before = pmd::allocations::count();
+        for round in &mut rounds {
+            passes.reset();
             let began = cycles();
-            let mut total = Round::default();
-            while total.frames == 0 || cycles() - began < round_cycles {
+            while round.frames == 0 || cycles() - began < round_cycles {
                 let pass = self.pass();
-                total.frames += pass.frames;
-                total.cycles += pass.cycles;
+                round.frames += pass.frames;
+                round.cycles += pass.cycles;
+                passes.saturating_record(pass.cycles);
             }
-            total
-        })
+            round.median = passes.value_at_quantile(0.5) as f64 / f64::from(RING_SLOTS);
+        }
+        Ok((rounds, pmd::allocations::count() - allocations_before))
     }
 
     /// rx + replicas = tx + drops, and the ports agree with both far ends.

@@ -43,6 +43,8 @@ pub struct Report {
     pub cycles_per_frame: f64,
     /// Over the rounds.
     pub cycles_per_frame_spread: Spread,
+    /// Over all frames, those included that were walked while the core also did something else.
+    pub cycles_per_frame_mean: f64,
     /// Heap allocations in the measured part.
     pub allocations: u64,
     /// Flows of the traffic; with `miss`, as many as frames.
@@ -76,19 +78,17 @@ pub(super) struct Measured {
 
 impl Report {
     pub(super) fn new(options: &Options, bed: &Bed, rounds: &[Round], counted: &Measured) -> Self {
-        let spread = Spread::of(
-            rounds
-                .iter()
-                .map(|round| round.cycles as f64 / round.frames as f64),
-        );
+        let spread = Spread::of(rounds.iter().map(|round| round.median));
+        let cycles: u64 = rounds.iter().map(|round| round.cycles).sum();
         let tsc_hz = pmd::Clock::calibrate().cycles_per_s();
-        let frames = rounds.iter().map(|round| round.frames).sum();
+        let frames: u64 = rounds.iter().map(|round| round.frames).sum();
         Self {
             mode: if options.miss { "miss" } else { "hit" },
             frames_per_s: tsc_hz / spread.median,
             ns_per_frame: spread.median * 1e9 / tsc_hz,
             cycles_per_frame: spread.median,
             cycles_per_frame_spread: spread,
+            cycles_per_frame_mean: cycles as f64 / frames as f64,
             allocations: counted.allocations,
             flows: if options.miss {
                 frames
@@ -120,8 +120,9 @@ impl fmt::Display for Report {
         writeln!(f, "  {:>12.1} ns/frame", self.ns_per_frame)?;
         writeln!(
             f,
-            "  {median:>12.1} cycles/frame (median of {}; {min:.1} to {max:.1}; counter at {:.2} GHz)",
+            "  {median:>12.1} cycles/frame (median of {} rounds, {min:.1} to {max:.1}; mean {:.1}; counter at {:.2} GHz)",
             self.rounds,
+            self.cycles_per_frame_mean,
             self.tsc_hz / 1e9
         )?;
         writeln!(

@@ -29,8 +29,8 @@
 //!   of queues that were not opened go to the host's stack.
 //! - One XDP program per interface. The link that holds ours is removed with this process.
 //! - veth: no zero-copy. Native mode needs an attached peer with no more transmit queues than
-//!   this end has receive queues. Frames come with partial checksums that nothing marks
-//!   ([`crate::PortInfo::unmarked_partial_checksums`]). Native mode takes segmentation offload
+//!   this end has receive queues. Frames come with partial checksums that nothing marks, as they
+//!   may in generic mode on any interface ([`crate::PortInfo::unmarked_partial_checksums`]). Native mode takes segmentation offload
 //!   from the peer, so no super-frame arrives.
 //! - Generic mode takes no offload from anybody: a frame longer than the port's chunks, such as
 //!   a TSO super-frame, is dropped by the kernel and counted in `rx_dropped`.
@@ -208,7 +208,9 @@ pub fn open(config: &Config) -> Result<Port, OpenError> {
             driver: "af_xdp",
             mode: describe(plan, attached.request, zero_copy, huge_pages),
             max_frame_bytes: plan.max_frame_bytes,
-            unmarked_partial_checksums: driver == "veth",
+            // In generic mode a frame may come from a local sender by way of any virtual
+            // interface, with its checksum left for hardware that it never meets.
+            unmarked_partial_checksums: driver == "veth" || attached.request.hook == Hook::Generic,
             notes,
         },
         rx,

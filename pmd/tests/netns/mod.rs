@@ -16,7 +16,7 @@ use std::{
 };
 
 /// How long a test waits for what must come.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(6);
 
 /// True when the test may make namespaces; else says that it is skipped.
 pub(crate) fn is_root() -> bool {
@@ -171,15 +171,15 @@ impl PacketSocket {
 
     /// Sends one frame.
     pub(crate) fn send(&self, frame: &[u8]) {
+        assert!(self.try_send(frame), "{}", io::Error::last_os_error());
+    }
+
+    /// Sends one frame unless the interface is gone or down.
+    pub(crate) fn try_send(&self, frame: &[u8]) -> bool {
         // SAFETY: the buffer lives through the call.
         let sent =
             unsafe { libc::send(self.fd.as_raw_fd(), frame.as_ptr().cast(), frame.len(), 0) };
-        assert_eq!(
-            sent.cast_unsigned(),
-            frame.len(),
-            "{}",
-            io::Error::last_os_error()
-        );
+        sent.cast_unsigned() == frame.len()
     }
 
     /// One received frame, if there is one. Frames that this host sent are left out.

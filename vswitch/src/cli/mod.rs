@@ -1,17 +1,51 @@
 //! The command line.
+//!
+//! In: arguments. Out: text for a person, or JSON for a program (`--json`, documented in
+//! `docs/cli.md`). What must hold: an error says what to do, and the exit status tells the kinds
+//! apart: 0 done, 1 refused or failed, 2 wrong usage, 3 no switch runs on the socket.
 
-use std::{path::PathBuf, process::ExitCode};
+pub(crate) mod client;
+mod tables;
 
-use clap::{Parser, Subcommand};
+use std::{
+    fmt::Write as _,
+    io::{IsTerminal, Read, Write},
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
-use crate::{config, control::lifecycle};
+use anyhow::Context;
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
+use serde::{Serialize, de::DeserializeOwned};
 
-/// A userspace virtual switch.
+use crate::{
+    api::types,
+    config::{self, Machine},
+    control::{Applied, Origin, lifecycle},
+    doctor,
+};
+use client::{Client, Failed};
+
+/// A userspace virtual switch: ports of VMs, containers and uplinks, each VM's policy before and
+/// after every hop
 #[derive(Debug, Parser)]
-#[command(name = "vswitch", version)]
+#[command(name = "vswitch", version, propagate_version = true)]
 pub struct Cli {
+    #[command(flatten)]
+    shared: Shared,
     #[command(subcommand)]
     command: Command,
+}
+
+#[derive(Clone, Debug, Args)]
+struct Shared {
+    /// The control socket [default: /run/vswitch/vswitch.sock]
+    #[arg(long, global = true, env = "VSWITCH_SOCKET", value_name = "PATH")]
+    socket: Option<PathBuf>,
+    /// Answer in JSON
+    #[arg(long, global = true)]
+    json: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -24,49 +58,381 @@ enum Command {
         /// Never sleep, whatever the configuration says
         #[arg(long)]
         busy_poll: bool,
-        /// The control socket, instead of the configuration's
-        #[arg(long, env = "VSWITCH_SOCKET", value_name = "PATH")]
-        socket: Option<PathBuf>,
     },
     /// Check a configuration; no running switch is needed
     Check {
-        /// The configuration
+        /// The configuration; `-` reads standard input
         file: PathBuf,
+    },
+    /// Apply a configuration, whole or not at all
+    Apply {
+        /// The configuration; `-` reads standard input
+        file: PathBuf,
+        /// Show what would change, and change nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Show one aspect of the running switch
+    #[command(subcommand)]
+    Show(Show),
+    /// Counters of ports and workers
+    Stats,
+    /// Add or remove a port until the next apply
+    #[command(subcommand)]
+    Port(Port),
+    /// Move receive queues between workers
+    #[command(subcommand)]
+    Queue(Queue),
+    /// Look at this machine: what is there, what is missing, what to do
+    Doctor {
+        /// Look at the interfaces of this configuration only
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
+    /// Print completions for a shell
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+    /// Print the manual page, or write one page per command into a folder
+    Man {
+        /// The folder
+        folder: Option<PathBuf>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum Show {
+    /// Every port, its state and its counters
+    Ports,
+    /// All there is to know of one port
+    Port {
+        /// The port
+        name: String,
+    },
+    /// Every worker
+    Workers,
+    /// Every receive queue and its worker
+    Queues,
+    /// Learned addresses
+    Macs,
+    /// Entries of the flow caches
+    Flows {
+        /// Entries of each worker at most
+        #[arg(long, default_value_t = 1000)]
+        limit: usize,
+    },
+    /// Dropped frames by port, reason and rule
+    Drops,
+    /// The running configuration
+    Config,
+}
+
+#[derive(Debug, Subcommand)]
+enum Port {
+    /// Add a port: fields as in [[port]], such as name=p5 driver=tap interface=tap0 network=blue
+    Add {
+        /// Fields; a value that is not TOML is taken as text
+        #[arg(required = true, value_name = "FIELD=VALUE")]
+        fields: Vec<String>,
+    },
+    /// Remove a port
+    Remove {
+        /// The port
+        name: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum Queue {
+    /// Give a receive queue to a worker
+    Assign {
+        /// The port
+        port: String,
+        /// The queue's number
+        queue: usize,
+        /// The worker's number
+        worker: usize,
     },
 }
 
 /// Does what the command line says.
 pub fn main() -> ExitCode {
-    let outcome = match Cli::parse().command {
-        Command::Run {
-            config,
-            busy_poll,
-            socket,
-        } => {
-            tracing_subscriber::fmt()
-                .with_env_filter(
-                    tracing_subscriber::EnvFilter::try_from_default_env()
-                        .unwrap_or_else(|_| "info".into()),
-                )
-                .with_writer(std::io::stderr)
-                .init();
-            lifecycle::run(&lifecycle::Options {
-                config,
-                socket,
-                busy_poll,
-            })
-        }
-        Command::Check { file } => lifecycle::read_config(&file).and_then(|origin| {
-            config::parse(&origin.file, &origin.text, &config::Machine::this())?;
-            println!("{}: ok", origin.file);
-            Ok(())
-        }),
-    };
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+    let cli = Cli::parse();
+    match cli.execute() {
+        Ok(code) => code,
         Err(error) => {
+            // A reader that went away, such as `head`, is no failure of ours.
+            let io = error.downcast_ref::<std::io::Error>();
+            if io.is_some_and(|io| io.kind() == std::io::ErrorKind::BrokenPipe) {
+                return ExitCode::SUCCESS;
+            }
             eprintln!("vswitch: {error:#}");
-            ExitCode::FAILURE
+            match error.downcast_ref::<Failed>() {
+                Some(Failed::NotRunning { .. }) => ExitCode::from(3),
+                _ => ExitCode::from(1),
+            }
         }
+    }
+}
+
+impl Cli {
+    fn execute(self) -> anyhow::Result<ExitCode> {
+        let shared = self.shared;
+        match self.command {
+            Command::Run { config, busy_poll } => {
+                log_to_stderr();
+                lifecycle::run(&lifecycle::Options {
+                    config,
+                    socket: shared.socket,
+                    busy_poll,
+                })?;
+            }
+            Command::Check { file } => check(&shared, &file)?,
+            Command::Apply { file, dry_run } => apply(&shared, &file, dry_run)?,
+            Command::Show(show) => show.execute(&shared)?,
+            Command::Stats => shared.get::<types::Stats>("/v1/stats", tables::stats)?,
+            Command::Port(port) => port.execute(&shared)?,
+            Command::Queue(Queue::Assign {
+                port,
+                queue,
+                worker,
+            }) => assign(&shared, port, queue, worker)?,
+            Command::Doctor { config } => return diagnose(&shared, config),
+            Command::Completions { shell } => {
+                let mut script = Vec::new();
+                clap_complete::generate(shell, &mut Cli::command(), "vswitch", &mut script);
+                std::io::stdout().write_all(&script)?;
+            }
+            Command::Man { folder } => manual(folder)?,
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl Shared {
+    fn client(&self) -> Client {
+        let default = || PathBuf::from(config::DEFAULT_SOCKET);
+        Client::new(self.socket.clone().unwrap_or_else(default))
+    }
+
+    fn get<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        table: impl Fn(&T) -> String,
+    ) -> anyhow::Result<()> {
+        let body = self.client().request("GET", path, None)?;
+        self.show(&body, table)
+    }
+
+    /// Prints an answer: as it came, or as a table.
+    fn show<T: DeserializeOwned>(
+        &self,
+        body: &str,
+        table: impl Fn(&T) -> String,
+    ) -> anyhow::Result<()> {
+        if self.json {
+            let value: serde_json::Value = serde_json::from_str(body)?;
+            return print_json(&value);
+        }
+        let value = serde_json::from_str(body)
+            .context("the answer is not understood; is vswitch of another version running?")?;
+        print(&table(&value))
+    }
+}
+
+fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
+    print(&serde_json::to_string_pretty(value)?)
+}
+
+fn print(text: &str) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{}", text.trim_end())?;
+    Ok(out.flush()?)
+}
+
+fn log_to_stderr() {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter.unwrap_or_else(|_| "info".into()))
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .with_writer(std::io::stderr)
+        .init();
+}
+
+fn read(file: &Path) -> anyhow::Result<Origin> {
+    if file.as_os_str() != "-" {
+        return lifecycle::read_config(file);
+    }
+    let mut text = String::new();
+    let input = std::io::stdin().take(config::MAX_BYTES as u64 + 1);
+    std::io::BufReader::new(input).read_to_string(&mut text)?;
+    Ok(Origin {
+        file: "stdin".into(),
+        text,
+    })
+}
+
+fn check(shared: &Shared, file: &Path) -> anyhow::Result<()> {
+    let origin = read(file)?;
+    let outcome = config::parse(&origin.file, &origin.text, &Machine::this());
+    if shared.json {
+        let problems = outcome.as_ref().err().map_or(&[][..], |p| &p.0);
+        print_json(&serde_json::json!({
+            "file": origin.file,
+            "ok": outcome.is_ok(),
+            "problems": problems,
+        }))?;
+        return match outcome {
+            Ok(_) => Ok(()),
+            Err(_) => Err(anyhow::anyhow!("the configuration has problems")),
+        };
+    }
+    let config = outcome?;
+    print(&format!(
+        "{}: ok ({} ports, {} networks, {} vNICs, {} ACLs with {} rules)",
+        origin.file,
+        config.ports.len(),
+        config.networks.len(),
+        config.vnics.len(),
+        config.acls.len(),
+        config.acls.iter().map(|acl| acl.rules.len()).sum::<usize>(),
+    ))
+}
+
+fn apply(shared: &Shared, file: &Path, dry_run: bool) -> anyhow::Result<()> {
+    let origin = read(file)?;
+    let path = format!(
+        "/v1/apply?dry_run={dry_run}&file={}",
+        client::percent_encoded(&origin.file)
+    );
+    let body = shared.client().request("POST", &path, Some(origin.text))?;
+    shared.show::<Applied>(&body, tables::applied)
+}
+
+fn assign(shared: &Shared, port: String, queue: usize, worker: usize) -> anyhow::Result<()> {
+    let wanted = serde_json::to_string(&types::Assignment {
+        port,
+        queue,
+        worker,
+    })?;
+    let client = shared.client();
+    let body = client.request("POST", "/v1/queues/assign", Some(wanted))?;
+    shared.show::<Vec<types::Queue>>(&body, |rows| tables::queues(rows))
+}
+
+fn diagnose(shared: &Shared, config: Option<PathBuf>) -> anyhow::Result<ExitCode> {
+    let wanted = match config {
+        Some(file) => {
+            let origin = lifecycle::read_config(&file)?;
+            Some(config::parse(&origin.file, &origin.text, &Machine::this())?)
+        }
+        None => None,
+    };
+    let findings = doctor::examine(wanted.as_ref());
+    if shared.json {
+        print_json(&findings)?;
+    } else {
+        print(&tables::findings(&findings))?;
+    }
+    let bad = findings.iter().any(|f| f.status == doctor::Status::Problem);
+    Ok(ExitCode::from(u8::from(bad)))
+}
+
+fn manual(folder: Option<PathBuf>) -> anyhow::Result<()> {
+    if let Some(folder) = folder {
+        return std::fs::create_dir_all(&folder)
+            .and_then(|()| clap_mangen::generate_to(Cli::command(), &folder))
+            .with_context(|| format!("cannot write manual pages into {}", folder.display()));
+    }
+    let mut page = Vec::new();
+    clap_mangen::Man::new(Cli::command()).render(&mut page)?;
+    Ok(std::io::stdout().write_all(&page)?)
+}
+
+impl Show {
+    fn execute(self, shared: &Shared) -> anyhow::Result<()> {
+        match self {
+            Self::Ports => shared.get::<Vec<_>>("/v1/ports", |rows| tables::ports(rows)),
+            Self::Port { name } => {
+                let path = format!("/v1/ports/{}", client::percent_encoded(&name));
+                shared.get(&path, tables::port)
+            }
+            Self::Workers => shared.get::<Vec<_>>("/v1/workers", |rows| tables::workers(rows)),
+            Self::Queues => shared.get::<Vec<_>>("/v1/queues", |rows| tables::queues(rows)),
+            Self::Macs => shared.get::<Vec<_>>("/v1/macs", |rows| tables::macs(rows)),
+            Self::Flows { limit } => {
+                let path = format!("/v1/flows?limit={limit}");
+                shared.get::<Vec<_>>(&path, |rows| tables::flows(rows))
+            }
+            Self::Drops => shared.get::<Vec<_>>("/v1/drops", |rows| tables::drops(rows)),
+            Self::Config => shared.get("/v1/config", |config: &types::Config| config.text.clone()),
+        }
+    }
+}
+
+impl Port {
+    fn execute(self, shared: &Shared) -> anyhow::Result<()> {
+        let client = shared.client();
+        let body = match self {
+            Self::Add { fields } => client.request("POST", "/v1/ports", Some(port_text(&fields)?)),
+            Self::Remove { name } => {
+                let path = format!("/v1/ports/{}", client::percent_encoded(&name));
+                client.request("DELETE", &path, None)
+            }
+        }?;
+        shared.show::<Applied>(&body, tables::applied)
+    }
+}
+
+/// `field=value` arguments as TOML fields.
+fn port_text(fields: &[String]) -> anyhow::Result<String> {
+    let mut text = String::new();
+    for field in fields {
+        let (key, value) = field
+            .split_once('=')
+            .with_context(|| format!("\"{field}\" is not FIELD=VALUE, as in network=blue"))?;
+        anyhow::ensure!(
+            key.bytes()
+                .all(|c| c.is_ascii_alphanumeric() || b"_.".contains(&c)),
+            "\"{key}\" cannot be a field"
+        );
+        let parsed = toml::de::ValueDeserializer::parse(value).is_ok() && !value.contains('\n');
+        let value = if parsed {
+            value.to_owned()
+        } else {
+            toml::Value::String(value.to_owned()).to_string()
+        };
+        let _ = writeln!(text, "{key} = {value}");
+    }
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn fields_become_toml() {
+        let fields = [
+            "name=p5",
+            "slots=64",
+            "trunk=[\"a\"]",
+            "storm.broadcast_pps=5",
+            "vm=a b",
+        ];
+        let text = port_text(&fields.map(String::from)).expect("valid");
+        assert_eq!(
+            text,
+            "name = \"p5\"\nslots = 64\ntrunk = [\"a\"]\nstorm.broadcast_pps = 5\nvm = \"a b\"\n"
+        );
+        assert!(port_text(&["name".into()]).is_err());
+        assert!(port_text(&["]\n[x=1".into()]).is_err());
     }
 }

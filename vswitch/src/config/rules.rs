@@ -57,9 +57,8 @@ const FRAGMENTS: &[(&str, FragmentMatch)] = &[
 /// What a rule or a default does, by name.
 pub(super) const ACTIONS: &[(&str, Action)] = &[("allow", Action::Allow), ("deny", Action::Deny)];
 
-/// Reads an ACL; a rule with a problem is left out, and the
-/// problem noted.
-pub(super) fn acl(section: &Section<'_>, name: &Arc<str>) -> Option<Acl> {
+/// Reads an ACL; a rule with a problem is left out, and the problem noted.
+pub(super) fn acl(section: &Section<'_>, name: &Arc<str>) -> Acl {
     let mut rules = section.sections("rules", &schema::RULE);
     let headed = section.sections("rule", &schema::RULE);
     if !rules.is_empty() && !headed.is_empty() {
@@ -70,14 +69,15 @@ pub(super) fn acl(section: &Section<'_>, name: &Arc<str>) -> Option<Acl> {
         );
     }
     rules.extend(headed);
-    Some(Acl {
+    Acl {
         name: Arc::clone(name),
         rules: rules.iter().filter_map(rule).collect(),
-    })
+    }
 }
 
 fn rule(section: &Section<'_>) -> Option<AclRule> {
     let reader = section.reader;
+    let problems_before = reader.count();
     let action = section
         .required("action")
         .and_then(|text| reader.choice(&text, ACTIONS));
@@ -102,6 +102,9 @@ fn rule(section: &Section<'_>) -> Option<AclRule> {
             .and_then(|t| reader.choice(&t, FRAGMENTS)),
     };
     let action = action?;
+    if reader.count() > problems_before {
+        return None;
+    }
     if let Err(error) = matches.validate() {
         reader.report(&section.span, error.to_string(), "");
         return None;
@@ -262,13 +265,12 @@ fn flags(section: &Section<'_>, text: &At<String>) -> Option<FlagsMatch> {
         }
         Some(bits)
     };
-    let (set, mask) = match text.value.split_once('/') {
-        Some((set, mask)) => (bits(set)?, bits(mask)?),
-        None => {
-            let set = bits(&text.value)?;
-            (set, set)
-        }
-    };
+    // Without a slash, the flags named are those compared.
+    let (set, mask) = text
+        .value
+        .split_once('/')
+        .unwrap_or((&text.value, &text.value));
+    let (set, mask) = (bits(set)?, bits(mask)?);
     if mask == 0 || set & !mask != 0 {
         section.reader.report(
             &text.span,

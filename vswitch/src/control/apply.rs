@@ -106,6 +106,12 @@ impl Control {
     ///
     /// As [`Control::apply`].
     pub fn add_port(&self, port: &str) -> Result<Applied, ControlError> {
+        // A body with headers of its own could bring anything in behind the port.
+        let header = |line: &str| line.trim_start().starts_with('[');
+        if port.lines().any(header) {
+            let refusal = "send only the fields of one port, without [headers]";
+            return Err(ControlError::Refused(refusal.into()));
+        }
         self.edit(|text| Ok(config::append_port(text, port)))
     }
 
@@ -330,5 +336,5 @@ impl Control {
 fn compile(hands: &mut Hands, config: &Config) -> Result<Snapshot, ControlError> {
     let model = compile::model(config, &mut hands.ids).ok_or(ControlError::TooMany)?;
     hands.epoch += 1;
-    Ok(Snapshot::compile(&model, Epoch(hands.epoch))?)
+    Snapshot::compile(&model, Epoch(hands.epoch)).map_err(ControlError::Compile)
 }

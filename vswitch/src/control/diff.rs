@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 
 use crate::config::{
     Config,
-    types::{Acl, AclRule, Network, Port, Vnic},
+    types::{Acl, AclRule, Driver, Network, Port, Vnic},
 };
 
 /// One thing that differs.
@@ -198,7 +198,7 @@ fn network(old: &Network, new: &Network) -> Vec<String> {
 
 fn port(old: &Port, new: &Port) -> Vec<String> {
     let mut details = Vec::new();
-    field(&mut details, "driver", &old.driver, &new.driver);
+    driver(&mut details, &old.driver, &new.driver);
     field(&mut details, "fault", &old.fault, &new.fault);
     if !details.is_empty() {
         details.push("the port is closed and opened again".into());
@@ -215,6 +215,42 @@ fn port(old: &Port, new: &Port) -> Vec<String> {
     );
     field(&mut details, "workers", &old.workers, &new.workers);
     details
+}
+
+fn driver(details: &mut Vec<String>, old: &Driver, new: &Driver) {
+    match (old, new) {
+        (Driver::AfXdp(old), Driver::AfXdp(new)) => {
+            field(details, "interface", &old.interface, &new.interface);
+            field(details, "queues", &old.queues, &new.queues);
+            field(details, "mode", &old.mode, &new.mode);
+            field(details, "zero_copy", &old.zero_copy, &new.zero_copy);
+            field(details, "ring_size", &old.ring_size, &new.ring_size);
+            field(details, "frame_bytes", &old.frame_bytes, &new.frame_bytes);
+        }
+        (Driver::Tap(old), Driver::Tap(new)) => {
+            field(details, "interface", &old.interface, &new.interface);
+            field(details, "queues", &old.queues, &new.queues);
+            field(details, "mtu", &old.mtu, &new.mtu);
+            let mac = |mac: Option<[u8; 6]>| mac.map(policy::Mac);
+            field(details, "mac", &mac(old.mac), &mac(new.mac));
+        }
+        (Driver::Pcap(old), Driver::Pcap(new)) => {
+            field(details, "replay", &old.replay, &new.replay);
+            field(details, "pace", &old.pace, &new.pace);
+            field(details, "repeat", &old.repeat, &new.repeat);
+            field(details, "write", &old.write, &new.write);
+        }
+        (Driver::Memory(old), Driver::Memory(new)) => {
+            field(details, "slots", &old.slots, &new.slots);
+            field(
+                details,
+                "max_frame_bytes",
+                &old.max_frame_bytes,
+                &new.max_frame_bytes,
+            );
+        }
+        _ => field(details, "driver", &old.name(), &new.name()),
+    }
 }
 
 fn vnic(old: &Vnic, new: &Vnic) -> Vec<String> {
@@ -270,4 +306,83 @@ fn acl(old: &Acl, new: &Acl) -> Vec<String> {
         details.push(format!("and {more} more"));
     }
     details
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{self, Machine};
+
+    const BASE: &str = r#"
+[[network]]
+name = "blue"
+tenant = "acme"
+[[port]]
+name = "p"
+driver = "memory"
+network = "blue"
+[[acl]]
+name = "web"
+rules = [
+  { action = "allow", protocol = "tcp" },
+  { action = "deny", protocol = "udp" },
+]
+"#;
+
+    fn parsed(text: &str) -> Config {
+        let machine = Machine {
+            cores: vec![0, 1],
+            memory_bytes: 0,
+        };
+        config::parse("a.toml", text, &machine).expect("valid")
+    }
+
+    fn told(from: &str, to: &str) -> Vec<String> {
+        let changes = changes(&parsed(from), &parsed(to));
+        changes.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn moved_lines_and_comments_are_no_change() {
+        let moved = format!("# a comment\n\n{BASE}");
+        assert!(told(BASE, &moved).is_empty());
+    }
+
+    #[test]
+    fn each_change_is_told_with_its_field() {
+        let to = BASE
+            .replace("tenant = \"acme\"", "tenant = \"acme\"\nageing_s = 60")
+            .replace("driver = \"memory\"", "driver = \"memory\"\nslots = 64")
+            .replace("\"udp\"", "\"icmp\"");
+        assert_eq!(
+            told(BASE, &to),
+            [
+                "~ network blue\n    ageing_s: 300 -> 60",
+                "~ port p\n    slots: 256 -> 64\n    the port is closed and opened again",
+                "~ acl web\n    - deny udp\n    + deny icmp",
+            ]
+        );
+    }
+
+    #[test]
+    fn another_order_of_rules_is_a_change() {
+        let to = BASE
+            .replace("{ action = \"allow\", protocol = \"tcp\" },\n", "")
+            .replace(
+                "\"udp\" },",
+                "\"udp\" }, { action = \"allow\", protocol = \"tcp\" },",
+            );
+        assert_eq!(
+            told(BASE, &to),
+            ["~ acl web\n    the rules are in another order"]
+        );
+    }
+
+    #[test]
+    fn what_needs_a_restart_says_so() {
+        let to = format!("[workers]\ncores = [1]\n[metrics]\nlisten = \"[::1]:1\"\n{BASE}");
+        let reasons = needs_restart(&parsed(BASE), &parsed(&to));
+        assert_eq!(reasons.len(), 2, "{reasons:?}");
+        assert!(reasons[0].contains("cores: [0] -> [1]"), "{reasons:?}");
+    }
 }

@@ -23,7 +23,7 @@ mod ids;
 pub mod lifecycle;
 mod supervisor;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod view;
 
 use std::{
@@ -135,27 +135,27 @@ impl PortState {
 #[derive(Debug, thiserror::Error)]
 pub enum ControlError {
     /// The configuration has problems.
-    #[error("the configuration is refused\n{0}")]
+    #[error(transparent)]
     Config(#[from] Problems),
     /// It changes what cannot change while the process runs.
     #[error("restart vswitch to change this; nothing was changed:\n  {}", .0.join("\n  "))]
     Restart(Vec<String>),
     /// A port could not be opened.
-    #[error("port \"{port}\" could not be opened, so nothing was changed: {source}")]
+    #[error("port \"{port}\" could not be opened, so the running configuration stays: {error}")]
     Open {
         /// The port.
         port: String,
         /// What the driver says.
-        source: OpenError,
+        error: OpenError,
     },
     /// The policy could not be compiled.
     #[error("the policy could not be compiled, so nothing was changed: {0}")]
-    Compile(#[from] CompileError),
+    Compile(CompileError),
     /// There are more ports or networks than numbers.
     #[error("there are too many ports or networks; nothing was changed")]
     TooMany,
     /// The workers did not follow.
-    #[error("{0}")]
+    #[error(transparent)]
     Engine(#[from] EngineError),
     /// What was asked for is not there.
     #[error("{message}{}", if .help.is_empty() { String::new() } else { format!("; {}", .help) })]
@@ -229,10 +229,10 @@ impl Control {
         let mut hands = self.hands.into_inner();
         let state = self.state.into_inner();
         for (name, port) in &state.ports {
-            if hands.monitors.remove(name).is_some() {
-                if let Err(error) = self.datapath.detach(port.id) {
-                    tracing::error!(port = %name, %error, "port not detached cleanly");
-                }
+            if hands.monitors.remove(name).is_some()
+                && let Err(error) = self.datapath.detach(port.id)
+            {
+                tracing::error!(port = %name, %error, "port not detached cleanly");
             }
         }
         self.datapath.stop();
@@ -254,9 +254,9 @@ impl Control {
         match (self.opener)(port) {
             Ok(open) => Ok(Opened::Open(Box::new(open))),
             Err(OpenError::Missing(reason)) => Ok(Opened::Missing(reason)),
-            Err(source) => Err(ControlError::Open {
+            Err(error) => Err(ControlError::Open {
                 port: port.name.to_string(),
-                source,
+                error,
             }),
         }
     }

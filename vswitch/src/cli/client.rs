@@ -1,0 +1,159 @@
+//! One request to the switch over its control socket.
+
+use std::{fmt::Write, path::PathBuf, time::Duration};
+
+use http_body_util::{BodyExt, Full};
+use hyper::{Request, StatusCode, body::Bytes};
+use hyper_util::rt::TokioIo;
+
+use crate::api::types::Failure;
+
+/// Longer than any change takes that waits for workers and drivers.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Why there is no answer to show.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failed {
+    /// Nobody listens.
+    #[error(
+        "no switch answers on {socket} ({error}); start one with `vswitch run --config FILE`, or name its socket with --socket or VSWITCH_SOCKET"
+    )]
+    NotRunning {
+        socket: String,
+        error: std::io::Error,
+    },
+    /// Somebody may listen, but not to this user.
+    #[error("you may not use {0}; run as its owner, or let its group in with socket_mode")]
+    Forbidden(String),
+    /// The switch refused.
+    #[error("{0}")]
+    Refused(String),
+    /// The connection broke.
+    #[error("the switch did not answer: {0}; its log says why")]
+    Broken(String),
+}
+
+/// Speaks to one socket.
+pub(crate) struct Client {
+    socket: PathBuf,
+}
+
+impl Client {
+    pub(crate) fn new(socket: PathBuf) -> Self {
+        Self { socket }
+    }
+
+    /// Sends a request and returns the answer's body.
+    pub(crate) fn request(
+        &self,
+        method: &str,
+        path: &str,
+        body: Option<String>,
+    ) -> anyhow::Result<String> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let exchange = self.exchange(method, path, body);
+        Ok(runtime.block_on(async {
+            match tokio::time::timeout(PATIENCE, exchange).await {
+                Ok(outcome) => outcome,
+                Err(_) => Err(Failed::Broken(format!("after {} s", PATIENCE.as_secs()))),
+            }
+        })?)
+    }
+
+    async fn exchange(
+        &self,
+        method: &str,
+        path: &str,
+        body: Option<String>,
+    ) -> Result<String, Failed> {
+        let broken = |error: &dyn std::fmt::Display| Failed::Broken(error.to_string());
+        let stream = tokio::net::UnixStream::connect(&self.socket)
+            .await
+            .map_err(|error| {
+                let socket = self.socket.display().to_string();
+                if error.kind() == std::io::ErrorKind::PermissionDenied {
+                    Failed::Forbidden(socket)
+                } else {
+                    Failed::NotRunning { socket, error }
+                }
+            })?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| broken(&error))?;
+        let driver = tokio::spawn(connection);
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("host", "vswitch")
+            .header("content-type", "application/toml")
+            .body(Full::new(Bytes::from(body.unwrap_or_default())))
+            .map_err(|error| broken(&error))?;
+        let response = sender
+            .send_request(request)
+            .await
+            .map_err(|error| broken(&error))?;
+        let status = response.status();
+        let body = response.into_body().collect();
+        let body = body.await.map_err(|error| broken(&error))?.to_bytes();
+        driver.abort();
+        let text = String::from_utf8_lossy(&body).into_owned();
+        if status == StatusCode::OK {
+            Ok(text)
+        } else {
+            Err(Failed::Refused(failure(status, &text)))
+        }
+    }
+}
+
+/// What the switch said, for a person.
+fn failure(status: StatusCode, body: &str) -> String {
+    let Ok(failure) = serde_json::from_str::<Failure>(body) else {
+        return format!("the switch answered {status}: {body}");
+    };
+    let mut text = failure.error;
+    for problem in &failure.details {
+        let _ = write!(text, "\n\n{problem}");
+    }
+    text
+}
+
+/// A text as it may stand in a path segment or a query (RFC 3986 §2.1).
+pub(crate) fn percent_encoded(text: &str) -> String {
+    let mut encoded = String::new();
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            encoded.push(byte as char);
+        } else {
+            let _ = write!(encoded, "%{byte:02X}");
+        }
+    }
+    encoded
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_encoded() {
+        assert_eq!(percent_encoded("/a b?ü"), "%2Fa%20b%3F%C3%BC");
+    }
+
+    #[test]
+    fn nobody_listening_is_told_apart_and_says_what_to_do() {
+        let client = Client::new("/nonexistent/vswitch.sock".into());
+        let error = client
+            .request("GET", "/v1/ports", None)
+            .expect_err("nobody");
+        assert!(matches!(
+            error.downcast_ref::<Failed>(),
+            Some(Failed::NotRunning { .. })
+        ));
+        assert!(
+            error.to_string().contains("vswitch run --config"),
+            "{error}"
+        );
+    }
+}

@@ -1,0 +1,45 @@
+//! The laws of `vswitch::counters`, held against what the API says.
+
+use policy::{DropReason, denial::Stage};
+use vswitch::api::types::{PortCounts, Stats};
+
+/// Which law is broken, if one is.
+pub(crate) fn check(stats: &Stats) -> Result<(), String> {
+    let mut forwarded = 0;
+    let mut offered = 0;
+    for port in &stats.ports {
+        let counts = &port.counts;
+        forwarded += counts.forwarded;
+        offered += counts.offered;
+        let came = counts.rx_frames + counts.replicas;
+        let went = counts.forwarded + dropped(counts, Stage::Ingress);
+        same(&format!("what came in at {}", port.name), came, went)?;
+        let went = counts.tx_frames + dropped(counts, Stage::Egress);
+        same(
+            &format!("what was to go out at {}", port.name),
+            counts.offered,
+            went,
+        )?;
+    }
+    same("forwarded and offered", forwarded, offered)?;
+    let total = |count: fn(&PortCounts) -> u64| -> u64 {
+        stats.ports.iter().map(|port| count(&port.counts)).sum()
+    };
+    let came = total(|counts| counts.rx_frames + counts.replicas);
+    let went = total(|counts| counts.tx_frames + counts.drops.values().sum::<u64>());
+    same("in total", came, went)
+}
+
+fn same(what: &str, left: u64, right: u64) -> Result<(), String> {
+    (left == right)
+        .then_some(())
+        .ok_or_else(|| format!("{what}: {left} is not {right}"))
+}
+
+fn dropped(counts: &PortCounts, stage: Stage) -> u64 {
+    let of_stage = counts.drops.iter().filter(|(name, _)| {
+        let reason = DropReason::ALL.iter().find(|reason| reason.name() == *name);
+        reason.expect("a documented reason").stage() == stage
+    });
+    of_stage.map(|(_, frames)| frames).sum()
+}

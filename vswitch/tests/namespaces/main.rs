@@ -1,0 +1,17 @@
+//! The switch as a person runs it: the real program, real AF_XDP, real network stacks as peers.
+//! Needs root; without it each test says that it skipped.
+#![allow(clippy::doc_markdown, reason = "names of protocols in prose")]
+
+mod frames;
+mod http;
+mod interfaces;
+mod lab;
+mod laws;
+mod lifecycle;
+#[path = "../../../pmd/tests/netns/mod.rs"]
+mod netns;
+
+mod policing;
+mod reloading;
+mod talking;
+mod vlans;

@@ -1,0 +1,188 @@
+//! The desired state changes under traffic.
+
+use std::{
+    fs,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::Duration,
+};
+
+use rustix::process::Signal;
+
+use super::{
+    frames::{drain, numbered_udp, udp_number_of},
+    lab::{Lab, Link, NETWORK, access_port, mac_text},
+    netns::{PacketSocket, eventually},
+};
+use vswitch::api::types;
+
+/// The receiver's UDP port that both policies allow, and the one that both deny.
+const ALLOWED: u16 = 9000;
+const DENIED: u16 = 9001;
+/// Flows of each sender to each port.
+const FLOWS: u16 = 64;
+
+/// Members `a`, `b` (senders) and `c` (receiver) with a policy of 1,000 rules on `c`, another for
+/// each `variant`: the rules that matter stand elsewhere, and read other fields.
+fn config(variant: usize) -> String {
+    let mut config = NETWORK.to_owned();
+    for name in ["a", "b", "c"] {
+        config += &access_port(name);
+    }
+    config += &format!(
+        "[[vnic]]\nname = \"c\"\nvm = \"c\"\nport = \"c\"\nmac = \"{}\"\nipv4 = [\"10.0.0.3\"]\n\
+         inbound = {{ acl = \"in\" }}\n[[acl]]\nname = \"in\"\nrules = [\n",
+        mac_text(3)
+    );
+    let allow =
+        format!("{{ action = \"allow\", protocol = \"udp\", dst_ports = [\"{ALLOWED}\"] }},\n");
+    let deny =
+        format!("{{ action = \"deny\", protocol = \"udp\", dst_ports = [\"{DENIED}\"] }},\n");
+    for number in 0..998 {
+        if number == 100 * (variant % 9) {
+            config += &allow;
+        }
+        if number == 900 - 100 * (variant % 9) {
+            config += &deny;
+        }
+        config += &match variant % 3 {
+            0 => format!(
+                "{{ action = \"deny\", src = \"10.1.{}.{}\" }},\n",
+                number / 250,
+                number % 250
+            ),
+            1 => format!(
+                "{{ action = \"allow\", protocol = \"tcp\", src_ports = [\"{}\"] }},\n",
+                number + 1
+            ),
+            _ => format!(
+                "{{ action = \"deny\", protocol = \"udp\", src_ports = [\"{}\"] }},\n",
+                number + 1
+            ),
+        };
+    }
+    config + "]\n"
+}
+
+/// Sends rounds of one frame a flow, numbered by round, until told to stop. Returns the rounds.
+fn send(socket: &PacketSocket, from: u8, stop: &AtomicBool) -> u32 {
+    let mut round = 0;
+    while !stop.load(Ordering::Relaxed) {
+        for flow in 0..FLOWS {
+            for port in [ALLOWED, DENIED] {
+                socket.send(&numbered_udp(from, 3, (20_000 + flow, port), round));
+            }
+        }
+        round += 1;
+        // A pace that a loaded machine keeps up with.
+        thread::sleep(Duration::from_millis(10));
+    }
+    round
+}
+
+/// Stops the senders, also when the test fails.
+struct StopAtEnd<'a>(&'a AtomicBool);
+
+impl Drop for StopAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Runs `change` while `a` and `b` send to `c`; all that is allowed must arrive, and nothing else.
+fn under_traffic(lab: &Lab, change: impl FnOnce()) {
+    let [a, b, c] = ["a", "b", "c"].map(|name| lab.socket(name));
+    let received = || -> Vec<_> { drain(&c).iter().filter_map(|f| udp_number_of(f)).collect() };
+    let stop = &AtomicBool::new(false);
+    let mut arrived = Vec::new();
+    let rounds = thread::scope(|scope| {
+        let senders =
+            [(&a, 1), (&b, 2)].map(|(socket, from)| scope.spawn(move || send(socket, from, stop)));
+        let stopping = StopAtEnd(stop);
+        eventually("traffic flows", || {
+            arrived.extend(received());
+            (!arrived.is_empty()).then_some(())
+        });
+        change();
+        drop(stopping);
+        senders.map(|sender| sender.join().expect("a sender"))
+    });
+    let sent = rounds.iter().sum::<u32>() as usize * usize::from(FLOWS);
+    eventually("all is judged", || {
+        arrived.extend(received());
+        let judged = |name| lab.port(name).counts.rx_frames;
+        (judged("a") + judged("b") == 2 * sent as u64).then_some(())
+    });
+    lab.check_conservation();
+    arrived.extend(received());
+    let drops: Vec<types::Drop> = lab.get("/v1/drops");
+    let passed = arrived.iter().filter(|(port, _)| *port == DENIED).count();
+    assert_eq!(passed, 0, "denied frames that passed");
+    let arrived = arrived.len() - passed;
+    let lost = format!(
+        "{} of {sent} allowed frames were lost: {drops:?}",
+        sent - arrived
+    );
+    assert_eq!(arrived, sent, "{lost}");
+}
+
+fn lab() -> Option<Lab> {
+    let mut lab = Lab::new()?;
+    for name in ["a", "b", "c"] {
+        lab.member(name, Link::default());
+    }
+    lab.start(&config(0));
+    Some(lab)
+}
+
+#[test]
+fn a_reload_loses_nothing_allowed_and_passes_nothing_denied() {
+    let Some(lab) = lab() else { return };
+    under_traffic(&lab, || {
+        for variant in 1..12 {
+            let before = lab.get::<types::Stats>("/v1/stats").epoch;
+            assert!(lab.apply(&config(variant)) > before);
+        }
+    });
+}
+
+#[test]
+fn a_refused_configuration_changes_nothing() {
+    let Some(lab) = lab() else { return };
+    let running: types::Config = lab.get("/v1/config");
+    let refused = [
+        config(1).replace("[[vnic]]", "[[vnick]]"),
+        config(1).replace("acl = \"in\"", "acl = \"inn\""),
+        config(1) + &access_port("a"),
+        config(1).replace("[\"9000\"]", "[\"9000-8000\"]"),
+        config(1) + "]",
+    ];
+    under_traffic(&lab, || {
+        for text in &refused {
+            let (status, body) = lab.request("POST", "/v1/apply?file=new.toml", &lab.whole(text));
+            assert_eq!(status, 422, "{body}");
+            let problem = &body["details"][0];
+            assert_eq!(problem["file"], "new.toml", "{body}");
+            assert!(problem["line"].as_u64() > Some(0), "{body}");
+        }
+        fs::write(lab.path("vswitch.toml"), lab.whole(&refused[1])).expect("write");
+        lab.signal(Signal::HUP);
+        eventually("the refusal is logged", || {
+            lab.log().contains("reload refused").then_some(())
+        });
+    });
+    assert_eq!(lab.get::<types::Config>("/v1/config"), running);
+}
+
+#[test]
+fn a_hangup_applies_the_file_again() {
+    let Some(lab) = lab() else { return };
+    let before = lab.get::<types::Config>("/v1/config");
+    let more = "[[network]]\nname = \"second\"\ntenant = \"lab\"\n";
+    lab.write_config(&(config(0) + more));
+    lab.signal(Signal::HUP);
+    eventually("the file is in force", || {
+        let now = lab.get::<types::Config>("/v1/config");
+        (now.epoch > before.epoch && now.text.contains("second")).then_some(())
+    });
+}

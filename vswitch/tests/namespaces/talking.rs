@@ -1,0 +1,130 @@
+//! Network stacks with their default settings talk to each other.
+
+use std::{
+    io::{Read, Write},
+    net::{TcpListener, TcpStream},
+    thread,
+};
+
+use super::{
+    frames::{BROADCAST, collect, drain, number_of, numbered},
+    lab::{Lab, Link, NETWORK, access_port, mac, mac_text},
+    netns::PATIENCE,
+};
+use vswitch::api::types;
+
+/// Members `a` and `b` with addresses, on one network.
+fn pair(link: Link) -> Option<Lab> {
+    let mut lab = Lab::new()?;
+    let mut config = NETWORK.to_owned();
+    for name in ["a", "b"] {
+        lab.member(name, link);
+        lab.address(name);
+        config += &access_port(name);
+    }
+    lab.start(&config);
+    Some(lab)
+}
+
+/// What the server of an iperf3 run counted. It stops counting when the client is done sending,
+/// so what is under way then is missing.
+fn received_bytes(report: &serde_json::Value) -> u64 {
+    let bytes = report["end"]["sum_received"]["bytes"].as_u64();
+    bytes.unwrap_or_else(|| panic!("a report: {report}"))
+}
+
+/// Sends `len` bytes by TCP from member `a` to member `b` at `address`; all arrive unchanged.
+fn transfer(lab: &Lab, address: &str, len: usize) {
+    let sent: Vec<u8> = (0..len).map(|at| (at * 7 + at / 251) as u8).collect();
+    let listener = lab.within("b", || TcpListener::bind((address, 0)).expect("listen"));
+    let to = listener.local_addr().expect("an address");
+    let mut stream = lab.within("a", || {
+        TcpStream::connect_timeout(&to, PATIENCE).expect("connect")
+    });
+    let (mut accepted, _) = listener.accept().expect("accept");
+    accepted.set_read_timeout(Some(PATIENCE)).expect("a limit");
+    let received = thread::scope(|scope| {
+        let receiver = scope.spawn(move || {
+            let mut received = Vec::new();
+            accepted.read_to_end(&mut received).expect("receive");
+            received
+        });
+        stream.write_all(&sent).expect("send");
+        drop(stream);
+        receiver.join().expect("the receiver")
+    });
+    assert!(received == sent, "the bytes differ");
+}
+
+#[test]
+fn ping_and_tcp_and_udp_pass_with_the_peers_default_offloads() {
+    let Some(lab) = pair(Link::default()) else {
+        return;
+    };
+    lab.ping("a", "10.0.0.2", 20);
+    lab.ping("a", "fd00::2", 20);
+    lab.ping("b", "-s 1472 -M do 10.0.0.1", 5);
+    for address in ["10.0.0.2", "fd00::2"] {
+        transfer(&lab, address, 1 << 20);
+        for direction in ["", "--reverse"] {
+            let tcp = format!("--client {address} --bytes 2M {direction}");
+            let report = lab.iperf3("a", "b", &tcp);
+            assert!(received_bytes(&report) > 1 << 19, "{report}");
+        }
+        let udp = format!("--client {address} --udp --bitrate 4M --length 1200 --time 1");
+        assert!(received_bytes(&lab.iperf3("a", "b", &udp)) > 0);
+    }
+    let stats = lab.check_conservation();
+    assert!(stats.ports.iter().all(|port| port.counts.tx_frames > 1000));
+}
+
+#[test]
+fn jumbo_frames_pass() {
+    let Some(lab) = pair(Link {
+        mtu: 9000,
+        ..Link::default()
+    }) else {
+        return;
+    };
+    assert_eq!(lab.port("a").max_frame_bytes, 9014);
+    lab.ping("a", "-s 8900 -M do 10.0.0.2", 10);
+    lab.ping("b", "-s 8900 -M do fd00::1", 10);
+    transfer(&lab, "10.0.0.2", 2 << 20);
+    transfer(&lab, "fd00::2", 2 << 20);
+    let stats = lab.check_conservation();
+    // Large frames went through whole: far fewer than of 1,500 bytes there would be.
+    let b = stats.ports.iter().find(|port| port.name == "b").expect("b");
+    assert!(b.counts.tx_bytes / b.counts.tx_frames > 3000, "{b:?}");
+}
+
+#[test]
+fn traffic_follows_an_address_that_moves() {
+    let Some(lab) = Lab::quiet(&["a", "b", "c"], "") else {
+        return;
+    };
+    let [a, b, c] = ["a", "b", "c"].map(|name| lab.socket(name));
+    let mover = mac(99);
+    for (number, (here, there)) in (0..).step_by(2).zip([(&a, &b), (&b, &a), (&a, &b)]) {
+        here.send(&numbered(BROADCAST, mover, number));
+        collect(&c, 1, number_of);
+        collect(there, 1, number_of);
+        c.send(&numbered(mover, mac(3), number + 1));
+        assert_eq!(collect(here, 1, number_of), [number + 1]);
+        // A frame to everybody comes behind what might have gone astray.
+        c.send(&numbered(BROADCAST, mac(3), 1000));
+        let elsewhere = collect(there, 1, number_of);
+        assert_eq!(elsewhere, [1000], "the address has left");
+        collect(here, 1, number_of);
+        let macs: Vec<types::Mac> = lab.get("/v1/macs");
+        let name = if std::ptr::eq(here, &raw const a) {
+            "a"
+        } else {
+            "b"
+        };
+        let known: Vec<_> = macs.iter().filter(|row| row.mac == mac_text(99)).collect();
+        assert_eq!(known.len(), 1, "{macs:?}");
+        assert_eq!(known[0].port, name);
+    }
+    assert_eq!(drain(&c).len(), 0);
+    lab.check_conservation();
+}
