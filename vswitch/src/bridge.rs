@@ -136,8 +136,9 @@ impl Bridge {
             let mut table = slot.lock();
             table.limit = network.mac_limit as usize;
             table.ageing_s = network.ageing_s;
-            // The slow path then never grows a table.
-            let room = table.limit + network.members.len();
+            // The slow path then never grows a table: one that is at most half full makes room
+            // in place when removed addresses have used it up.
+            let room = 2 * (table.limit + network.members.len());
             let missing = room.saturating_sub(table.locations.len());
             table.locations.reserve(missing);
             let members = &network.members;

@@ -14,7 +14,7 @@ use smoltcp::{
     phy::{self, Checksum, DeviceCapabilities, Medium},
     socket::{icmp, tcp},
     time::{Duration, Instant},
-    wire::{HardwareAddress, Icmpv4Packet, Icmpv4Repr, IpAddress, IpCidr},
+    wire::{HardwareAddress, Icmpv4Packet, Icmpv4Repr, IpAddress, IpCidr, TcpPacket},
 };
 
 use crate::bed::{Bed, Options, build::*, frames::*};
@@ -356,6 +356,41 @@ fn checksums_that_a_guest_left_to_its_hardware_are_completed() {
             world.transfer(to, &sent) == sent,
             "the content arrives whole"
         );
+    }
+}
+
+#[test]
+fn a_checksum_is_completed_in_every_copy_and_behind_every_tag() {
+    let networks = [vlan_network(0, 10)];
+    let ports = [
+        access(0, 0),
+        access(1, 0),
+        trunk(2, &[0], None),
+        trunk(3, &[0], None),
+    ];
+    let mut bed = Bed::with(&model(networks, ports), options(true));
+    let segment = tcp(1000, 80, 0x18);
+    for payload in 0..40 {
+        let segment = [segment.as_slice(), &vec![0xa5; payload]].concat();
+        let packet = ipv4([10, 0, 0, 1], [10, 0, 0, 2], TCP, &segment);
+        let mut frame = ether(BROADCAST, mac(1), IPV4, &packet);
+        leave_checksum_partial(&mut frame);
+        // Padding behind the packet is none of it.
+        frame.resize(frame.len().max(60), 0);
+        for (port, sent) in [(0, frame.clone()), (2, tag(&frame, 0x200a))] {
+            let copies = bed.pass(port, &sent);
+            assert_eq!(copies.len(), 3);
+            for (port, copy) in copies {
+                let tag = if port >= 2 { 4 } else { 0 };
+                let segment = &copy[34 + tag..54 + tag + payload];
+                let packet = TcpPacket::new_unchecked(segment);
+                let (src, dst) = (v4(1), v4(2));
+                assert!(
+                    packet.verify_checksum(&src, &dst),
+                    "{payload} bytes at {port}"
+                );
+            }
+        }
     }
 }
 
