@@ -117,7 +117,9 @@ unsafe impl Send for Ring {}
 impl Ring {
     fn new(config: Config) -> io::Result<Self> {
         let slots = config.slots as usize;
-        let stride = config.max_frame_bytes.next_multiple_of(64);
+        // An odd number of cache lines: with a power of two, the first lines of all buffers would
+        // share a few sets of the first-level cache and evict each other within a burst.
+        let stride = (config.max_frame_bytes.div_ceil(64) | 1) * 64;
         Ok(Self {
             buffers: (0..slots * stride).map(|_| UnsafeCell::new(0)).collect(),
             lengths: (0..slots).map(|_| UnsafeCell::new(0)).collect(),

@@ -315,22 +315,18 @@ fn tun(config: Option<&Config>) -> Finding {
 
 fn interfaces(config: Option<&Config>, release: &str) -> Vec<Finding> {
     let sys = Path::new("/sys/class/net");
-    let names: Vec<String> = match config {
-        Some(config) => config
-            .ports
-            .iter()
-            .filter_map(|port| match &port.driver {
-                Driver::AfXdp(config) => Some(config.interface.clone()),
-                _ => None,
-            })
-            .collect(),
-        None => {
-            let entries = fs::read_dir(sys).into_iter().flatten().flatten();
-            let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
-            let mut names: Vec<String> = names.filter(|name| name != "lo").collect();
-            names.sort();
-            names
-        }
+    let names: Vec<String> = if let Some(config) = config {
+        let ports = config.ports.iter();
+        ports
+            .filter(|port| matches!(port.driver, Driver::AfXdp(_)))
+            .filter_map(|port| port.driver.interface().map(str::to_owned))
+            .collect()
+    } else {
+        let entries = fs::read_dir(sys).into_iter().flatten().flatten();
+        let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+        let mut names: Vec<String> = names.filter(|name| name != "lo").collect();
+        names.sort();
+        names
     };
     let wanted = config.is_some();
     let each = names

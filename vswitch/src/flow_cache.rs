@@ -225,6 +225,13 @@ impl FlowCache {
         None
     }
 
+    /// Whether there is an entry of `key`, even one that no longer stands.
+    pub fn knows(&self, hash: Hash, key: &FlowKey) -> bool {
+        let set = self.set_index(hash);
+        let ways = self.sets[set].matching(hash.tag());
+        (0..WAYS).any(|way| ways & 1 << way != 0 && self.entries[set * WAYS + way].key == *key)
+    }
+
     /// Keeps a decision, in the place of an older one for the same key if there is one.
     pub fn insert(&mut self, hash: Hash, entry: Entry) {
         let set_index = self.set_index(hash);
@@ -389,6 +396,9 @@ mod tests {
         assert_eq!(bed.look(1, 5), Some(to(1)));
         bed.generations.advance(network);
         assert_eq!(bed.look(1, 5), None);
+        let known = |bed: &Bed, flow| bed.cache.knows(bed.cache.hash(&key(flow)), &key(flow));
+        assert!(known(&bed, 1));
+        assert!(!known(&bed, 2));
     }
 
     #[test]

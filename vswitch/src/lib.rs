@@ -2,7 +2,7 @@
 //!
 //! Datapath, in the order of a frame's walk: [`worker`] (the walk itself; read it first),
 //! [`intake`], [`flow_cache`], [`slow_path`], [`bridge`], [`verdict`], [`outbox`]; beside it
-//! [`counters`], [`drop_ledger`], [`storm`], [`published`]. Around it: [`runner`] (a worker's
+//! [`budget`], [`counters`], [`drop_ledger`], [`storm`], [`published`]. Around it: [`runner`] (a worker's
 //! thread), [`sleep`], and [`engine`], which control sees.
 //!
 //! Control, from the outside in: [`cli`] (what a person types), [`api`] (what it speaks to),
@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 pub mod bridge;
+pub mod budget;
 pub mod counters;
 pub mod drop_ledger;
 pub mod engine;

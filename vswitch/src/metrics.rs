@@ -129,7 +129,7 @@ pub fn render(stats: &Stats, ports: &[Port]) -> String {
             &format!("vswitch_worker_{name}_total"),
             help,
             "counter",
-            value,
+            *value,
         );
     }
     for (name, help, value) in WORKER_GAUGES {
@@ -139,7 +139,7 @@ pub fn render(stats: &Stats, ports: &[Port]) -> String {
             &format!("vswitch_worker_{name}"),
             help,
             "gauge",
-            value,
+            *value,
         );
     }
     out.family("vswitch_epoch", "The epoch in force.", "gauge");
@@ -155,7 +155,7 @@ fn worker_family<V: Display>(
     name: &str,
     help: &str,
     kind: &str,
-    value: &fn(&Worker) -> V,
+    value: fn(&Worker) -> V,
 ) {
     out.family(name, help, kind);
     for worker in &stats.workers {

@@ -23,6 +23,7 @@ use pmd::{BURST, Burst, Frame, PartialChecksum};
 use policy::{Class, Denial, DropReason, FlowKey, parse::Parsed};
 
 use crate::{
+    budget::Budget,
     counters::{PortCounters, WorkerCounters},
     flow_cache::{Entry, FlowCache, Hash, NO_NETWORK},
     intake::{Groups, Intake},
@@ -67,66 +68,6 @@ pub struct Worker {
     lanes: Box<Lanes>,
     groups: Groups,
     budget: Budget,
-}
-
-/// After a change of policy every flow is a miss once. So long, nanoseconds, misses are free,
-/// for no frame that both policies allow may be lost.
-const SETTLING_NS: u64 = 1_000_000_000;
-
-/// What ports may spend on misses.
-///
-/// The budget is there so that a port that opens flows as fast as it can does not slow the others
-/// down. It is counted in judgements (see [`Decision::cost`]), a port's credit is filled up once a
-/// turn to what its policy allows, and a flood that overdraws it is paid back over later turns.
-/// While one port alone has frames there is nobody to protect: its misses are free, as are
-/// everybody's while a new policy settles.
-#[derive(Debug, Default)]
-struct Budget {
-    /// What each port may still spend.
-    credits: Vec<i32>,
-    /// The one port whose frames came in the last burst, if it was one.
-    lone_port: Option<policy::PortId>,
-    /// Until when a new policy settles.
-    settled_ns: u64,
-}
-
-impl Budget {
-    /// True when the misses of this burst cost nothing.
-    fn is_free(&mut self, groups: &Groups, now: Now) -> bool {
-        let mut ports = groups.iter().map(|group| group.port);
-        let first = ports.next();
-        let lone_now = first.filter(|first| ports.all(|port| port == *first));
-        let alone = lone_now.is_some() && lone_now == self.lone_port;
-        self.lone_port = lone_now;
-        alone || now.ns < self.settled_ns
-    }
-
-    /// Gives each port what a turn allows it.
-    fn fill(&mut self, groups: &Groups, bundle: &Bundle) {
-        for group in groups {
-            if let Some(credit) = self.credits.get_mut(group.port.index()) {
-                // Refusing the frames of a port without policy costs next to nothing.
-                let port = bundle.snapshot.port(group.port);
-                let full = port.map_or(i32::MAX, |port| {
-                    i32::try_from(port.misses_per_turn).unwrap_or(i32::MAX)
-                });
-                *credit = credit.saturating_add(full).min(full);
-            }
-        }
-    }
-
-    /// True when a port may still open a flow.
-    fn allows(&self, port: policy::PortId) -> bool {
-        self.credits
-            .get(port.index())
-            .is_none_or(|&credit| credit > 0)
-    }
-
-    fn charge(&mut self, port: policy::PortId, cost: u32) {
-        if let Some(credit) = self.credits.get_mut(port.index()) {
-            *credit = credit.saturating_sub_unsigned(cost);
-        }
-    }
 }
 
 impl Worker {
@@ -229,11 +170,8 @@ impl Worker {
         if !self.slow_path.lists.holds(longest) {
             self.slow_path.lists = DestinationLog::new(longest);
         }
-        self.budget.credits.resize(bundle.ports.len(), 0);
-        // Before the first policy there were no flows.
-        if self.acknowledged.get() != policy::Epoch(0) {
-            self.budget.settled_ns = self.shared.clock.ns_at(began) + SETTLING_NS;
-        }
+        let now_ns = self.shared.clock.ns_at(began);
+        self.budget.adopt(bundle, self.acknowledged.get(), now_ns);
     }
 
     fn account(&self, began: u64, frames: usize) {
@@ -369,7 +307,7 @@ impl Walk<'_> {
 
     /// Stage: the slow path decides for each miss, within its port's [`Budget`].
     fn resolve_misses(&mut self, burst: &Burst<'_>, budget: &mut Budget) {
-        let free = budget.is_free(self.groups, self.now);
+        let free = budget.is_free(self.groups, self.now.ns);
         if self.lanes.misses.is_empty() {
             return;
         }
@@ -381,7 +319,7 @@ impl Walk<'_> {
                 verdict
             } else if free {
                 self.resolve(&burst[index], index).0
-            } else if budget.allows(ingress) {
+            } else if budget.allows(ingress) || self.is_known(index) {
                 let (verdict, cost) = self.resolve(&burst[index], index);
                 budget.charge(ingress, cost);
                 verdict
@@ -408,6 +346,12 @@ impl Walk<'_> {
             entry.hits += 1;
             entry.verdict
         })
+    }
+
+    /// Whether the miss is of a flow that was decided before, and not a new one.
+    fn is_known(&self, index: usize) -> bool {
+        self.cache
+            .knows(self.lanes.hash[index], &self.lanes.masked[index])
     }
 
     /// The verdict for one miss, and what it cost.

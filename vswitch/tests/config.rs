@@ -6,7 +6,10 @@ use std::{collections::BTreeSet, fs, path::Path};
 use vswitch::config::{self, Machine, schema};
 
 fn machine() -> Machine {
-    Machine { cores: vec![0, 1] }
+    Machine {
+        cores: vec![0, 1],
+        memory_bytes: 1 << 30,
+    }
 }
 
 fn said_of(text: &str) -> String {

@@ -2,6 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use super::random::Random;
+
 /// What tells one flow from another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Flow {
@@ -55,6 +57,30 @@ impl FlowSpace {
             dst_port: self.first.dst_port.wrapping_add(port as u16),
             src_port: self.first.src_port.wrapping_add(source as u16),
             ..self.first
+        }
+    }
+}
+
+/// In which order flows send.
+#[derive(Clone, Debug)]
+pub enum Order {
+    /// One after the other; holds the next.
+    RoundRobin(u64),
+    /// Each frame of any flow, equally likely.
+    Uniform(Random),
+}
+
+impl Order {
+    /// The next of `flows` flows.
+    #[inline]
+    pub fn next_of(&mut self, flows: u64) -> u64 {
+        match self {
+            Self::RoundRobin(next) => {
+                let flow = *next % flows;
+                *next = flow + 1;
+                flow
+            }
+            Self::Uniform(random) => random.below(flows),
         }
     }
 }

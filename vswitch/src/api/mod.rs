@@ -7,7 +7,7 @@
 mod tests;
 pub mod types;
 
-use std::sync::Arc;
+use std::{fmt::Write, sync::Arc};
 
 use axum::{
     Json, Router,
@@ -238,7 +238,7 @@ fn from_json(body: &str) -> Result<String, Error> {
         let key = toml::Value::String(field.clone());
         let value =
             toml::Value::try_from(&value).map_err(|error| refuse(format!("{field}: {error}")))?;
-        text.push_str(&format!("{key} = {value}\n"));
+        let _ = writeln!(text, "{key} = {value}");
     }
     Ok(text)
 }

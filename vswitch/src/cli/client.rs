@@ -22,6 +22,9 @@ pub(crate) enum Failed {
         socket: String,
         error: std::io::Error,
     },
+    /// Somebody may listen, but not to this user.
+    #[error("you may not use {0}; run as its owner, or let its group in with socket_mode")]
+    Forbidden(String),
     /// The switch refused.
     #[error("{0}")]
     Refused(String),
@@ -68,9 +71,13 @@ impl Client {
         let broken = |error: &dyn std::fmt::Display| Failed::Broken(error.to_string());
         let stream = tokio::net::UnixStream::connect(&self.socket)
             .await
-            .map_err(|error| Failed::NotRunning {
-                socket: self.socket.display().to_string(),
-                error,
+            .map_err(|error| {
+                let socket = self.socket.display().to_string();
+                if error.kind() == std::io::ErrorKind::PermissionDenied {
+                    Failed::Forbidden(socket)
+                } else {
+                    Failed::NotRunning { socket, error }
+                }
             })?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await

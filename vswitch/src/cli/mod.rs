@@ -8,8 +8,9 @@ pub(crate) mod client;
 mod tables;
 
 use std::{
+    fmt::Write as _,
     io::{IsTerminal, Read, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
 };
 
@@ -162,10 +163,9 @@ pub fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             // A reader that went away, such as `head`, is no failure of ours.
-            if let Some(io) = error.downcast_ref::<std::io::Error>() {
-                if io.kind() == std::io::ErrorKind::BrokenPipe {
-                    return ExitCode::SUCCESS;
-                }
+            let io = error.downcast_ref::<std::io::Error>();
+            if io.is_some_and(|io| io.kind() == std::io::ErrorKind::BrokenPipe) {
+                return ExitCode::SUCCESS;
             }
             eprintln!("vswitch: {error:#}");
             match error.downcast_ref::<Failed>() {
@@ -233,16 +233,16 @@ impl Shared {
     ) -> anyhow::Result<()> {
         if self.json {
             let value: serde_json::Value = serde_json::from_str(body)?;
-            return self.print_json(&value);
+            return print_json(&value);
         }
         let value = serde_json::from_str(body)
             .context("the answer is not understood; is vswitch of another version running?")?;
         print(&table(&value))
     }
+}
 
-    fn print_json(&self, value: &impl Serialize) -> anyhow::Result<()> {
-        print(&serde_json::to_string_pretty(value)?)
-    }
+fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
+    print(&serde_json::to_string_pretty(value)?)
 }
 
 fn print(text: &str) -> anyhow::Result<()> {
@@ -261,7 +261,7 @@ fn log_to_stderr() {
         .init();
 }
 
-fn read(file: &PathBuf) -> anyhow::Result<Origin> {
+fn read(file: &Path) -> anyhow::Result<Origin> {
     if file.as_os_str() != "-" {
         return lifecycle::read_config(file);
     }
@@ -274,12 +274,12 @@ fn read(file: &PathBuf) -> anyhow::Result<Origin> {
     })
 }
 
-fn check(shared: &Shared, file: &PathBuf) -> anyhow::Result<()> {
+fn check(shared: &Shared, file: &Path) -> anyhow::Result<()> {
     let origin = read(file)?;
     let outcome = config::parse(&origin.file, &origin.text, &Machine::this());
     if shared.json {
         let problems = outcome.as_ref().err().map_or(&[][..], |p| &p.0);
-        shared.print_json(&serde_json::json!({
+        print_json(&serde_json::json!({
             "file": origin.file,
             "ok": outcome.is_ok(),
             "problems": problems,
@@ -301,7 +301,7 @@ fn check(shared: &Shared, file: &PathBuf) -> anyhow::Result<()> {
     ))
 }
 
-fn apply(shared: &Shared, file: &PathBuf, dry_run: bool) -> anyhow::Result<()> {
+fn apply(shared: &Shared, file: &Path, dry_run: bool) -> anyhow::Result<()> {
     let origin = read(file)?;
     let path = format!(
         "/v1/apply?dry_run={dry_run}&file={}",
@@ -332,7 +332,7 @@ fn diagnose(shared: &Shared, config: Option<PathBuf>) -> anyhow::Result<ExitCode
     };
     let findings = doctor::examine(wanted.as_ref());
     if shared.json {
-        shared.print_json(&findings)?;
+        print_json(&findings)?;
     } else {
         print(&tables::findings(&findings))?;
     }
@@ -341,19 +341,14 @@ fn diagnose(shared: &Shared, config: Option<PathBuf>) -> anyhow::Result<ExitCode
 }
 
 fn manual(folder: Option<PathBuf>) -> anyhow::Result<()> {
-    match folder {
-        Some(folder) => {
-            std::fs::create_dir_all(&folder)
-                .and_then(|()| clap_mangen::generate_to(Cli::command(), &folder))
-                .with_context(|| format!("cannot write manual pages into {}", folder.display()))?;
-        }
-        None => {
-            let mut page = Vec::new();
-            clap_mangen::Man::new(Cli::command()).render(&mut page)?;
-            std::io::stdout().write_all(&page)?;
-        }
+    if let Some(folder) = folder {
+        return std::fs::create_dir_all(&folder)
+            .and_then(|()| clap_mangen::generate_to(Cli::command(), &folder))
+            .with_context(|| format!("cannot write manual pages into {}", folder.display()));
     }
-    Ok(())
+    let mut page = Vec::new();
+    clap_mangen::Man::new(Cli::command()).render(&mut page)?;
+    Ok(std::io::stdout().write_all(&page)?)
 }
 
 impl Show {
@@ -409,7 +404,7 @@ fn port_text(fields: &[String]) -> anyhow::Result<String> {
         } else {
             toml::Value::String(value.to_owned()).to_string()
         };
-        text.push_str(&format!("{key} = {value}\n"));
+        let _ = writeln!(text, "{key} = {value}");
     }
     Ok(text)
 }

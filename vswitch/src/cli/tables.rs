@@ -136,7 +136,7 @@ pub(super) fn port(port: &Port) -> String {
         );
     }
     if port.reattached > 0 {
-        row("attached again", format!("{} times", port.reattached));
+        row("times attached again", port.reattached.to_string());
     }
     row(
         "received",

@@ -18,6 +18,7 @@ pub(super) const MAX_NETWORKS: usize = 4096;
 /// Notes every problem between sections.
 pub(super) fn all(draft: &Draft<'_>, machine: &Machine) {
     cores(draft, machine);
+    flow_caches(draft, machine);
     unique(draft, "network", &draft.networks, MAX_NETWORKS);
     unique(draft, "port", &draft.ports, MAX_PORTS);
     unique(draft, "vnic", &draft.vnics, MAX_PORTS);
@@ -57,6 +58,27 @@ fn cores(draft: &Draft<'_>, machine: &Machine) {
                 .reader
                 .report(&core.span, message, "each core has one worker");
         }
+    }
+}
+
+/// A flow cache that does not fit is found out here, and not when memory runs out.
+fn flow_caches(draft: &Draft<'_>, machine: &Machine) {
+    const ENTRY_BYTES: u64 = 128;
+    let Some(section) = &draft.workers_section else {
+        return;
+    };
+    let entries = draft.workers.flow_cache_entries as u64 * draft.workers.cores.len() as u64;
+    let bytes = entries * ENTRY_BYTES;
+    if machine.memory_bytes > 0 && bytes > machine.memory_bytes / 2 {
+        draft.reader.report(
+            &section.value_span("flow_cache_entries"),
+            format!(
+                "the flow caches would take {} MiB of this machine's {} MiB",
+                bytes >> 20,
+                machine.memory_bytes >> 20
+            ),
+            "use fewer entries",
+        );
     }
 }
 

@@ -50,7 +50,7 @@ pub fn remove_port(text: &str, name: &str) -> Result<String, RemoveError> {
         return Err(RemoveError::Inline);
     }
     let mut headers = Vec::new();
-    for (key, value) in root.get_ref().iter() {
+    for (key, value) in root.get_ref() {
         headers_of(key.get_ref(), value.get_ref(), &value.span(), &mut headers);
     }
     let end = headers
@@ -66,7 +66,7 @@ pub fn remove_port(text: &str, name: &str) -> Result<String, RemoveError> {
 fn headers_of(key: &str, value: &DeValue<'_>, span: &Range<usize>, headers: &mut Vec<usize>) {
     match value {
         DeValue::Array(items) => {
-            for item in items.iter() {
+            for item in items {
                 headers.push(item.span().start);
                 if key != "port" {
                     nested(item.get_ref(), headers);
@@ -83,7 +83,7 @@ fn headers_of(key: &str, value: &DeValue<'_>, span: &Range<usize>, headers: &mut
 
 fn nested(value: &DeValue<'_>, headers: &mut Vec<usize>) {
     if let DeValue::Table(table) = value {
-        for (key, value) in table.iter() {
+        for (key, value) in table {
             headers_of(key.get_ref(), value.get_ref(), &value.span(), headers);
         }
     }

@@ -22,7 +22,7 @@ pub mod schema;
 mod section;
 pub mod types;
 
-pub use edit::{append_port, remove_port};
+pub use edit::{RemoveError, append_port, remove_port};
 pub use problem::{Problem, Problems};
 pub use read::DEFAULT_SOCKET;
 pub use types::Config;
@@ -37,14 +37,18 @@ pub const MAX_BYTES: usize = 16 << 20;
 pub struct Machine {
     /// The cores this process may run on.
     pub cores: Vec<usize>,
+    /// Its memory, in bytes; 0 when it is not known.
+    pub memory_bytes: u64,
 }
 
 impl Machine {
     /// This machine.
     pub fn this() -> Self {
         let cores = core_affinity::get_core_ids().unwrap_or_default();
+        let system = rustix::system::sysinfo();
         Self {
             cores: cores.into_iter().map(|core| core.id).collect(),
+            memory_bytes: system.totalram * u64::from(system.mem_unit.max(1)),
         }
     }
 }

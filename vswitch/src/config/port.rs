@@ -16,6 +16,9 @@ use super::{
     types::{AfXdp, Attachment, Driver, Memory, Pcap, Port},
 };
 
+/// The most that the buffers of a `memory` port may take in one direction.
+const MAX_MEMORY_PORT_BYTES: usize = 256 << 20;
+
 pub(super) fn port(section: &Section<'_>, name: &Arc<str>) -> Option<Port> {
     let driver = driver(section);
     let attachment = attachment(section);
@@ -265,10 +268,21 @@ fn pcap(section: &Section<'_>) -> Option<Pcap> {
 fn memory(section: &Section<'_>) -> Memory {
     let slots = section.integer("slots", 2..=65_536_u32);
     power_of_two(section, "slots", slots);
-    Memory {
+    let max_frame_bytes = section.integer("max_frame_bytes", 64..=65_536_u32);
+    let memory = Memory {
         slots: slots.unwrap_or(256),
-        max_frame_bytes: section
-            .integer("max_frame_bytes", 64..=65_536_u32)
-            .unwrap_or(2048) as usize,
+        max_frame_bytes: max_frame_bytes.unwrap_or(2048) as usize,
+    };
+    let bytes = memory.slots as usize * memory.max_frame_bytes;
+    if bytes > MAX_MEMORY_PORT_BYTES {
+        section.reader.report(
+            &section.value_span("slots"),
+            format!("{} MiB of buffers in each direction", bytes >> 20),
+            format!(
+                "use fewer slots: at most {} MiB",
+                MAX_MEMORY_PORT_BYTES >> 20
+            ),
+        );
     }
+    memory
 }

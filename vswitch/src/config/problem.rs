@@ -12,21 +12,31 @@ use utoipa::ToSchema;
 /// A configuration's text and where it came from.
 #[derive(Debug)]
 pub(crate) struct Source<'t> {
-    pub(crate) file: &'t str,
-    pub(crate) text: &'t str,
+    file: &'t str,
+    text: &'t str,
+    /// Where each line begins.
+    lines: Vec<usize>,
 }
 
-impl Source<'_> {
+impl<'t> Source<'t> {
+    pub(crate) fn new(file: &'t str, text: &'t str) -> Self {
+        let ends = text.match_indices('\n').map(|(at, _)| at + 1);
+        Self {
+            file,
+            text,
+            lines: std::iter::once(0).chain(ends).collect(),
+        }
+    }
+
     /// Line and column of a byte offset, from 1.
     pub(crate) fn position(&self, offset: usize) -> (usize, usize) {
         let mut offset = offset.min(self.text.len());
         while !self.text.is_char_boundary(offset) {
             offset -= 1;
         }
-        let before = &self.text[..offset];
-        let line_start = before.rfind('\n').map_or(0, |at| at + 1);
-        let line = before.matches('\n').count() + 1;
-        (line, before[line_start..].chars().count() + 1)
+        let line = self.lines.partition_point(|start| *start <= offset);
+        let start = self.lines[line - 1];
+        (line, self.text[start..offset].chars().count() + 1)
     }
 
     /// `file:line` of a byte offset.
@@ -42,7 +52,8 @@ impl Source<'_> {
         help: impl Into<String>,
     ) -> Problem {
         let (line, column) = self.position(span.start);
-        let excerpt = self.text.lines().nth(line - 1).unwrap_or("").to_owned();
+        let rest = &self.text[self.lines[line - 1]..];
+        let excerpt = rest.lines().next().unwrap_or("").to_owned();
         let rest = excerpt.chars().count().saturating_sub(column - 1);
         let marked = self.text.get(span).map_or(1, |t| t.chars().count());
         Problem {
@@ -114,8 +125,7 @@ fn list(problems: &[Problem]) -> String {
     }
     let count = problems.len();
     let plural = if count == 1 { "problem" } else { "problems" };
-    text.push_str(&format!("{count} {plural}"));
-    text
+    text + &format!("{count} {plural}")
 }
 
 /// "did you mean" with the nearest of `valid`, and all of them when there are few.
@@ -141,10 +151,7 @@ mod tests {
 
     #[test]
     fn a_problem_points_at_its_text() {
-        let source = Source {
-            file: "a.toml",
-            text: "x = 1\n\tname = \"bluue\"\n",
-        };
+        let source = Source::new("a.toml", "x = 1\n\tname = \"bluue\"\n");
         let problem = source.problem(14..21, "no network \"bluue\"", "did you mean \"blue\"?");
         assert_eq!(
             problem.to_string(),
@@ -154,10 +161,7 @@ mod tests {
 
     #[test]
     fn positions_beyond_the_text_stay_within_it() {
-        let source = Source {
-            file: "a",
-            text: "é",
-        };
+        let source = Source::new("a", "é");
         assert_eq!(source.position(1), (1, 1));
         assert_eq!(source.position(99), (1, 2));
         assert_eq!(source.problem(5..9, "m", "").width, 1);

@@ -71,7 +71,9 @@ pub(super) fn draft<'d>(reader: &'d Reader<'d>, root: &'d DeTable<'d>) -> Draft<
         networks: named(&root, "network", &schema::NETWORK, network),
         ports: named(&root, "port", &schema::PORT, port::port),
         vnics: named(&root, "vnic", &schema::VNIC, vnic),
-        acls: named(&root, "acl", &schema::ACL, rules::acl),
+        acls: named(&root, "acl", &schema::ACL, |section, name| {
+            Some(rules::acl(section, name))
+        }),
     }
 }
 

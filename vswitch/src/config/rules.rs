@@ -57,9 +57,8 @@ const FRAGMENTS: &[(&str, FragmentMatch)] = &[
 /// What a rule or a default does, by name.
 pub(super) const ACTIONS: &[(&str, Action)] = &[("allow", Action::Allow), ("deny", Action::Deny)];
 
-/// Reads an ACL; a rule with a problem is left out, and the
-/// problem noted.
-pub(super) fn acl(section: &Section<'_>, name: &Arc<str>) -> Option<Acl> {
+/// Reads an ACL; a rule with a problem is left out, and the problem noted.
+pub(super) fn acl(section: &Section<'_>, name: &Arc<str>) -> Acl {
     let mut rules = section.sections("rules", &schema::RULE);
     let headed = section.sections("rule", &schema::RULE);
     if !rules.is_empty() && !headed.is_empty() {
@@ -70,10 +69,10 @@ pub(super) fn acl(section: &Section<'_>, name: &Arc<str>) -> Option<Acl> {
         );
     }
     rules.extend(headed);
-    Some(Acl {
+    Acl {
         name: Arc::clone(name),
         rules: rules.iter().filter_map(rule).collect(),
-    })
+    }
 }
 
 fn rule(section: &Section<'_>) -> Option<AclRule> {
@@ -266,13 +265,12 @@ fn flags(section: &Section<'_>, text: &At<String>) -> Option<FlagsMatch> {
         }
         Some(bits)
     };
-    let (set, mask) = match text.value.split_once('/') {
-        Some((set, mask)) => (bits(set)?, bits(mask)?),
-        None => {
-            let set = bits(&text.value)?;
-            (set, set)
-        }
-    };
+    // Without a slash, the flags named are those compared.
+    let (set, mask) = text
+        .value
+        .split_once('/')
+        .unwrap_or((&text.value, &text.value));
+    let (set, mask) = (bits(set)?, bits(mask)?);
     if mask == 0 || set & !mask != 0 {
         section.reader.report(
             &text.span,

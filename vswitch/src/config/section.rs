@@ -32,7 +32,7 @@ pub(crate) struct Reader<'t> {
 impl<'t> Reader<'t> {
     pub(crate) fn new(file: &'t str, text: &'t str) -> Self {
         Self {
-            source: Source { file, text },
+            source: Source::new(file, text),
             problems: RefCell::default(),
         }
     }
@@ -288,15 +288,15 @@ impl<'d> Section<'d> {
     pub(crate) fn strings(&self, field: &str) -> Vec<At<String>> {
         self.items(field)
             .iter()
-            .filter_map(|item| match item.get_ref() {
-                DeValue::String(text) => Some(At {
-                    value: text.to_string(),
-                    span: item.span(),
-                }),
-                _ => {
+            .filter_map(|item| {
+                let text = item.get_ref().as_str();
+                if text.is_none() {
                     self.wrong_type(field, item, "a list of texts in quotes");
-                    None
                 }
+                Some(At {
+                    value: text?.to_owned(),
+                    span: item.span(),
+                })
             })
             .collect()
     }
@@ -366,12 +366,12 @@ impl<'d> Section<'d> {
         };
         array
             .iter()
-            .filter_map(|item| match item.get_ref().as_table() {
-                Some(table) => Some(Section::open(self.reader, table, item.span(), schema)),
-                None => {
+            .filter_map(|item| {
+                let table = item.get_ref().as_table();
+                if table.is_none() {
                     self.wrong_type(field, item, "a table");
-                    None
                 }
+                Some(Section::open(self.reader, table?, item.span(), schema))
             })
             .collect()
     }

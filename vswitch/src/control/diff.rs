@@ -307,3 +307,82 @@ fn acl(old: &Acl, new: &Acl) -> Vec<String> {
     }
     details
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{self, Machine};
+
+    const BASE: &str = r#"
+[[network]]
+name = "blue"
+tenant = "acme"
+[[port]]
+name = "p"
+driver = "memory"
+network = "blue"
+[[acl]]
+name = "web"
+rules = [
+  { action = "allow", protocol = "tcp" },
+  { action = "deny", protocol = "udp" },
+]
+"#;
+
+    fn parsed(text: &str) -> Config {
+        let machine = Machine {
+            cores: vec![0, 1],
+            memory_bytes: 0,
+        };
+        config::parse("a.toml", text, &machine).expect("valid")
+    }
+
+    fn told(from: &str, to: &str) -> Vec<String> {
+        let changes = changes(&parsed(from), &parsed(to));
+        changes.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn moved_lines_and_comments_are_no_change() {
+        let moved = format!("# a comment\n\n{BASE}");
+        assert!(told(BASE, &moved).is_empty());
+    }
+
+    #[test]
+    fn each_change_is_told_with_its_field() {
+        let to = BASE
+            .replace("tenant = \"acme\"", "tenant = \"acme\"\nageing_s = 60")
+            .replace("driver = \"memory\"", "driver = \"memory\"\nslots = 64")
+            .replace("\"udp\"", "\"icmp\"");
+        assert_eq!(
+            told(BASE, &to),
+            [
+                "~ network blue\n    ageing_s: 300 -> 60",
+                "~ port p\n    slots: 256 -> 64\n    the port is closed and opened again",
+                "~ acl web\n    - deny udp\n    + deny icmp",
+            ]
+        );
+    }
+
+    #[test]
+    fn another_order_of_rules_is_a_change() {
+        let to = BASE
+            .replace("{ action = \"allow\", protocol = \"tcp\" },\n", "")
+            .replace(
+                "\"udp\" },",
+                "\"udp\" }, { action = \"allow\", protocol = \"tcp\" },",
+            );
+        assert_eq!(
+            told(BASE, &to),
+            ["~ acl web\n    the rules are in another order"]
+        );
+    }
+
+    #[test]
+    fn what_needs_a_restart_says_so() {
+        let to = format!("[workers]\ncores = [1]\n[metrics]\nlisten = \"[::1]:1\"\n{BASE}");
+        let reasons = needs_restart(&parsed(BASE), &parsed(&to));
+        assert_eq!(reasons.len(), 2, "{reasons:?}");
+        assert!(reasons[0].contains("cores: [0] -> [1]"), "{reasons:?}");
+    }
+}

@@ -26,12 +26,11 @@ impl Names {
         if let Some(number) = self.numbers.get(name) {
             return Some(*number);
         }
-        let number = match self.free.pop_first() {
-            Some(number) => number,
-            None => {
-                self.next = self.next.checked_add(1)?;
-                self.next - 1
-            }
+        let number = if let Some(number) = self.free.pop_first() {
+            number
+        } else {
+            self.next = self.next.checked_add(1)?;
+            self.next - 1
         };
         self.numbers.insert(Arc::clone(name), number);
         Some(number)
@@ -204,7 +203,7 @@ mod tests {
     fn memory_of_gone_rules_is_bounded() {
         let mut rules = Rules::default();
         for generation in 0..4 {
-            let many: Vec<_> = (0..REMEMBERED_RULES / 2 + 1)
+            let many: Vec<_> = (0..=REMEMBERED_RULES / 2)
                 .map(|n| origin("a", &format!("{generation} {n}")))
                 .collect();
             rules.renumber(&many);

@@ -6,7 +6,8 @@
 
 use std::{
     fs::{self, File, Permissions},
-    io::{Read, Write},
+    io::{self, Read, Write},
+    net::SocketAddr,
     os::unix::{fs::PermissionsExt, net::UnixStream},
     path::{Path, PathBuf},
     sync::{
@@ -21,7 +22,7 @@ use rustix::fs::{FlockOperation, flock};
 use sd_notify::NotifyState;
 use tokio::{
     net::UnixListener,
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
 };
 
 use super::{Control, Drivers, Origin};
@@ -65,12 +66,20 @@ pub fn read_config(path: &Path) -> anyhow::Result<Origin> {
 pub fn run(options: &Options) -> anyhow::Result<()> {
     let origin = read_config(&options.config)?;
     let machine = Machine::this();
-    let mut first = config::parse(&origin.file, &origin.text, &machine)?;
-    if let Some(socket) = &options.socket {
-        first.switch.socket.clone_from(socket);
-    }
-    let lock = Lock::take(&first.switch.socket)?;
-    let listener = listen(&first)?;
+    let first = config::parse(&origin.file, &origin.text, &machine)?;
+    let path = options.socket.as_ref().unwrap_or(&first.switch.socket);
+    // Before anything is made, so that a signal during the start takes it away again.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the control server")?;
+    let signals = {
+        let _inside = runtime.enter();
+        Signals::catch().context("cannot catch signals")?
+    };
+    let lock = Lock::take(path)?;
+    tracing::info!(socket = %path.display(), "starting");
+    let (listener, socket) = listen(path, first.switch.socket_mode)?;
     let engine = Engine::start(&settings(&first, options.busy_poll))
         .context("the workers could not be started")?;
     let drivers = Drivers::default();
@@ -78,17 +87,22 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
         Box::new(engine),
         Box::new(move |port| drivers.open(port)),
         machine,
-        &config::parse(&origin.file, &origin.text, &Machine::this())?,
+        &first,
     ));
     let outcome = control
         .apply(origin, false)
         .map_err(anyhow::Error::from)
-        .and_then(|_| serve(&control, &first, listener, &options.config));
+        .and_then(|_| {
+            let server = server(&control, first.metrics, listener, &options.config, signals);
+            supervised(&control, || runtime.block_on(server))
+        });
+    // Waits for requests that still run.
+    drop(runtime);
     let _ = sd_notify::notify(&[NotifyState::Stopping]);
-    let _ = fs::remove_file(&first.switch.socket);
-    match Arc::into_inner(control) {
-        Some(control) => control.stop(),
-        None => tracing::error!("a request is still running; leaving it behind"),
+    drop(socket);
+    // The server has ended, and with it every request that shared the control.
+    if let Some(control) = Arc::into_inner(control) {
+        control.stop();
     }
     drop(lock);
     if outcome.is_ok() {
@@ -107,8 +121,7 @@ fn settings(config: &Config, busy_poll: bool) -> Settings {
 }
 
 /// Makes the control socket. The lock is held, so a socket that nobody listens on is a leftover.
-fn listen(config: &Config) -> anyhow::Result<std::os::unix::net::UnixListener> {
-    let path = &config.switch.socket;
+fn listen(path: &Path, mode: u32) -> anyhow::Result<(std::os::unix::net::UnixListener, Socket)> {
     let shown = path.display();
     if UnixStream::connect(path).is_ok() {
         bail!(
@@ -120,48 +133,68 @@ fn listen(config: &Config) -> anyhow::Result<std::os::unix::net::UnixListener> {
             bail!("{shown} exists and is no socket; move it away or choose another --socket")
         }
         Ok(_) => {
-            fs::remove_file(path).with_context(|| format!("cannot remove the stale {shown}"))?
+            fs::remove_file(path).with_context(|| format!("cannot remove the stale {shown}"))?;
         }
         Err(_) => {}
     }
     let listener = std::os::unix::net::UnixListener::bind(path)
         .with_context(|| format!("cannot make the control socket {shown}"))?;
-    fs::set_permissions(path, Permissions::from_mode(config.switch.socket_mode))
+    let socket = Socket(path.to_owned());
+    fs::set_permissions(path, Permissions::from_mode(mode))
         .with_context(|| format!("cannot set the permissions of {shown}"))?;
     listener.set_nonblocking(true)?;
-    Ok(listener)
+    Ok((listener, socket))
 }
 
-/// Serves until a signal ends it. Everything that was started here has ended on return.
-fn serve(
-    control: &Arc<Control>,
-    config: &Config,
-    listener: std::os::unix::net::UnixListener,
-    file: &Path,
-) -> anyhow::Result<()> {
+/// The socket's path, while it is ours.
+#[derive(Debug)]
+struct Socket(PathBuf);
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+/// Does `work` while another thread looks after the ports.
+fn supervised(control: &Control, work: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let supervisor = std::thread::Builder::new()
             .name("supervisor".into())
             .spawn_scoped(scope, || control.supervise(&stop))?;
-        // On this thread, which has nothing else to do; requests that wait for workers go to the
-        // runtime's blocking threads.
-        let outcome = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .context("cannot start the control server")
-            .and_then(|runtime| runtime.block_on(server(control, config, listener, file)));
+        let outcome = work();
         stop.store(true, Ordering::Release);
         supervisor.thread().unpark();
         outcome
     })
 }
 
+/// The signals that are answered.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn catch() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+}
+
+/// Serves until a signal ends it. Requests that wait for workers go to the runtime's blocking
+/// threads.
 async fn server(
     control: &Arc<Control>,
-    config: &Config,
+    metrics: Option<SocketAddr>,
     listener: std::os::unix::net::UnixListener,
     file: &Path,
+    signals: Signals,
 ) -> anyhow::Result<()> {
     let app = api::router(Arc::clone(control));
     let listener = UnixListener::from_std(listener)?;
@@ -174,7 +207,7 @@ async fn server(
             .with_graceful_shutdown(ended(down.subscribe()))
             .into_future(),
     );
-    let metrics = match config.metrics {
+    let metrics = match metrics {
         Some(address) => {
             let listener = tokio::net::TcpListener::bind(address)
                 .await
@@ -188,9 +221,9 @@ async fn server(
         }
         None => None,
     };
-    tracing::info!(socket = %config.switch.socket.display(), pid = std::process::id(), "ready");
+    tracing::info!(pid = std::process::id(), "ready");
     let _ = sd_notify::notify(&[NotifyState::Ready]);
-    let outcome = until_signal(control, file).await;
+    until_signal(control, file, signals).await;
     let _ = sd_notify::notify(&[NotifyState::Stopping]);
     let _ = down.send(true);
     // A client that keeps its connection open must not keep the switch from stopping.
@@ -201,35 +234,33 @@ async fn server(
         }
     };
     let _ = tokio::time::timeout(Duration::from_secs(2), drain).await;
-    outcome
+    Ok(())
 }
 
 /// Answers signals and feeds the watchdog until it is time to stop.
-async fn until_signal(control: &Arc<Control>, file: &Path) -> anyhow::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut hangup = signal(SignalKind::hangup())?;
+async fn until_signal(control: &Arc<Control>, file: &Path, mut signals: Signals) {
     let period = sd_notify::watchdog_enabled().map_or(Duration::from_secs(3600), |t| t / 2);
     let mut watchdog = tokio::time::interval(period);
     loop {
         tokio::select! {
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
-            _ = hangup.recv() => {
+            _ = signals.terminate.recv() => break,
+            _ = signals.interrupt.recv() => break,
+            _ = signals.hangup.recv() => {
                 let (control, file) = (Arc::clone(control), file.to_owned());
                 let _ = tokio::task::spawn_blocking(move || reload(&control, &file)).await;
             }
             _ = watchdog.tick() => {
                 let control = Arc::clone(control);
-                match tokio::task::spawn_blocking(move || control.alive()).await {
-                    Ok(true) => { let _ = sd_notify::notify(&[NotifyState::Watchdog]); }
-                    _ => tracing::error!("a worker does not answer"),
+                let alive = tokio::task::spawn_blocking(move || control.alive()).await;
+                if matches!(alive, Ok(true)) {
+                    let _ = sd_notify::notify(&[NotifyState::Watchdog]);
+                } else {
+                    tracing::error!("a worker does not answer");
                 }
             }
         }
     }
     tracing::info!("stopping");
-    Ok(())
 }
 
 fn reload(control: &Control, file: &Path) {

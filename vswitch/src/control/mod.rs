@@ -141,7 +141,7 @@ pub enum ControlError {
     #[error("restart vswitch to change this; nothing was changed:\n  {}", .0.join("\n  "))]
     Restart(Vec<String>),
     /// A port could not be opened.
-    #[error("port \"{port}\" could not be opened, so nothing was changed: {error}")]
+    #[error("port \"{port}\" could not be opened, so the running configuration stays: {error}")]
     Open {
         /// The port.
         port: String,
@@ -229,10 +229,10 @@ impl Control {
         let mut hands = self.hands.into_inner();
         let state = self.state.into_inner();
         for (name, port) in &state.ports {
-            if hands.monitors.remove(name).is_some() {
-                if let Err(error) = self.datapath.detach(port.id) {
-                    tracing::error!(port = %name, %error, "port not detached cleanly");
-                }
+            if hands.monitors.remove(name).is_some()
+                && let Err(error) = self.datapath.detach(port.id)
+            {
+                tracing::error!(port = %name, %error, "port not detached cleanly");
             }
         }
         self.datapath.stop();

@@ -77,11 +77,10 @@ impl Control {
             match health {
                 Ok(condition) => {
                     if port.condition != condition {
-                        match &condition {
-                            Condition::Down(why) => {
-                                tracing::warn!(port = %name, "port down: {why}")
-                            }
-                            _ => tracing::info!(port = %name, "port up"),
+                        if let Condition::Down(why) = &condition {
+                            tracing::warn!(port = %name, "port down: {why}");
+                        } else {
+                            tracing::info!(port = %name, "port up");
                         }
                     }
                     port.set(condition);

@@ -3,6 +3,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    fmt::Write,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -153,9 +154,10 @@ pub(crate) fn text(ports: &[&str]) -> String {
             Some((name, interface)) => (name, format!("\"tap\"\ninterface = \"{interface}\"")),
             None => (*port, "\"memory\"".into()),
         };
-        text.push_str(&format!(
+        let _ = write!(
+            text,
             "[[port]]\nname = \"{name}\"\nnetwork = \"blue\"\ndriver = {driver}\n"
-        ));
+        );
     }
     text
 }
@@ -170,7 +172,10 @@ pub(crate) fn origin(text: &str) -> Origin {
 /// A control on a fake world, with these ports running.
 pub(crate) fn running(ports: &[&str]) -> (Control, Shared) {
     let world = Shared::default();
-    let machine = Machine { cores: vec![0] };
+    let machine = Machine {
+        cores: vec![0],
+        memory_bytes: 0,
+    };
     let first = config::parse("a.toml", &text(ports), &machine).expect("valid");
     let opener = {
         let world = Arc::clone(&world);

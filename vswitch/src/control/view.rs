@@ -328,6 +328,7 @@ fn fields(key: &FlowKey) -> BTreeMap<String, String> {
         ("tcp_flags", Field::TCP_FLAGS),
         ("tos", Field::TOS),
     ];
+    const ICMP: [u64; 2] = [1, 58];
     let mut texts = BTreeMap::new();
     let mut put = |name: &str, text: Option<String>| {
         if let Some(text) = text {
@@ -339,7 +340,15 @@ fn fields(key: &FlowKey) -> BTreeMap<String, String> {
         let mac = present(key.get(field)).map(policy::Mac::from_u64);
         put(name, mac.map(|mac| mac.to_string()));
     }
+    let icmp = ICMP.contains(&key.get(Field::PROTOCOL));
     for (name, field) in NUMBERS {
+        if icmp && *field == Field::L4_SRC {
+            // The type and code stand where other protocols have their source port.
+            let value = key.get(*field);
+            put("icmp_type", Some((value >> 8).to_string()));
+            put("icmp_code", Some((value & 0xff).to_string()));
+            continue;
+        }
         put(
             name,
             present(key.get(*field)).map(|value| value.to_string()),

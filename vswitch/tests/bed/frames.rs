@@ -97,7 +97,7 @@ pub(crate) fn udp(src: u16, dst: u16) -> Vec<u8> {
     datagram
 }
 
-/// ICMP or ICMPv6 with four bytes of body.
+/// ICMP of either family with four bytes of body.
 pub(crate) fn icmp(kind: u8, code: u8) -> Vec<u8> {
     vec![kind, code, 0, 0, 1, 2, 3, 4]
 }

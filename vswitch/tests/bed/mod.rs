@@ -15,6 +15,7 @@ use pmd::{fault, memory};
 use policy::{DropReason, Epoch, PortId, RuleId, Snapshot, model::Model};
 use vswitch::{
     counters::PortCounts,
+    flow_cache::FlowCache,
     intake::OwnedQueue,
     outbox::SharedTxQueue,
     published::{Bundle, PortShared, Shared},
@@ -25,6 +26,18 @@ use rx::{BedRx, Feed};
 
 /// More turns than any test needs to come to rest.
 const MOST_TURNS: usize = 100_000;
+
+/// Keys the flow caches' hash.
+const SECRET: [u64; 8] = [
+    0x243f_6a88_85a3_08d3,
+    0x1319_8a2e_0370_7344,
+    0xa409_3822_299f_31d0,
+    0x082e_fa98_ec4e_6c89,
+    0x4528_21e6_38d0_1377,
+    0xbe54_66cf_34e9_0c6c,
+    0xc0ac_29b7_c97c_50dd,
+    0x3f84_d5b5_b547_0917,
+];
 
 /// How the switch is built.
 #[derive(Clone, Debug)]
@@ -89,8 +102,7 @@ impl Bed {
 
     pub(crate) fn with(model: &Model, options: Options) -> Self {
         let shared = Arc::new(Shared::new(clock()));
-        let secret = std::array::from_fn(|i| 0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(i as u64 + 1));
-        let worker = |id| Worker::new(id, Arc::clone(&shared), options.cache_entries, secret);
+        let worker = |id| Worker::new(id, Arc::clone(&shared), options.cache_entries, SECRET);
         let mut bed = Self {
             workers: (0..options.workers).map(worker).collect(),
             shared,
@@ -164,14 +176,42 @@ impl Bed {
             }
         }
         for rx in near.rx {
-            let owner = id.index() % self.workers.len();
             let feed = self.far(id.0).feed.clone();
-            self.workers[owner].intake.add(OwnedQueue {
-                queue: Box::new(BedRx::new(rx, feed)),
-                port: id,
-                number: 0,
-                unmarked_partial_checksums: near.info.unmarked_partial_checksums,
-            });
+            self.own(id, rx, feed, near.info.unmarked_partial_checksums);
+        }
+    }
+
+    /// Gives a port one more receive queue, which the returned feed fills. What it is fed must
+    /// be told to [`Bed::fed`].
+    pub(crate) fn add_queue(&mut self, port: u16) -> Feed {
+        let (near, _) = memory::pair(self.options.port).expect("a memory pair");
+        let feed = Feed::default();
+        for rx in near.rx {
+            self.own(PortId(port), rx, feed.clone(), false);
+        }
+        feed
+    }
+
+    fn own(
+        &mut self,
+        port: PortId,
+        rx: Box<dyn pmd::RxQueue>,
+        feed: Feed,
+        unmarked_partial_checksums: bool,
+    ) {
+        let owner = port.index() % self.workers.len();
+        self.workers[owner].intake.add(OwnedQueue {
+            queue: Box::new(BedRx::new(rx, feed)),
+            port,
+            number: 0,
+            unmarked_partial_checksums,
+        });
+    }
+
+    /// Every worker's flow cache is as on its first day.
+    pub(crate) fn forget_flows(&mut self) {
+        for worker in &mut self.workers {
+            worker.cache = FlowCache::new(self.options.cache_entries, SECRET);
         }
     }
 
@@ -186,17 +226,9 @@ impl Bed {
         self.far[port as usize].as_mut().expect("the port exists")
     }
 
-    /// The far end itself, for guests that poll. What they take must be told to
-    /// [`Bed::guest_moved`].
-    pub(crate) fn endpoint(&mut self, port: u16) -> &mut memory::Endpoint {
-        &mut self.far(port).endpoint
-    }
-
-    /// A guest on a port sent and received so many frames by itself.
-    pub(crate) fn guest_moved(&mut self, port: u16, sent: u64, received: u64) {
-        let far = self.far(port);
-        far.sent_total += sent;
-        far.received_total += received;
+    /// So many frames were put into a feed of [`Bed::add_queue`].
+    pub(crate) fn fed(&mut self, port: u16, frames: u64) {
+        self.far(port).sent_total += frames;
     }
 
     /// A frame arrives at a port.
@@ -209,7 +241,7 @@ impl Bed {
     /// A frame arrives at a port with its tag beside it.
     pub(crate) fn send_tagged(&mut self, port: u16, bytes: &[u8], tci: u16) {
         let far = self.far(port);
-        far.feed.push(bytes, tci);
+        far.feed.push(bytes, Some(tci));
         far.sent_total += 1;
     }
 

@@ -9,17 +9,20 @@ use std::{
 
 use pmd::{Burst, Frame, RxQueue, Wait};
 
+/// A frame and the tag beside it.
+type Fed = (Vec<u8>, Option<u16>);
+
 /// Frames that the test puts into a queue directly.
 #[derive(Clone, Default)]
-pub(crate) struct Feed(Arc<Mutex<VecDeque<(Vec<u8>, u16)>>>);
+pub(crate) struct Feed(Arc<Mutex<VecDeque<Fed>>>);
 
 impl Feed {
-    pub(crate) fn push(&self, bytes: &[u8], tci: u16) {
+    pub(crate) fn push(&self, bytes: &[u8], tci: Option<u16>) {
         let mut frames = self.0.lock().expect("no test thread panicked");
         frames.push_back((bytes.to_vec(), tci));
     }
 
-    fn take(&self, most: usize) -> Vec<(Vec<u8>, u16)> {
+    fn take(&self, most: usize) -> Vec<Fed> {
         let mut frames = self.0.lock().expect("no test thread panicked");
         let count = frames.len().min(most);
         frames.drain(..count).collect()
@@ -29,7 +32,7 @@ impl Feed {
 pub(crate) struct BedRx {
     inner: Box<dyn RxQueue>,
     feed: Feed,
-    lent: Vec<(Vec<u8>, u16)>,
+    lent: Vec<Fed>,
     on_loan: bool,
 }
 
@@ -53,7 +56,7 @@ impl RxQueue for BedRx {
         self.lent = self.feed.take(burst.remaining_capacity());
         for (bytes, tci) in &self.lent {
             let mut frame = Frame::contiguous(bytes);
-            frame.vlan_tci = Some(*tci);
+            frame.vlan_tci = *tci;
             burst.push(frame);
         }
     }

@@ -7,6 +7,12 @@ mod bed;
 mod model;
 
 mod bridge;
+mod budget;
+mod captures;
+mod footprint;
+mod golden;
+mod guests;
+mod intake;
 mod policy;
 mod reference;
 mod universe;

@@ -47,18 +47,30 @@ fn fragment(offset: u16, payload: &[u8]) -> Vec<u8> {
 const FIRST: u16 = 0x2000;
 const LATER: u16 = 0x2010;
 
-/// Each match part: a match, frames that it matches, frames that it does not.
-fn parts() -> Vec<(Match, Vec<Vec<u8>>, Vec<Vec<u8>>)> {
+/// A match, frames that it matches, frames that it does not.
+struct Case {
+    matches: Match,
+    matching: Vec<Vec<u8>>,
+    other: Vec<Vec<u8>>,
+}
+
+fn case(matches: Match, matching: Vec<Vec<u8>>, other: Vec<Vec<u8>>) -> Case {
+    Case {
+        matches,
+        matching,
+        other,
+    }
+}
+
+/// Parts that look at the Ethernet header.
+fn link_parts() -> Vec<Case> {
     let any = Match::default;
-    let net = |text: &str| Some(text.parse().expect("a prefix"));
     let tcp80 = v4(TCP, &tcp(1000, 80, 0x02));
-    let udp53 = v4(UDP, &udp(53, 5353));
-    let ping = v4(ICMP, &icmp(8, 0));
     let ping6 = v6(ICMPV6, &icmp(128, 0));
     let other = plain(mac(2), mac(1));
     vec![
-        (any(), vec![tcp80.clone(), other.clone()], vec![]),
-        (
+        case(any(), vec![tcp80.clone(), other.clone()], vec![]),
+        case(
             Match {
                 eth_src: Some(MacMatch {
                     address: mac(1),
@@ -69,7 +81,7 @@ fn parts() -> Vec<(Match, Vec<Vec<u8>>, Vec<Vec<u8>>)> {
             vec![other.clone()],
             vec![plain(mac(2), mac(3))],
         ),
-        (
+        case(
             Match {
                 eth_dst: Some(MacMatch {
                     address: Mac([1, 0, 0, 0, 0, 0]),
@@ -80,7 +92,7 @@ fn parts() -> Vec<(Match, Vec<Vec<u8>>, Vec<Vec<u8>>)> {
             vec![plain(BROADCAST, mac(1))],
             vec![other.clone()],
         ),
-        (
+        case(
             Match {
                 ethertype: Some(IPV4),
                 ..any()
@@ -88,7 +100,19 @@ fn parts() -> Vec<(Match, Vec<Vec<u8>>, Vec<Vec<u8>>)> {
             vec![tcp80.clone(), fragment(LATER, &[0; 8])],
             vec![ping6.clone(), other.clone()],
         ),
-        (
+    ]
+}
+
+/// Parts that look at the IP header.
+fn network_parts() -> Vec<Case> {
+    let any = Match::default;
+    let net = |text: &str| Some(text.parse().expect("a prefix"));
+    let tcp80 = v4(TCP, &tcp(1000, 80, 0x02));
+    let udp53 = v4(UDP, &udp(53, 5353));
+    let ping6 = v6(ICMPV6, &icmp(128, 0));
+    let other = plain(mac(2), mac(1));
+    vec![
+        case(
             Match {
                 src: net("10.0.0.0/31"),
                 ..any()
@@ -100,7 +124,7 @@ fn parts() -> Vec<(Match, Vec<Vec<u8>>, Vec<Vec<u8>>)> {
                 other.clone(),
             ],
         ),
-        (
+        case(
             Match {
                 dst: net("2001:db8::2/128"),
                 ..any()
@@ -111,7 +135,7 @@ fn parts() -> Vec<(Match, Vec<Vec<u8>>, Vec<Vec<u8>>)> {
                 tcp80.clone(),
             ],
         ),
-        (
+        case(
             Match {
                 // A whole address family, and no other.
                 dst: net("::/0"),
@@ -120,7 +144,7 @@ fn parts() -> Vec<(Match, Vec<Vec<u8>>, Vec<Vec<u8>>)> {
             vec![ping6.clone()],
             vec![tcp80.clone(), other.clone()],
         ),
-        (
+        case(
             Match {
                 protocol: Some(UDP),
                 ..any()
@@ -128,7 +152,7 @@ fn parts() -> Vec<(Match, Vec<Vec<u8>>, Vec<Vec<u8>>)> {
             vec![udp53.clone(), v6(UDP, &udp(1, 2)), fragment(LATER, &[0; 8])],
             vec![tcp80.clone(), other.clone()],
         ),
-        (
+        case(
             Match {
                 // Protocol 0 is no sign of IP.
                 protocol: Some(0),
@@ -137,7 +161,19 @@ fn parts() -> Vec<(Match, Vec<Vec<u8>>, Vec<Vec<u8>>)> {
             vec![v4(0, &[0; 8])],
             vec![other.clone(), tcp80.clone()],
         ),
-        (
+    ]
+}
+
+/// Parts that look at what stands behind IP.
+fn transport_parts() -> Vec<Case> {
+    let any = Match::default;
+    let tcp80 = v4(TCP, &tcp(1000, 80, 0x02));
+    let udp53 = v4(UDP, &udp(53, 5353));
+    let ping = v4(ICMP, &icmp(8, 0));
+    let ping6 = v6(ICMPV6, &icmp(128, 0));
+    let other = plain(mac(2), mac(1));
+    vec![
+        case(
             Match {
                 protocol: Some(UDP),
                 src_ports: vec![50..=53],
@@ -151,7 +187,7 @@ fn parts() -> Vec<(Match, Vec<Vec<u8>>, Vec<Vec<u8>>)> {
                 other.clone(),
             ],
         ),
-        (
+        case(
             Match {
                 protocol: Some(UDP),
                 dst_ports: vec![1..=3, 80..=80],
@@ -160,7 +196,7 @@ fn parts() -> Vec<(Match, Vec<Vec<u8>>, Vec<Vec<u8>>)> {
             vec![v4(UDP, &udp(9, 80)), v6(UDP, &udp(9, 2))],
             vec![v4(UDP, &udp(80, 4)), fragment(LATER, &udp(1, 2))],
         ),
-        (
+        case(
             Match {
                 protocol: Some(ICMP),
                 icmp: Some(IcmpMatch {
@@ -172,7 +208,7 @@ fn parts() -> Vec<(Match, Vec<Vec<u8>>, Vec<Vec<u8>>)> {
             vec![ping.clone(), v4(ICMP, &icmp(8, 3))],
             vec![v4(ICMP, &icmp(0, 0)), ping6.clone()],
         ),
-        (
+        case(
             Match {
                 protocol: Some(ICMPV6),
                 icmp: Some(IcmpMatch {
@@ -184,7 +220,7 @@ fn parts() -> Vec<(Match, Vec<Vec<u8>>, Vec<Vec<u8>>)> {
             vec![v6(ICMPV6, &icmp(1, 4))],
             vec![v6(ICMPV6, &icmp(1, 3)), v6(ICMPV6, &icmp(2, 4))],
         ),
-        (
+        case(
             Match {
                 protocol: Some(TCP),
                 tcp_flags: Some(FlagsMatch {
@@ -196,7 +232,17 @@ fn parts() -> Vec<(Match, Vec<Vec<u8>>, Vec<Vec<u8>>)> {
             vec![tcp80.clone(), v6(TCP, &tcp(1, 2, 0xc2))],
             vec![v4(TCP, &tcp(1, 2, 0x12)), v4(TCP, &tcp(1, 2, 0x10))],
         ),
-        (
+    ]
+}
+
+/// Parts that look at fragments.
+fn fragment_parts() -> Vec<Case> {
+    let any = Match::default;
+    let udp53 = v4(UDP, &udp(53, 5353));
+    let ping6 = v6(ICMPV6, &icmp(128, 0));
+    let other = plain(mac(2), mac(1));
+    vec![
+        case(
             Match {
                 fragment: Some(FragmentMatch::No),
                 ..any()
@@ -204,7 +250,7 @@ fn parts() -> Vec<(Match, Vec<Vec<u8>>, Vec<Vec<u8>>)> {
             vec![udp53.clone(), ping6.clone()],
             vec![fragment(FIRST, &udp(1, 2)), other.clone()],
         ),
-        (
+        case(
             Match {
                 fragment: Some(FragmentMatch::Any),
                 ..any()
@@ -212,7 +258,7 @@ fn parts() -> Vec<(Match, Vec<Vec<u8>>, Vec<Vec<u8>>)> {
             vec![fragment(FIRST, &udp(1, 2)), fragment(LATER, &[0; 8])],
             vec![udp53.clone(), other.clone()],
         ),
-        (
+        case(
             Match {
                 fragment: Some(FragmentMatch::First),
                 ..any()
@@ -220,7 +266,7 @@ fn parts() -> Vec<(Match, Vec<Vec<u8>>, Vec<Vec<u8>>)> {
             vec![fragment(FIRST, &udp(1, 2))],
             vec![udp53.clone(), fragment(LATER, &[0; 8])],
         ),
-        (
+        case(
             Match {
                 fragment: Some(FragmentMatch::Later),
                 ..any()
@@ -233,13 +279,12 @@ fn parts() -> Vec<(Match, Vec<Vec<u8>>, Vec<Vec<u8>>)> {
 
 /// Sends each frame of `matching` and `other` twice, so that the cache answers too. Those that
 /// `denies` speaks of are dropped for `reason` by rule 7, the others pass.
-fn check(
-    model: &Model,
-    reason: DropReason,
-    case: &(Match, Vec<Vec<u8>>, Vec<Vec<u8>>),
-    deny: bool,
-) {
-    let (matches, matching, other) = case;
+fn check(model: &Model, reason: DropReason, case: &Case, deny: bool) {
+    let Case {
+        matches,
+        matching,
+        other,
+    } = case;
     let account = u16::from(reason == DropReason::AclIn);
     let mut bed = Bed::new(model);
     let mut denied = 0;
@@ -261,16 +306,41 @@ fn check(
 
 #[test]
 fn each_part_of_a_match_decides_in_both_directions() {
-    for case in &parts() {
-        let denying = || [deny(7, case.0.clone())];
-        let allowing = || [allow(7, case.0.clone())];
+    let parts = [
+        link_parts(),
+        network_parts(),
+        transport_parts(),
+        fragment_parts(),
+    ];
+    for case in &parts.into_iter().flatten().collect::<Vec<_>>() {
+        let denying = || [deny(7, case.matches.clone())];
+        let allowing = || [allow(7, case.matches.clone())];
         let out = |action, rules: [Rule; 1]| pair(a().outbound(action, rules), b());
         let into = |action, rules: [Rule; 1]| pair(a(), b().inbound(action, rules));
-        use Action::{Allow, Deny};
-        check(&out(Allow, denying()), DropReason::AclOut, case, true);
-        check(&out(Deny, allowing()), DropReason::AclOut, case, false);
-        check(&into(Allow, denying()), DropReason::AclIn, case, true);
-        check(&into(Deny, allowing()), DropReason::AclIn, case, false);
+        check(
+            &out(Action::Allow, denying()),
+            DropReason::AclOut,
+            case,
+            true,
+        );
+        check(
+            &out(Action::Deny, allowing()),
+            DropReason::AclOut,
+            case,
+            false,
+        );
+        check(
+            &into(Action::Allow, denying()),
+            DropReason::AclIn,
+            case,
+            true,
+        );
+        check(
+            &into(Action::Deny, allowing()),
+            DropReason::AclIn,
+            case,
+            false,
+        );
     }
 }
 
@@ -497,27 +567,26 @@ fn a_change_takes_effect_on_cached_flows_at_the_next_turn_and_is_acknowledged() 
             b().inbound(Action::Allow, rules(into)),
         )
     };
-    use Action::{Allow, Deny};
     let frame = v4(UDP, &udp(1, 2));
-    let mut bed = Bed::new(&denying(Allow, Allow));
+    let mut bed = Bed::new(&denying(Action::Allow, Action::Allow));
     for round in 0..3 {
         for _ in 0..3 {
             assert_eq!(bed.ports_of(0, &frame), [1], "round {round}");
         }
-        let epoch = bed.publish(&denying(Deny, Allow));
+        let epoch = bed.publish(&denying(Action::Deny, Action::Allow));
         assert_ne!(bed.workers[0].acknowledged.get(), epoch);
         for _ in 0..3 {
             assert_eq!(bed.dropped(0, &frame), (0, DropReason::AclOut));
         }
         assert_eq!(bed.workers[0].acknowledged.get(), epoch);
-        bed.publish(&denying(Allow, Deny));
+        bed.publish(&denying(Action::Allow, Action::Deny));
         for _ in 0..3 {
             assert_eq!(bed.dropped(0, &frame), (1, DropReason::AclIn));
         }
-        bed.publish(&denying(Allow, Allow));
+        bed.publish(&denying(Action::Allow, Action::Allow));
     }
     // An idle worker acknowledges too.
-    let epoch = bed.publish(&denying(Deny, Deny));
+    let epoch = bed.publish(&denying(Action::Deny, Action::Deny));
     bed.turn();
     assert_eq!(bed.workers[0].acknowledged.get(), epoch);
     assert!(bed.counts(0).cache_hits > 0);

@@ -28,14 +28,14 @@ enum Step {
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let arrivals = || prop::collection::vec(universe::arrival(), 1..40);
+    let arrivals = || prop::collection::vec(universe::arrival(), 1..32);
     let step = prop_oneof![
         8 => arrivals().prop_map(Step::Frames),
         4 => (0..universe::PORTS, arrivals()).prop_map(|(port, frames)| Step::Burst(port, frames)),
         2 => universe::some_model().prop_map(Step::Publish),
         1 => Just(Step::Age),
     ];
-    prop::collection::vec(step, 1..20)
+    prop::collection::vec(step, 1..14)
 }
 
 struct Pair {
@@ -66,7 +66,8 @@ impl Pair {
     fn step(&mut self, step: &Step) -> Result<(), TestCaseError> {
         match step {
             Step::Frames(arrivals) => {
-                for arrival in arrivals {
+                // Twice, so that the cache has its say.
+                for arrival in arrivals.iter().flat_map(|arrival| [arrival, arrival]) {
                     self.send(arrival.port, arrival);
                     self.compare(arrival.port, &[arrival])?;
                 }
@@ -104,7 +105,9 @@ impl Pair {
             1
         };
         for chunk in arrivals.chunks(size) {
-            chunk.iter().for_each(|arrival| self.send(port, arrival));
+            for arrival in chunk {
+                self.send(port, arrival);
+            }
             self.compare(port, &chunk.iter().collect::<Vec<_>>())?;
         }
         Ok(())
@@ -148,7 +151,7 @@ fn agree(model: &Model, steps: &[Step], workers: usize) -> Result<Pair, TestCase
 
 proptest! {
     #![proptest_config(ProptestConfig {
-        cases: 96,
+        cases: 64,
         failure_persistence: None,
         ..ProptestConfig::default()
     })]
@@ -195,6 +198,6 @@ fn the_universe_is_no_desert() {
         let met = seen.contains_key(reason.name());
         assert_ne!(met, out_of_reach.contains(reason), "{reason}: {seen:?}");
     }
-    assert!(tx * 3 > rx, "{tx} frames left, {rx} came");
-    assert!(hits * 50 > rx, "{hits} hits, {rx} frames");
+    assert!(tx * 4 > rx, "{tx} frames left, {rx} came");
+    assert!(hits * 4 > rx, "{hits} hits, {rx} frames");
 }

@@ -42,13 +42,16 @@ fn send(bed: &mut Bed, port: u16, frame: &[u8], how: Tag) -> Vec<(u16, Vec<u8>)>
     bed.all_received()
 }
 
+/// Ports and the TCI that a frame leaves there with.
+type Exits = &'static [(u16, Option<u16>)];
+
 #[test]
 fn every_way_in_and_every_way_out() {
     use Tag::{Absent, Beside, InFrame};
     let mut bed = switch();
     let frame = plain(BROADCAST, mac(1));
     // Where it goes in, how; where it comes out, and the TCI it has there.
-    let cases: &[(u16, Tag, &[(u16, Option<u16>)])] = &[
+    let cases: &[(u16, Tag, Exits)] = &[
         (0, Absent, &[(1, None), (3, Some(10)), (4, None)]),
         // A priority tag counts as none; its priority stays where there is a tag to hold it.
         (
@@ -129,9 +132,15 @@ fn the_priority_of_each_frame_of_a_flow_is_its_own() {
     send(&mut bed, 4, &plain(BROADCAST, mac(9)), Tag::InFrame(20));
     let frame = plain(mac(9), mac(1));
     for (round, priority) in [0x0000, 0xe000, 0x1000, 0x8000].into_iter().enumerate() {
-        let out = [(4, tag(&frame, priority | 20))];
-        assert_eq!(send(&mut bed, 3, &frame, Tag::InFrame(priority | 20)), out);
-        assert_eq!(send(&mut bed, 3, &frame, Tag::Beside(priority | 20)), out);
+        let out = [(4, tag(&frame, priority | 0x014))];
+        assert_eq!(
+            send(&mut bed, 3, &frame, Tag::InFrame(priority | 0x014)),
+            out
+        );
+        assert_eq!(
+            send(&mut bed, 3, &frame, Tag::Beside(priority | 0x014)),
+            out
+        );
         let hits = bed.counts(3).cache_hits as usize;
         assert_eq!(hits, 2 * round + 1, "one flow");
     }

@@ -73,9 +73,8 @@ fn matches_ip(rule: &Match, view: &View<'_>) -> bool {
         || rule.dst.is_some()
         || rule.protocol.is_some()
         || rule.fragment.is_some();
-    let ip = match &view.body {
-        Body::Ip(ip) => ip,
-        _ => return !asks_for_ip,
+    let Body::Ip(ip) = &view.body else {
+        return !asks_for_ip;
     };
     let inside =
         |net: &Option<IpNet>, address: IpAddr| net.is_none_or(|net| net.contains(&address));

@@ -1,0 +1,93 @@
+//! The flow cache may only be a shortcut: with it and without it the same leaves.
+
+use policy::Mac;
+use proptest::prelude::*;
+
+use super::universe;
+use crate::bed::{Bed, Options, build::*, frames::*};
+
+/// What left where, and the drops, of one frame after the other.
+fn outcomes(bed: &mut Bed, arrivals: &[universe::Arrival], cold: bool) -> Vec<(u16, Vec<u8>)> {
+    let mut out = Vec::new();
+    for arrival in arrivals {
+        if cold {
+            bed.forget_flows();
+        }
+        match arrival.beside {
+            None => bed.send(arrival.port, &arrival.bytes),
+            Some(tci) => bed.send_tagged(arrival.port, &arrival.bytes, tci),
+        }
+        bed.run();
+        out.extend(bed.all_received());
+    }
+    out
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 24,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
+    /// A footprint mask that left out a bit which some decision reads would show here: two frames
+    /// that differ in it would share an entry.
+    #[test]
+    fn a_cache_changes_nothing(
+        model in universe::some_model(),
+        arrivals in prop::collection::vec(universe::arrival(), 1..150),
+    ) {
+        let bed = || {
+            let mut bed = Bed::with(&universe::everything(), Options::default());
+            bed.publish(&model);
+            bed
+        };
+        let (mut warm, mut cold) = (bed(), bed());
+        let warm_out = outcomes(&mut warm, &arrivals, false);
+        let cold_out = outcomes(&mut cold, &arrivals, true);
+        prop_assert_eq!(warm_out, cold_out);
+        prop_assert_eq!(warm.drops(), cold.drops());
+        prop_assert_eq!(warm.ledger(), cold.ledger());
+        let hits: u64 = (0..universe::PORTS).map(|port| cold.counts(port).cache_hits).sum();
+        prop_assert_eq!(hits, 0);
+    }
+}
+
+#[test]
+fn flows_that_policy_cannot_tell_apart_share_an_entry() {
+    let mut bed = Bed::new(&model([network(0)], (0..2).map(|id| access(id, 0))));
+    bed.pass(1, &plain(BROADCAST, mac(2)));
+    for port in 0..1000 {
+        let payload = ipv4(
+            [10, 0, (port >> 8) as u8, port as u8],
+            [10, 1, 0, 1],
+            UDP,
+            &udp(port, 53),
+        );
+        bed.pass(0, &ether(mac(2), mac(1), IPV4, &payload));
+    }
+    // Nothing reads addresses or ports here.
+    assert_eq!(bed.counts(0).cache_misses, 1);
+}
+
+#[test]
+fn more_flows_than_entries_are_judged_right_all_the_same() {
+    let options = Options {
+        cache_entries: 16,
+        ..Options::default()
+    };
+    let mut bed = Bed::with(
+        &model([network(0)], (0..2).map(|id| access(id, 0))),
+        options,
+    );
+    let source = |n: u8| Mac([2, 0, 0, 0, 1, n]);
+    for n in 0..200 {
+        bed.pass(1, &plain(BROADCAST, source(n)));
+    }
+    for _ in 0..3 {
+        for n in 0..200 {
+            assert_eq!(bed.ports_of(0, &plain(source(n), mac(1))), [1]);
+        }
+    }
+    assert!(bed.workers[0].cache.used() <= 16);
+}
