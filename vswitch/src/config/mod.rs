@@ -73,7 +73,7 @@ pub fn parse(file: &str, text: &str, machine: &Machine) -> Result<Config, Proble
         return Err(Problems(reader.into_problems()));
     }
     let config = {
-        let draft = read::draft(&reader, root.get_ref());
+        let draft = read::draft(&reader, root.get_ref(), machine);
         check::all(&draft, machine);
         draft.into_config()
     };

@@ -11,7 +11,7 @@ use policy::{
 use toml::de::DeTable;
 
 use super::{
-    port, rules, schema,
+    Machine, port, rules, schema,
     section::{At, Reader, Section},
     types::{Acl, Config, Direction, Network, Port, Switch, Vnic, Workers},
 };
@@ -57,13 +57,17 @@ impl Draft<'_> {
     }
 }
 
-pub(super) fn draft<'d>(reader: &'d Reader<'d>, root: &'d DeTable<'d>) -> Draft<'d> {
+pub(super) fn draft<'d>(
+    reader: &'d Reader<'d>,
+    root: &'d DeTable<'d>,
+    machine: &Machine,
+) -> Draft<'d> {
     let root = Section::open(reader, root, 0..0, &schema::ROOT);
     let workers_section = root.section("workers", &schema::WORKERS);
     Draft {
         reader,
         switch: switch(root.section("switch", &schema::SWITCH).as_ref()),
-        workers: workers(workers_section.as_ref()),
+        workers: workers(workers_section.as_ref(), machine),
         workers_section,
         metrics: root
             .section("metrics", &schema::METRICS)
@@ -126,9 +130,9 @@ fn switch(section: Option<&Section<'_>>) -> Switch {
     switch
 }
 
-fn workers(section: Option<&Section<'_>>) -> Workers {
+fn workers(section: Option<&Section<'_>>, machine: &Machine) -> Workers {
     let mut workers = Workers {
-        cores: vec![0],
+        cores: vec![machine.cores.first().copied().unwrap_or(0)],
         busy_poll: false,
         max_sleep_us: 50,
         flow_cache_entries: 1 << 16,

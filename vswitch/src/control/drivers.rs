@@ -59,7 +59,33 @@ impl Drivers {
             max_frame_bytes: config.max_frame_bytes,
             ..pmd::memory::Config::default()
         })?;
-        self.far_ends.lock().insert(name.to_owned(), far);
+        let mut far_ends = self.far_ends.lock();
+        // Those of ports that were closed since are of no use any more.
+        far_ends.retain(|_, far| far.monitor.health() == pmd::Health::Up);
+        far_ends.insert(name.to_owned(), far);
         Ok(near)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{self, Machine};
+
+    #[test]
+    fn a_far_end_is_kept_while_its_port_is_open() {
+        let text = super::super::tests::text(&["a", "b"]);
+        let machine = Machine {
+            cores: vec![0],
+            memory_bytes: 0,
+        };
+        let config = config::parse("a.toml", &text, &machine).expect("valid");
+        let drivers = Drivers::default();
+        let a = drivers.open(&config.ports[0]).expect("opened");
+        drop(a);
+        let _b = drivers.open(&config.ports[1]).expect("opened");
+        assert!(drivers.take_far_end("a").is_none(), "its port was closed");
+        assert!(drivers.take_far_end("b").is_some());
+        assert!(drivers.take_far_end("b").is_none(), "it is taken once");
     }
 }

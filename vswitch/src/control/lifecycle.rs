@@ -247,7 +247,8 @@ async fn until_signal(control: &Arc<Control>, file: &Path, mut signals: Signals)
             _ = signals.interrupt.recv() => break,
             _ = signals.hangup.recv() => {
                 let (control, file) = (Arc::clone(control), file.to_owned());
-                let _ = tokio::task::spawn_blocking(move || reload(&control, &file)).await;
+                // Not waited for: the watchdog is fed and signals are answered meanwhile.
+                drop(tokio::task::spawn_blocking(move || reload(&control, &file)));
             }
             _ = watchdog.tick() => {
                 let control = Arc::clone(control);
