@@ -328,6 +328,17 @@ impl Lab {
         http::request(&self.control(), method, path, body).expect("the switch answers")
     }
 
+    /// Runs the command line against the switch; it must succeed. Returns what it wrote.
+    pub(crate) fn cli(&self, words: &str) -> String {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_vswitch"));
+        command
+            .arg("--socket")
+            .arg(self.control())
+            .env("NO_COLOR", "1");
+        let output = ok(command.args(words.split_whitespace()));
+        String::from_utf8(output.stdout).expect("text")
+    }
+
     /// Applies a configuration; it must be accepted. Returns the epoch.
     pub(crate) fn apply(&self, config: &str) -> u64 {
         let (status, body) = self.request("POST", "/v1/apply", &self.whole(config));

@@ -10,8 +10,8 @@ use std::{
 use rustix::process::Signal;
 
 use super::{
-    frames::{drain, numbered_udp, udp_number_of},
-    lab::{Lab, Link, NETWORK, access_port},
+    frames::{BROADCAST, drain, numbered, numbered_udp, udp_number_of},
+    lab::{Lab, Link, NETWORK, access_port, mac},
     netns::{PacketSocket, eventually},
 };
 use vswitch::api::types;
@@ -184,5 +184,25 @@ fn a_hangup_applies_the_file_again() {
     eventually("the file is in force", || {
         let now = lab.get::<types::Config>("/v1/config");
         (now.epoch > before.epoch && now.text.contains("second")).then_some(())
+    });
+}
+
+#[test]
+fn ports_come_and_go_and_cost_the_others_nothing() {
+    let Some(mut lab) = lab("[0]") else { return };
+    lab.member("d", Link::default());
+    let d = lab.socket("d");
+    under_traffic(&lab, || {
+        for round in 1..=4 {
+            lab.cli("port add name=d driver=af_xdp interface=d network=lan");
+            assert_eq!(lab.await_state("d", "up").networks, ["lan"]);
+            d.send(&numbered(BROADCAST, mac(4), round));
+            eventually("d is heard", || {
+                (lab.port("d").counts.forwarded == 3).then_some(())
+            });
+            lab.cli("port remove d");
+            assert!(!lab.has_xdp("d"));
+            assert_eq!(lab.request("GET", "/v1/ports/d", "").0, 404);
+        }
     });
 }
