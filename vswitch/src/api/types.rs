@@ -202,6 +202,8 @@ pub struct Stats {
     pub uptime_s: u64,
     /// By port.
     pub ports: Vec<PortStats>,
+    /// Of ports that are no more, all together: without them the totals would not add up.
+    pub removed_ports: PortCounts,
     /// By worker.
     pub workers: Vec<Worker>,
 }

@@ -24,6 +24,7 @@ pub trait Datapath: Send + Sync {
     fn assign(&self, id: PortId, queue: usize, worker: usize) -> Result<(), EngineError>;
     fn queues(&self) -> Vec<QueueRow>;
     fn port_counts(&self, id: PortId) -> PortCounts;
+    fn retired_counts(&self) -> PortCounts;
     fn worker_counts(&self) -> Vec<WorkerCounts>;
     fn macs(&self) -> Vec<MacRow>;
     fn flows(&self, limit: usize) -> Result<Vec<FlowRow>, EngineError>;
@@ -51,6 +52,9 @@ impl Datapath for Engine {
     }
     fn port_counts(&self, id: PortId) -> PortCounts {
         Engine::port_counts(self, id)
+    }
+    fn retired_counts(&self) -> PortCounts {
+        Engine::retired_counts(self)
     }
     fn worker_counts(&self) -> Vec<WorkerCounts> {
         Engine::worker_counts(self)

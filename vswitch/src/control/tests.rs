@@ -98,6 +98,9 @@ impl Datapath for FakeDatapath {
     fn port_counts(&self, _: PortId) -> PortCounts {
         PortCounts::default()
     }
+    fn retired_counts(&self) -> PortCounts {
+        PortCounts::default()
+    }
     fn worker_counts(&self) -> Vec<WorkerCounts> {
         vec![WorkerCounts::default()]
     }

@@ -129,6 +129,7 @@ impl Control {
             epoch: self.datapath.epoch().0,
             uptime_s: self.started.elapsed().as_secs(),
             ports: ports.collect(),
+            removed_ports: counts_row(self.datapath.retired_counts()),
             workers: self.workers(),
         }
     }

@@ -12,9 +12,11 @@
 use std::{
     ffi::OsStr,
     fs::{self, File},
+    num::NonZero,
     os::fd::AsFd,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
 };
 
 use rustix::{
@@ -78,13 +80,18 @@ pub(crate) struct Lab {
     switch: Option<Task>,
     members: Vec<String>,
     folder: tempfile::TempDir,
+    /// Where its worker runs: tests that run side by side take turns.
+    core: u32,
     pub(crate) host: Netns,
 }
 
 impl Lab {
     /// An empty lab; none when the test may not make namespaces.
     pub(crate) fn new() -> Option<Self> {
+        static LABS: AtomicU32 = AtomicU32::new(0);
+        let cores = std::thread::available_parallelism().map_or(1, NonZero::get) as u32;
         is_root().then(|| Self {
+            core: (std::process::id() + LABS.fetch_add(1, Ordering::Relaxed)) % cores,
             switch: None,
             members: Vec::new(),
             folder: tempfile::tempdir().expect("a folder"),
@@ -237,9 +244,10 @@ impl Lab {
     pub(crate) fn whole(&self, text: &str) -> String {
         let socket = self.control();
         let workers = if text.contains("[workers]") {
-            ""
+            String::new()
         } else {
-            "[workers]\ncores = [0]\nflow_cache_entries = 4096\n"
+            let core = self.core;
+            format!("[workers]\ncores = [{core}]\nflow_cache_entries = 4096\n")
         };
         format!(
             "[switch]\nsocket = \"{}\"\n{workers}{text}",
@@ -249,14 +257,7 @@ impl Lab {
 
     /// The program, ready to be started with the lab's configuration.
     pub(crate) fn command(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_vswitch"));
-        command
-            .arg("run")
-            .arg("--config")
-            .arg(self.path("vswitch.toml"));
-        command.env_remove("VSWITCH_SOCKET").env_remove("RUST_LOG");
-        command.env("NO_COLOR", "1");
-        command
+        program(&self.path("vswitch.toml"))
     }
 
     /// Starts the switch and waits until it answers.
@@ -267,13 +268,24 @@ impl Lab {
 
     /// Starts the switch with the configuration that was written last.
     pub(crate) fn start_again(&mut self) {
+        self.run(self.command());
+    }
+
+    /// Starts the switch with somebody else's configuration, but the lab's control socket.
+    pub(crate) fn start_file(&mut self, config: &Path) {
+        let mut command = program(config);
+        command.arg("--socket").arg(self.control());
+        self.run(command);
+    }
+
+    fn run(&mut self, mut command: Command) {
         let log = File::options()
             .create(true)
             .append(true)
             .open(self.path("log"));
-        let log = log.expect("open the log");
-        let switch = self.switch.insert(Task::spawn(self.command().stderr(log)));
-        let control = self.folder.path().join("vswitch.sock");
+        command.stderr(log.expect("open the log"));
+        let control = self.control();
+        let switch = self.switch.insert(Task::spawn(&mut command));
         eventually("the switch answers", || {
             if let Some(status) = switch.0.try_wait().expect("wait") {
                 panic!("the switch ended at start: {status}");
@@ -314,6 +326,17 @@ impl Lab {
     /// A request of the API: status and answer.
     pub(crate) fn request(&self, method: &str, path: &str, body: &str) -> (u16, Value) {
         http::request(&self.control(), method, path, body).expect("the switch answers")
+    }
+
+    /// Runs the command line against the switch; it must succeed. Returns what it wrote.
+    pub(crate) fn cli(&self, words: &str) -> String {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_vswitch"));
+        command
+            .arg("--socket")
+            .arg(self.control())
+            .env("NO_COLOR", "1");
+        let output = ok(command.args(words.split_whitespace()));
+        String::from_utf8(output.stdout).expect("text")
     }
 
     /// Applies a configuration; it must be accepted. Returns the epoch.
@@ -372,7 +395,9 @@ impl Drop for Lab {
             let ports = ports.map_or(Value::Null, |(_, body)| body);
             eprintln!("the ports: {ports:#}");
         }
-        if let Some(switch) = &mut self.switch {
+        if let Some(switch) = &mut self.switch
+            && let Ok(None) = switch.0.try_wait()
+        {
             switch.signal(Signal::TERM);
             let _ = patiently(|| switch.0.try_wait().expect("wait"));
         }
@@ -397,6 +422,15 @@ fn patiently<T>(mut condition: impl FnMut() -> Option<T>) -> Option<T> {
         }
         std::thread::sleep(std::time::Duration::from_millis(5));
     }
+}
+
+/// The switch's program with a configuration.
+fn program(config: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_vswitch"));
+    command.arg("run").arg("--config").arg(config);
+    command.env_remove("VSWITCH_SOCKET").env_remove("RUST_LOG");
+    command.env("NO_COLOR", "1");
+    command
 }
 
 /// One network, `lan`.

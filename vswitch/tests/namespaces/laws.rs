@@ -5,8 +5,8 @@ use vswitch::api::types::{PortCounts, Stats};
 
 /// Which law is broken, if one is.
 pub(crate) fn check(stats: &Stats) -> Result<(), String> {
-    let mut forwarded = 0;
-    let mut offered = 0;
+    let mut forwarded = stats.removed_ports.forwarded;
+    let mut offered = stats.removed_ports.offered;
     for port in &stats.ports {
         let counts = &port.counts;
         forwarded += counts.forwarded;
@@ -23,7 +23,8 @@ pub(crate) fn check(stats: &Stats) -> Result<(), String> {
     }
     same("forwarded and offered", forwarded, offered)?;
     let total = |count: fn(&PortCounts) -> u64| -> u64 {
-        stats.ports.iter().map(|port| count(&port.counts)).sum()
+        let ports = stats.ports.iter().map(|port| &port.counts);
+        ports.chain([&stats.removed_ports]).map(count).sum()
     };
     let came = total(|counts| counts.rx_frames + counts.replicas);
     let went = total(|counts| counts.tx_frames + counts.drops.values().sum::<u64>());

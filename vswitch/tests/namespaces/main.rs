@@ -2,7 +2,9 @@
 //! Needs root; without it each test says that it skipped.
 #![allow(clippy::doc_markdown, reason = "names of protocols in prose")]
 
+mod drivers;
 mod frames;
+mod hostile;
 mod http;
 mod interfaces;
 mod lab;
@@ -14,4 +16,5 @@ mod netns;
 mod policing;
 mod reloading;
 mod talking;
+mod topologies;
 mod vlans;

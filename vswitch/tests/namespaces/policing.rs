@@ -4,7 +4,8 @@ use super::{
     frames::{
         arp_reply, collect, ethernet, ipv4, ipv6, numbered, numbered_udp, udp, udp_number_of,
     },
-    lab::{Lab, mac, mac_text},
+    lab::{Lab, Link, NETWORK, access_port, mac, mac_text, ok},
+    netns::eventually,
 };
 use vswitch::api::types;
 
@@ -151,4 +152,66 @@ fn a_denied_frame_is_counted_under_its_reason_and_rule() {
     assert_eq!((denied.frames, denied.vm.as_deref()), (3, Some("vm-a")));
     assert_eq!(row("b", "acl_in", None).frames, 3, "by default");
     assert_eq!(drops.iter().map(|row| row.frames).sum::<u64>(), 9);
+
+    // The command line says the same.
+    let shown = lab.cli("show drops");
+    assert!(
+        shown.contains("acl_in") && shown.contains("2000"),
+        "{shown}"
+    );
+    let json = lab.cli("--json show drops");
+    assert_eq!(
+        serde_json::from_str::<Vec<types::Drop>>(&json).expect("JSON"),
+        drops
+    );
+    let stats: serde_json::Value = serde_json::from_str(&lab.cli("--json stats")).expect("JSON");
+    assert_eq!(stats["ports"][1]["name"], "b");
+    assert_eq!(stats["ports"][1]["drops"]["acl_in"], 6);
+    assert!(stats["workers"][0]["cycles_per_frame"].as_f64() > Some(0.0));
+}
+
+#[test]
+fn stacks_with_default_settings_break_no_rule_of_anti_spoofing() {
+    let Some(mut lab) = Lab::new() else { return };
+    let mut config = NETWORK.to_owned();
+    for (number, name) in (1..).zip(["a", "b"]) {
+        lab.member(name, Link::default());
+        config += &(access_port(name) + &vnic(name, number, "inbound = { acl = \"in\" }"));
+    }
+    let rules = ["icmp", "icmpv6", "tcp"]
+        .map(|protocol| format!("{{ action = \"allow\", protocol = \"{protocol}\" }}"));
+    config += &format!("[[acl]]\nname = \"in\"\nrules = [{}]\n", rules.join(", "));
+    lab.start(&config);
+    // Only now, so that duplicate address detection, router solicitations and listener reports
+    // meet the policy.
+    for (number, name) in (1..).zip(["a", "b"]) {
+        lab.sh(
+            name,
+            &format!(
+                "ip link set dev eth0 down
+                 echo 0 > /proc/sys/net/ipv6/conf/eth0/disable_ipv6
+                 ip link set dev eth0 up
+                 ip addr add 10.0.0.{number}/24 dev eth0
+                 ip -6 addr add fd00::{number}/64 dev eth0"
+            ),
+        );
+    }
+    for name in ["a", "b"] {
+        // A stack that has no address yet sends from the loopback's.
+        eventually("the addresses are found to be unique", || {
+            let show = ok(&mut lab.at(name, "ip -6 addr show dev eth0 tentative"));
+            show.stdout.is_empty().then_some(())
+        });
+    }
+    lab.ping("a", "fd00::2", 5);
+    lab.ping("b", "10.0.0.1", 5);
+    lab.ping("a", "-s 4000 10.0.0.2", 3);
+    lab.ping("a", "-s 4000 fd00::2", 3);
+    // By the link-local address, which the stack forms from the MAC.
+    lab.ping("b", "fe80::ff:fe00:1%eth0", 3);
+    lab.iperf3("a", "b", "--client fd00::2 --bytes 200K");
+    lab.check_conservation();
+    let drops: Vec<types::Drop> = lab.get("/v1/drops");
+    let spoofed = drops.iter().find(|row| row.reason.starts_with("spoofed"));
+    assert!(spoofed.is_none(), "{drops:?}");
 }

@@ -10,8 +10,8 @@ use std::{
 use rustix::process::Signal;
 
 use super::{
-    frames::{drain, numbered_udp, udp_number_of},
-    lab::{Lab, Link, NETWORK, access_port, mac_text},
+    frames::{BROADCAST, drain, numbered, numbered_udp, udp_number_of},
+    lab::{Lab, Link, NETWORK, access_port, mac},
     netns::{PacketSocket, eventually},
 };
 use vswitch::api::types;
@@ -23,45 +23,36 @@ const DENIED: u16 = 9001;
 const FLOWS: u16 = 64;
 
 /// Members `a`, `b` (senders) and `c` (receiver) with a policy of 1,000 rules on `c`, another for
-/// each `variant`: the rules that matter stand elsewhere, and read other fields.
-fn config(variant: usize) -> String {
-    let mut config = NETWORK.to_owned();
+/// each `variant`: the rules that matter stand elsewhere, and the others read other fields.
+fn config(cores: &str, variant: usize) -> String {
+    let mut config = format!("[workers]\ncores = {cores}\n{NETWORK}");
     for name in ["a", "b", "c"] {
         config += &access_port(name);
     }
-    config += &format!(
-        "[[vnic]]\nname = \"c\"\nvm = \"c\"\nport = \"c\"\nmac = \"{}\"\nipv4 = [\"10.0.0.3\"]\n\
-         inbound = {{ acl = \"in\" }}\n[[acl]]\nname = \"in\"\nrules = [\n",
-        mac_text(3)
-    );
-    let allow =
-        format!("{{ action = \"allow\", protocol = \"udp\", dst_ports = [\"{ALLOWED}\"] }},\n");
-    let deny =
-        format!("{{ action = \"deny\", protocol = \"udp\", dst_ports = [\"{DENIED}\"] }},\n");
-    for number in 0..998 {
-        if number == 100 * (variant % 9) {
-            config += &allow;
+    config += "[[vnic]]\nname = \"c\"\nvm = \"c\"\nport = \"c\"\nipv4 = [\"10.0.0.3\"]\n";
+    config += "mac = \"02:00:00:00:00:03\"\ninbound = { acl = \"in\" }\n";
+    config += "[[acl]]\nname = \"in\"\nrules = [\n";
+    let udp_to = |action, port| rule(action, "protocol = \"udp\", dst_ports", &[port]);
+    for number in 0..998_u16 {
+        if usize::from(number) == 100 * (variant % 9) {
+            config += &udp_to("allow", ALLOWED);
         }
-        if number == 900 - 100 * (variant % 9) {
-            config += &deny;
+        if usize::from(number) == 900 - 100 * (variant % 9) {
+            config += &udp_to("deny", DENIED);
         }
         config += &match variant % 3 {
-            0 => format!(
-                "{{ action = \"deny\", src = \"10.1.{}.{}\" }},\n",
-                number / 250,
-                number % 250
-            ),
-            1 => format!(
-                "{{ action = \"allow\", protocol = \"tcp\", src_ports = [\"{}\"] }},\n",
-                number + 1
-            ),
-            _ => format!(
-                "{{ action = \"deny\", protocol = \"udp\", src_ports = [\"{}\"] }},\n",
-                number + 1
-            ),
+            0 => rule("deny", "protocol = \"sctp\", dst_ports", &[number + 1]),
+            1 => rule("allow", "protocol = \"tcp\", src_ports", &[number + 1]),
+            _ => rule("deny", "protocol = \"udp\", src_ports", &[number + 1]),
         };
     }
     config + "]\n"
+}
+
+/// One rule that compares `field`.
+fn rule(action: &str, field: &str, ports: &[u16]) -> String {
+    let ports: Vec<_> = ports.iter().map(u16::to_string).collect();
+    format!("{{ action = \"{action}\", {field} = {ports:?} }},\n")
 }
 
 /// Sends rounds of one frame a flow, numbered by round, until told to stop. Returns the rounds.
@@ -126,36 +117,45 @@ fn under_traffic(lab: &Lab, change: impl FnOnce()) {
     assert_eq!(arrived, sent, "{lost}");
 }
 
-fn lab() -> Option<Lab> {
+fn lab(cores: &str) -> Option<Lab> {
     let mut lab = Lab::new()?;
     for name in ["a", "b", "c"] {
         lab.member(name, Link::default());
     }
-    lab.start(&config(0));
+    lab.start(&config(cores, 0));
     Some(lab)
 }
 
-#[test]
-fn a_reload_loses_nothing_allowed_and_passes_nothing_denied() {
-    let Some(lab) = lab() else { return };
+fn reload(cores: &str) {
+    let Some(lab) = lab(cores) else { return };
     under_traffic(&lab, || {
         for variant in 1..12 {
             let before = lab.get::<types::Stats>("/v1/stats").epoch;
-            assert!(lab.apply(&config(variant)) > before);
+            assert!(lab.apply(&config(cores, variant)) > before);
         }
     });
 }
 
 #[test]
+fn a_reload_loses_nothing_allowed_and_passes_nothing_denied() {
+    reload("[0]");
+}
+
+#[test]
+fn nor_does_it_with_two_workers() {
+    reload("[0, 1]");
+}
+
+#[test]
 fn a_refused_configuration_changes_nothing() {
-    let Some(lab) = lab() else { return };
+    let Some(lab) = lab("[0]") else { return };
     let running: types::Config = lab.get("/v1/config");
     let refused = [
-        config(1).replace("[[vnic]]", "[[vnick]]"),
-        config(1).replace("acl = \"in\"", "acl = \"inn\""),
-        config(1) + &access_port("a"),
-        config(1).replace("[\"9000\"]", "[\"9000-8000\"]"),
-        config(1) + "]",
+        config("[0]", 1).replace("[[vnic]]", "[[vnick]]"),
+        config("[0]", 1).replace("acl = \"in\"", "acl = \"inn\""),
+        config("[0]", 1) + &access_port("a"),
+        config("[0]", 1).replace("[\"9000\"]", "[\"9000-8000\"]"),
+        config("[0]", 1) + "]",
     ];
     under_traffic(&lab, || {
         for text in &refused {
@@ -176,13 +176,33 @@ fn a_refused_configuration_changes_nothing() {
 
 #[test]
 fn a_hangup_applies_the_file_again() {
-    let Some(lab) = lab() else { return };
+    let Some(lab) = lab("[0]") else { return };
     let before = lab.get::<types::Config>("/v1/config");
     let more = "[[network]]\nname = \"second\"\ntenant = \"lab\"\n";
-    lab.write_config(&(config(0) + more));
+    lab.write_config(&(config("[0]", 0) + more));
     lab.signal(Signal::HUP);
     eventually("the file is in force", || {
         let now = lab.get::<types::Config>("/v1/config");
         (now.epoch > before.epoch && now.text.contains("second")).then_some(())
+    });
+}
+
+#[test]
+fn ports_come_and_go_and_cost_the_others_nothing() {
+    let Some(mut lab) = lab("[0]") else { return };
+    lab.member("d", Link::default());
+    let d = lab.socket("d");
+    under_traffic(&lab, || {
+        for round in 1..=4 {
+            lab.cli("port add name=d driver=af_xdp interface=d network=lan");
+            assert_eq!(lab.await_state("d", "up").networks, ["lan"]);
+            d.send(&numbered(BROADCAST, mac(4), round));
+            eventually("d is heard", || {
+                (lab.port("d").counts.forwarded == 3).then_some(())
+            });
+            lab.cli("port remove d");
+            assert!(!lab.has_xdp("d"));
+            assert_eq!(lab.request("GET", "/v1/ports/d", "").0, 404);
+        }
     });
 }

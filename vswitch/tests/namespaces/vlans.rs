@@ -106,7 +106,7 @@ fn tags_in_the_frame_lead_to_their_network_and_back() {
 
     // Priority bits are the sender's affair; a tag without a VLAN is no tag.
     trunk.send(&tagged(numbered(BROADCAST, mac(4), 1), 10));
-    trunk.send(&tagged(numbered(BROADCAST, mac(4), 2), 0xe000 | 20));
+    trunk.send(&tagged(numbered(BROADCAST, mac(4), 2), 0xe014));
     trunk.send(&numbered(BROADCAST, mac(4), 3));
     trunk.send(&tagged(numbered(BROADCAST, mac(4), 4), 0x6000));
     assert_eq!(numbers(&ten, 1), [1]);
