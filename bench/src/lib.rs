@@ -1,9 +1,11 @@
 //! How fast the switch is, and how anyone can measure it again.
 //!
 //! Rooms: [`walk`] drives the real worker over memory ports on one core; [`generator`] makes
-//! frames of many flows and judges at the far end what became of them. The binary
+//! frames of many flows and judges at the far end what became of them; [`veth`] lets it do so
+//! between namespaces, through the switch and through a Linux bridge. The binary
 //! `vswitch-bench` is their command line.
 #![forbid(unsafe_code)]
 
 pub mod generator;
+pub mod veth;
 pub mod walk;

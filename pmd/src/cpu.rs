@@ -17,6 +17,10 @@ pub fn prefetch<T>(place: &T) {
 
 /// Which of sixteen lanes are `wanted`: bit n for lane n.
 #[inline]
+#[allow(
+    clippy::cast_ptr_alignment,
+    reason = "the loads through the pointer need no alignment"
+)]
 pub fn equal_lanes(lanes: &[u16; 16], wanted: u16) -> u32 {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: SSE2 is part of x86_64, and both 16-byte loads, which need no alignment, lie

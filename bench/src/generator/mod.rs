@@ -6,7 +6,7 @@
 //!   Pacer ──────────────┘   (stamps flow, sequence, time)              (loss, order, latency)
 //! ```
 //!
-//! It works over any [`pmd::Port`]: memory pairs, AF_XDP, tap. One thread sends and receives, so
+//! It works over any [`pmd::Port`]: memory pairs, `AF_XDP`, tap. One thread sends and receives, so
 //! that both ends read the same clock.
 //!
 //! Rooms: [`flow`] (which flows, in which order), [`template`] (their bytes), [`size`] (how long),

@@ -1,0 +1,283 @@
+//! The veth bench: a load between two namespaces, through the switch and through others.
+//!
+//! The generator holds both namespaces' interfaces by `AF_XDP` on one core, the switch process runs
+//! its worker on another. With `compare` the same load also goes through a Linux bridge, or
+//! through nothing but a veth pair, in the same run, in turns, so that all see the same machine.
+
+use std::{
+    fmt,
+    net::Ipv4Addr,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, ensure};
+use pmd::{Clock, Port};
+use serde::Serialize;
+
+use crate::generator::{
+    flow::{Flow, FlowSpace, Order},
+    load::{self, Outcome},
+    random::Random,
+    sender::Traffic,
+    size::SizeMix,
+    template::{Headers, Template, Transport},
+};
+
+mod lab;
+mod switch;
+
+pub use lab::{Lab, Path, Side};
+pub use switch::Switch;
+
+/// How often each path has its turn.
+pub const ROUNDS: usize = 3;
+
+/// How long a path may take until it carries the first frame.
+const START: Duration = Duration::from_secs(10);
+
+/// IPv4 addresses of the two sides.
+struct Addresses;
+
+impl Addresses {
+    const A: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 1);
+    const B: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 2);
+}
+
+/// What to measure.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Offered frames per second; `None` is as many as the sending port takes.
+    pub rate_pps: Option<f64>,
+    /// Seconds of each path's turn.
+    pub seconds: f64,
+    /// Lengths of frames.
+    pub sizes: SizeMix,
+    /// Flows.
+    pub flows: u32,
+    /// The switch's binary; `None` leaves the switch out.
+    pub switch: Option<PathBuf>,
+    /// The switch never sleeps.
+    pub busy_poll: bool,
+    /// What to compare with.
+    pub compare: Vec<Path>,
+    /// The core of the switch's worker.
+    pub switch_core: usize,
+    /// The core of the generator.
+    pub generator_core: usize,
+}
+
+/// A path's result.
+#[derive(Clone, Debug, Serialize)]
+pub struct PathReport {
+    /// `switch`, `bridge` or `direct`.
+    pub path: String,
+    /// The round with the median of delivered frames.
+    #[serde(flatten)]
+    pub outcome: Outcome,
+    /// Delivered frames per second of every round.
+    pub rounds_delivered_pps: Vec<f64>,
+    /// What the sending port obtained.
+    pub mode: String,
+    /// Busy cycles per frame as the switch counts them, kernel time of its calls included.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub switch_cycles_per_frame: Option<f64>,
+}
+
+/// The result. Its JSON names are stable.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// Flows of the load.
+    pub flows: u32,
+    /// Lengths of frames, in their order.
+    pub sizes_bytes: Vec<usize>,
+    /// Rounds of each path.
+    pub rounds: usize,
+    /// Each path.
+    pub paths: Vec<PathReport>,
+    /// Delivered frames through the switch for each through the other, by the other's name.
+    pub ratios: std::collections::BTreeMap<String, f64>,
+}
+
+/// A path with its two open ends.
+struct Bed {
+    path: Path,
+    a: Port,
+    b: Port,
+    outcomes: Vec<Outcome>,
+}
+
+/// Measures. Needs root.
+///
+/// # Errors
+/// When namespaces, ports or the switch cannot be had, or a path carries nothing.
+pub fn run(options: &Options) -> anyhow::Result<Report> {
+    let mut paths = options.compare.clone();
+    if options.switch.is_some() {
+        paths.insert(0, Path::Switch);
+    }
+    ensure!(
+        !paths.is_empty(),
+        "nothing to measure: name a switch or a comparison"
+    );
+    let lab = Lab::new(&paths).context("making namespaces; are you root?")?;
+    let mut switch = match &options.switch {
+        Some(binary) => {
+            let core = options.switch_core;
+            Some(Switch::start(binary, &lab, core, options.busy_poll)?)
+        }
+        None => None,
+    };
+    let pinned = core_affinity::set_for_current(core_affinity::CoreId {
+        id: options.generator_core,
+    });
+    ensure!(
+        pinned,
+        "core {}: cannot pin the generator to it",
+        options.generator_core
+    );
+    let clock = Clock::calibrate();
+    let mut beds = Vec::new();
+    for path in paths {
+        let (a, b) = (lab.open(path, Side::A)?, lab.open(path, Side::B)?);
+        let mut bed = Bed {
+            path,
+            a,
+            b,
+            outcomes: Vec::new(),
+        };
+        bed.await_first_frame(options, switch.as_mut(), &clock)?;
+        beds.push(bed);
+    }
+    for _ in 0..ROUNDS {
+        for bed in &mut beds {
+            let traffic = traffic(options)?;
+            let Bed { a, b, .. } = bed;
+            let outcome = load::run(a, b, traffic, options.rate_pps, options.seconds, &clock)?;
+            bed.outcomes.push(outcome);
+        }
+        if let Some(switch) = &mut switch {
+            switch.check()?;
+        }
+    }
+    let cycles = switch.as_ref().and_then(Switch::cycles_per_frame);
+    Ok(Report::new(options, &beds, cycles))
+}
+
+impl Bed {
+    /// Offers a trickle until something arrives.
+    fn await_first_frame(
+        &mut self,
+        options: &Options,
+        mut switch: Option<&mut Switch>,
+        clock: &Clock,
+    ) -> anyhow::Result<()> {
+        let began = Instant::now();
+        loop {
+            let probe = traffic(options)?;
+            let outcome = load::run(&mut self.a, &mut self.b, probe, Some(1000.0), 0.02, clock)?;
+            if outcome.delivered > 0 {
+                return Ok(());
+            }
+            if let Some(switch) = &mut switch {
+                switch.check()?;
+            }
+            let log = || switch.as_ref().map(|s| s.log()).unwrap_or_default();
+            ensure!(
+                began.elapsed() < START,
+                "{:?} path: no frame arrived within {START:?}\n{}",
+                self.path,
+                log()
+            );
+        }
+    }
+}
+
+fn traffic(options: &Options) -> anyhow::Result<Traffic> {
+    let headers = Headers {
+        eth_src: Side::A.mac(),
+        eth_dst: Side::B.mac(),
+        vlan_tci: None,
+        transport: Transport::Udp,
+        ipv6: false,
+    };
+    let templates = options.sizes.pattern.iter();
+    let templates: Result<_, _> = templates
+        .map(|size| Template::new(&headers, *size))
+        .collect();
+    Ok(Traffic {
+        templates: templates.context("--size")?,
+        space: FlowSpace {
+            first: Flow {
+                src: Addresses::A.into(),
+                dst: Addresses::B.into(),
+                src_port: 20_000,
+                dst_port: 10_000,
+            },
+            dst_ports: 1024,
+            dst_hosts: 1,
+            src_ports: 1 << 14,
+        },
+        flows: options.flows,
+        order: Order::Uniform(Random::new(1)),
+    })
+}
+
+impl Report {
+    fn new(options: &Options, beds: &[Bed], switch_cycles_per_frame: Option<f64>) -> Self {
+        let paths: Vec<PathReport> = beds
+            .iter()
+            .map(|bed| {
+                let mut rounds = bed.outcomes.clone();
+                rounds.sort_by(|a, b| a.delivered_pps.total_cmp(&b.delivered_pps));
+                PathReport {
+                    path: format!("{:?}", bed.path).to_lowercase(),
+                    outcome: rounds[rounds.len() / 2],
+                    rounds_delivered_pps: bed.outcomes.iter().map(|o| o.delivered_pps).collect(),
+                    mode: bed.a.info.mode.clone(),
+                    switch_cycles_per_frame: switch_cycles_per_frame
+                        .filter(|_| bed.path == Path::Switch),
+                }
+            })
+            .collect();
+        let switch = paths.iter().find(|path| path.path == "switch");
+        let ratios = switch.map(|switch| {
+            let others = paths.iter().filter(|path| path.path != "switch");
+            let ratio =
+                |other: &PathReport| switch.outcome.delivered_pps / other.outcome.delivered_pps;
+            others
+                .map(|other| (other.path.clone(), ratio(other)))
+                .collect()
+        });
+        Self {
+            flows: options.flows,
+            sizes_bytes: options.sizes.pattern.clone(),
+            rounds: ROUNDS,
+            ratios: ratios.unwrap_or_default(),
+            paths,
+        }
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "veth: {} flows, sizes {:?} bytes, median of {} rounds",
+            self.flows, self.sizes_bytes, self.rounds
+        )?;
+        for path in &self.paths {
+            write!(f, "\n  {:7} {}", path.path, path.outcome)?;
+            if let Some(cycles) = path.switch_cycles_per_frame {
+                write!(f, "; switch {cycles:.0} cycles/frame")?;
+            }
+        }
+        for (other, ratio) in &self.ratios {
+            write!(
+                f,
+                "\n  the switch delivers {ratio:.2} times what {other} does"
+            )?;
+        }
+        Ok(())
+    }
+}
