@@ -1,10 +1,16 @@
 //! The process comes, goes, is killed, and comes again.
 
+use std::{
+    os::unix::net::UnixStream,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+};
+
 use rustix::process::Signal;
 
 use super::{
     frames::{BROADCAST, collect, number_of, numbered},
-    lab::{Lab, Link, Task, mac},
+    lab::{Lab, Link, SetAtEnd, Task, mac},
     netns::eventually,
 };
 
@@ -56,6 +62,34 @@ fn a_terminated_switch_drains_what_it_received() {
     }
     assert!(lab.end(Signal::TERM).success());
     assert_eq!(collect(&b, 500, number_of).len(), 500);
+}
+
+#[test]
+fn neither_load_nor_a_client_that_stays_keep_a_switch_from_ending() {
+    let Some(mut lab) = Lab::quiet(&["a", "b"], "") else {
+        return;
+    };
+    passes(&lab, 0);
+    let a = lab.socket("a");
+    let client = UnixStream::connect(lab.control()).expect("connect");
+    let ended = AtomicBool::new(false);
+    let status = thread::scope(|scope| {
+        scope.spawn(|| {
+            while !ended.load(Ordering::Relaxed) {
+                a.send(&numbered(BROADCAST, mac(1), 1));
+            }
+        });
+        let _ending = SetAtEnd(&ended);
+        let judged = lab.port("a").counts.rx_frames + 100;
+        eventually("load arrives", || {
+            (lab.port("a").counts.rx_frames > judged).then_some(())
+        });
+        lab.end(Signal::TERM)
+    });
+    assert!(status.success(), "{status}");
+    assert!(!lab.control().exists());
+    assert!(!lab.has_xdp("a") && !lab.has_xdp("b"));
+    drop(client);
 }
 
 #[test]

@@ -11,7 +11,7 @@ use rustix::process::Signal;
 
 use super::{
     frames::{BROADCAST, drain, numbered, numbered_udp, udp_number_of},
-    lab::{Lab, Link, NETWORK, access_port, mac},
+    lab::{Lab, Link, NETWORK, SetAtEnd, access_port, mac},
     netns::{PacketSocket, eventually},
 };
 use vswitch::api::types;
@@ -71,15 +71,6 @@ fn send(socket: &PacketSocket, from: u8, stop: &AtomicBool) -> u32 {
     round
 }
 
-/// Stops the senders, also when the test fails.
-struct StopAtEnd<'a>(&'a AtomicBool);
-
-impl Drop for StopAtEnd<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
-
 /// Runs `change` while `a` and `b` send to `c`; all that is allowed must arrive, and nothing else.
 fn under_traffic(lab: &Lab, change: impl FnOnce()) {
     let [a, b, c] = ["a", "b", "c"].map(|name| lab.socket(name));
@@ -89,7 +80,7 @@ fn under_traffic(lab: &Lab, change: impl FnOnce()) {
     let rounds = thread::scope(|scope| {
         let senders =
             [(&a, 1), (&b, 2)].map(|(socket, from)| scope.spawn(move || send(socket, from, stop)));
-        let stopping = StopAtEnd(stop);
+        let stopping = SetAtEnd(stop);
         eventually("traffic flows", || {
             arrived.extend(received());
             (!arrived.is_empty()).then_some(())
