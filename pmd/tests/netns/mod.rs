@@ -16,7 +16,7 @@ use std::{
 };
 
 /// How long a test waits for what must come.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// True when the test may make namespaces; else says that it is skipped.
 pub(crate) fn is_root() -> bool {

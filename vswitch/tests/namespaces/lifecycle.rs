@@ -1,6 +1,8 @@
 //! The process comes, goes, is killed, and comes again.
 
 use std::{
+    io::{Read, Write},
+    net::TcpStream,
     os::unix::net::UnixStream,
     sync::atomic::{AtomicBool, Ordering},
     thread,
@@ -141,6 +143,28 @@ fn a_second_switch_on_the_same_interface_is_refused_and_takes_nothing() {
     );
     assert!(!lab.path("second.sock").exists());
     passes(&lab, 2);
+}
+
+#[test]
+fn metrics_are_served_where_the_configuration_says() {
+    let Some(mut lab) = Lab::quiet(&["a", "b"], "[metrics]\nlisten = \"127.0.0.1:9100\"\n") else {
+        return;
+    };
+    lab.host.ip("link set dev lo up");
+    passes(&lab, 1);
+    let mut stream = TcpStream::connect("127.0.0.1:9100").expect("connect");
+    write!(
+        stream,
+        "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    )
+    .expect("ask");
+    let mut text = String::new();
+    stream.read_to_string(&mut text).expect("an answer");
+    assert!(
+        text.contains("vswitch_port_tx_frames_total{port=\"b\"} 1"),
+        "{text}"
+    );
+    assert!(lab.end(Signal::TERM).success());
 }
 
 #[test]

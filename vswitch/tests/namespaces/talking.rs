@@ -1,8 +1,11 @@
 //! Network stacks with their default settings talk to each other.
 
+use std::{process::Stdio, thread, time::Duration};
+
 use super::{
     frames::{BROADCAST, collect, drain, number_of, numbered},
-    lab::{Lab, Link, NETWORK, access_port, mac, mac_text},
+    lab::{Lab, Link, NETWORK, Task, access_port, mac, mac_text},
+    netns::eventually,
     tcp::{listen, send_to},
 };
 use vswitch::api::types;
@@ -113,6 +116,62 @@ fn tcp_survives_faults() {
     transfer(&lab, "10.0.0.2", 1 << 20);
     transfer(&lab, "fd00::2", 1 << 20);
     assert!(lab.dropped("b", "tx_full") > 0, "faults were injected");
+    lab.check_conservation();
+}
+
+#[test]
+fn a_frame_that_is_too_long_for_a_port_is_counted_there() {
+    let Some(mut lab) = Lab::new() else { return };
+    let mut config = NETWORK.to_owned();
+    for (name, mtu) in [("a", 9000), ("b", 1500), ("c", 9000)] {
+        let link = Link {
+            mtu,
+            ..Link::default()
+        };
+        lab.member(name, link);
+        config += &access_port(name);
+    }
+    lab.start(&config);
+    let [a, b, c] = ["a", "b", "c"].map(|name| lab.socket(name));
+    let mut long = numbered(BROADCAST, mac(1), 1);
+    long.resize(9014, 0x5a);
+    a.send(&long);
+    a.send(&numbered(BROADCAST, mac(1), 2));
+    assert_eq!(collect(&c, 2, number_of), [1, 2]);
+    assert_eq!(collect(&b, 1, number_of), [2]);
+    lab.check_conservation();
+    assert_eq!(lab.dropped("b", "too_big"), 1);
+}
+
+#[test]
+fn generic_mode_says_what_it_lacks_and_counts_what_it_cannot_take() {
+    let Some(lab) = pair_on(Link::default(), "") else {
+        return;
+    };
+    let generic = "mode = \"generic\"\n";
+    lab.apply(&(NETWORK.to_owned() + &access_port("a") + generic + &access_port("b") + generic));
+    assert!(lab.port("a").mode.contains("generic"));
+    lab.ping("a", "10.0.0.2", 5);
+    lab.ping("a", "fd00::2", 5);
+    let notes = lab.port("a").notes.join(" ");
+    assert!(notes.contains("tso off"), "{notes}");
+    // Super-frames, which that would prevent.
+    let mut client = lab.at(
+        "a",
+        "iperf3 --client 10.0.0.2 --time 1 --connect-timeout 9000",
+    );
+    let _server = Task::spawn(
+        lab.at("b", "iperf3 --server --one-off")
+            .stdout(Stdio::null()),
+    );
+    eventually("super-frames are counted", || {
+        let _client = Task::spawn(client.stdout(Stdio::null()).stderr(Stdio::null()));
+        let counted = || (lab.port("a").driver_counts["rx_dropped"] > 0).then_some(());
+        (0..20).find_map(|_| {
+            thread::sleep(Duration::from_millis(50));
+            counted()
+        })
+    });
     lab.check_conservation();
 }
 
