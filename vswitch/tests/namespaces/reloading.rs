@@ -54,10 +54,11 @@ fn rule(action: &str, field: &str, ports: &[u16]) -> String {
     format!("{{ action = \"{action}\", {field} = {ports:?} }},\n")
 }
 
-/// Sends one frame a flow from `a` and `b` to `c`, interleaved, so that both wait at once; then
-/// waits until all that is allowed has arrived. Nothing else may.
-fn round(sockets: [&PacketSocket; 3], number: u32) {
+/// Sends one frame a flow from `a` and `b` to `c`, then waits until all that is allowed has arrived. Nothing else may.
+fn round(lab: &Lab, sockets: [&PacketSocket; 3], number: u32) {
     let [a, b, c] = sockets;
+    // The switch stands still meanwhile, so that it finds many frames of both ports at once.
+    lab.signal(Signal::STOP);
     for flow in 0..FLOWS {
         for (socket, from) in [(a, 1), (b, 2)] {
             for port in [DENIED, ALLOWED] {
@@ -65,6 +66,7 @@ fn round(sockets: [&PacketSocket; 3], number: u32) {
             }
         }
     }
+    lab.signal(Signal::CONT);
     collect(c, 2 * usize::from(FLOWS), |frame| {
         let (port, arrived) = udp_number_of(frame)?;
         assert_eq!(port, ALLOWED, "a denied frame passed");
@@ -82,7 +84,7 @@ fn under_traffic(lab: &Lab, change: impl FnOnce()) {
         let stopping = SetAtEnd(&stop);
         let traffic = scope.spawn(|| {
             while !stop.load(Ordering::Relaxed) {
-                round([&a, &b, &c], rounds.fetch_add(1, Ordering::Relaxed));
+                round(lab, [&a, &b, &c], rounds.fetch_add(1, Ordering::Relaxed));
             }
         });
         eventually("traffic flows", || {
@@ -93,7 +95,7 @@ fn under_traffic(lab: &Lab, change: impl FnOnce()) {
         traffic.join().expect("the traffic");
     });
     // What was denied has had its chance to pass when the next round has arrived.
-    round([&a, &b, &c], u32::MAX);
+    round(lab, [&a, &b, &c], u32::MAX);
     lab.check_conservation();
 }
 
