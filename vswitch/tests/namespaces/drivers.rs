@@ -6,6 +6,7 @@ use super::{
     frames::{BROADCAST, collect, number_of, numbered},
     lab::{Lab, Link, NETWORK, access_port, mac, ok},
     netns::eventually,
+    tcp::{listen, send_to},
 };
 
 const TAP: &str = r#"
@@ -28,6 +29,7 @@ fn the_hosts_own_stack_is_a_port() {
     lab.ping("a", "10.0.0.100", 10);
     let mut ping = std::process::Command::new("ping");
     ok(ping.args(["-n", "-q", "-c", "3", "-i", "0.01", "-W", "10", "10.0.0.1"]));
+    send_to(&lab, "a", &listen("10.0.0.100"), 1 << 20);
     lab.check_conservation();
     // The interface is the switch's, and goes with it.
     assert!(lab.end(rustix::process::Signal::TERM).success());

@@ -1,10 +1,18 @@
 //! The process comes, goes, is killed, and comes again.
 
+use std::{
+    io::{Read, Write},
+    net::TcpStream,
+    os::unix::net::UnixStream,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+};
+
 use rustix::process::Signal;
 
 use super::{
     frames::{BROADCAST, collect, number_of, numbered},
-    lab::{Lab, Link, Task, mac},
+    lab::{Lab, Link, SetAtEnd, Task, mac},
     netns::eventually,
 };
 
@@ -59,6 +67,34 @@ fn a_terminated_switch_drains_what_it_received() {
 }
 
 #[test]
+fn neither_load_nor_a_client_that_stays_keep_a_switch_from_ending() {
+    let Some(mut lab) = Lab::quiet(&["a", "b"], "") else {
+        return;
+    };
+    passes(&lab, 0);
+    let a = lab.socket("a");
+    let client = UnixStream::connect(lab.control()).expect("connect");
+    let ended = AtomicBool::new(false);
+    let status = thread::scope(|scope| {
+        scope.spawn(|| {
+            while !ended.load(Ordering::Relaxed) {
+                a.send(&numbered(BROADCAST, mac(1), 1));
+            }
+        });
+        let _ending = SetAtEnd(&ended);
+        let judged = lab.port("a").counts.rx_frames + 100;
+        eventually("load arrives", || {
+            (lab.port("a").counts.rx_frames > judged).then_some(())
+        });
+        lab.end(Signal::TERM)
+    });
+    assert!(status.success(), "{status}");
+    assert!(!lab.control().exists());
+    assert!(!lab.has_xdp("a") && !lab.has_xdp("b"));
+    drop(client);
+}
+
+#[test]
 fn after_a_kill_the_next_start_cleans_up_and_forwards() {
     let Some(mut lab) = Lab::quiet(&["a", "b"], "") else {
         return;
@@ -107,6 +143,28 @@ fn a_second_switch_on_the_same_interface_is_refused_and_takes_nothing() {
     );
     assert!(!lab.path("second.sock").exists());
     passes(&lab, 2);
+}
+
+#[test]
+fn metrics_are_served_where_the_configuration_says() {
+    let Some(mut lab) = Lab::quiet(&["a", "b"], "[metrics]\nlisten = \"127.0.0.1:9100\"\n") else {
+        return;
+    };
+    lab.host.ip("link set dev lo up");
+    passes(&lab, 1);
+    let mut stream = TcpStream::connect("127.0.0.1:9100").expect("connect");
+    write!(
+        stream,
+        "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    )
+    .expect("ask");
+    let mut text = String::new();
+    stream.read_to_string(&mut text).expect("an answer");
+    assert!(
+        text.contains("vswitch_port_tx_frames_total{port=\"b\"} 1"),
+        "{text}"
+    );
+    assert!(lab.end(Signal::TERM).success());
 }
 
 #[test]

@@ -16,5 +16,6 @@ mod netns;
 mod policing;
 mod reloading;
 mod talking;
+mod tcp;
 mod topologies;
 mod vlans;

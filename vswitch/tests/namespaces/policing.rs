@@ -178,9 +178,12 @@ fn stacks_with_default_settings_break_no_rule_of_anti_spoofing() {
         lab.member(name, Link::default());
         config += &(access_port(name) + &vnic(name, number, "inbound = { acl = \"in\" }"));
     }
-    let rules = ["icmp", "icmpv6", "tcp"]
-        .map(|protocol| format!("{{ action = \"allow\", protocol = \"{protocol}\" }}"));
-    config += &format!("[[acl]]\nname = \"in\"\nrules = [{}]\n", rules.join(", "));
+    config += "[[acl]]\nname = \"in\"\n";
+    for protocol in ["icmp", "icmpv6", "tcp"] {
+        config += "[[acl.rule]]\naction = \"allow\"\nprotocol = \"";
+        config += protocol;
+        config += "\"\n";
+    }
     lab.start(&config);
     // Only now, so that duplicate address detection, router solicitations and listener reports
     // meet the policy.
