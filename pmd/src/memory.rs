@@ -99,6 +99,8 @@ struct Ring {
     buffers: Box<[UnsafeCell<u8>]>,
     lengths: Box<[UnsafeCell<u32>]>,
     stride: usize,
+    /// At most `stride`.
+    max_frame_bytes: usize,
     head: CachePadded<AtomicU32>,
     tail: CachePadded<AtomicU32>,
     /// The consumer is about to sleep and wants `wake` written.
@@ -124,6 +126,7 @@ impl Ring {
             buffers: (0..slots * stride).map(|_| UnsafeCell::new(0)).collect(),
             lengths: (0..slots).map(|_| UnsafeCell::new(0)).collect(),
             stride,
+            max_frame_bytes: config.max_frame_bytes,
             head: CachePadded::default(),
             tail: CachePadded::default(),
             armed: AtomicBool::new(false),
@@ -220,7 +223,7 @@ impl TxQueue for MemoryTx {
         let used = head.wrapping_sub(ring.tail.load(Ordering::Acquire));
         let free = ring.lengths.len() as u32 - used;
         for plan in burst.plans {
-            if plan.wire_len() > ring.stride {
+            if plan.wire_len() > ring.max_frame_bytes {
                 report.too_big += 1;
                 continue;
             }

@@ -49,69 +49,78 @@ const ARP_LEN: usize = 28;
 /// Most IPv6 extension headers that are walked.
 const MAX_EXTENSION_HEADERS: usize = 8;
 
+/// Parses a frame; see [`parse_into`].
+pub fn parse(head: &[u8], frame_len: usize, vlan_tci: Option<u16>, ingress: PortId) -> Parsed {
+    let mut parsed = Parsed::RUNT;
+    parse_into(&mut parsed, head, frame_len, vlan_tci, ingress);
+    parsed
+}
+
 /// Parses a frame.
 ///
 /// `head` is the whole frame or at least its first 256 bytes, `frame_len` the whole length in
 /// bytes. `vlan_tci` is the tag that came beside the frame: it is then the outer tag.
-// Inlined, the result is built where the caller wants it: a third less than copying it there.
+// Inlined, and IPv4 apart from the rest: its layers stay in registers, and each word of the key
+// is stored once, where the caller wants it. Built elsewhere and copied, the words would be read
+// back before they have left the store buffer, which costs a third of the whole.
 #[inline(always)]
-pub fn parse(head: &[u8], frame_len: usize, vlan_tci: Option<u16>, ingress: PortId) -> Parsed {
+pub fn parse_into(
+    parsed: &mut Parsed,
+    head: &[u8],
+    frame_len: usize,
+    vlan_tci: Option<u16>,
+    ingress: PortId,
+) {
     let head = &head[..head.len().min(frame_len)];
     let Some(ethernet) = head.first_chunk::<ETHERNET_LEN>() else {
-        return runt(ingress);
+        return runt(parsed, ingress);
     };
-    let mut kind = be16::<12, _>(ethernet);
-    let (mut tci, mut shape) = match vlan_tci {
-        Some(tci) => (tci, shape::TAGGED),
-        None => (0, 0),
+    let mut link = Link {
+        destination: be64::<0, _>(ethernet) & !0xffff | u64::from(ingress.0),
+        source: be64::<6, _>(ethernet) & !0xffff,
+        kind: be16::<12, _>(ethernet),
+        tci: vlan_tci.unwrap_or(0),
+        shape: if vlan_tci.is_some() { shape::TAGGED } else { 0 },
+        l3_offset: ETHERNET_LEN,
+        tag_in_frame: false,
     };
-    let (mut l3_offset, mut tag_in_frame) = (ETHERNET_LEN, false);
-    if is_tpid(kind) && vlan_tci.is_none() {
+    if is_tpid(link.kind) && vlan_tci.is_none() {
         let Some(tagged) = head.first_chunk::<TAGGED_LEN>() else {
-            return runt(ingress);
+            return runt(parsed, ingress);
         };
-        tci = be16::<14, _>(tagged);
-        kind = be16::<16, _>(tagged);
-        shape = shape::TAGGED;
-        (l3_offset, tag_in_frame) = (TAGGED_LEN, true);
+        link.tci = be16::<14, _>(tagged);
+        link.kind = be16::<16, _>(tagged);
+        link.shape = shape::TAGGED;
+        (link.l3_offset, link.tag_in_frame) = (TAGGED_LEN, true);
     }
+    if link.kind == ethertype::IPV4 {
+        let mut layers = Layers::NONE;
+        match ipv4(head, frame_len, link.l3_offset, &mut layers) {
+            Some(()) => link.store(&layers, parsed),
+            None => link.store(&Layers::MALFORMED, parsed),
+        }
+    } else {
+        not_ipv4(parsed, head, frame_len, link);
+    }
+}
+
+#[inline(never)]
+fn not_ipv4(parsed: &mut Parsed, head: &[u8], frame_len: usize, mut link: Link) {
     let mut layers = Layers::NONE;
-    let sound = match kind {
-        ethertype::IPV4 => ipv4(head, frame_len, l3_offset, &mut layers),
-        ethertype::IPV6 => ipv6(head, frame_len, l3_offset, &mut layers),
-        ethertype::ARP => arp(head, l3_offset, &mut layers),
+    let sound = match link.kind {
+        ethertype::IPV6 => ipv6(head, frame_len, link.l3_offset, &mut layers),
+        ethertype::ARP => arp(head, link.l3_offset, &mut layers),
         ethertype::CUSTOMER_TAG | ethertype::SERVICE_TAG => {
-            shape |= shape::NESTED;
+            link.shape |= shape::NESTED;
             Some(())
         }
         ..ethertype::MIN => {
-            kind = 0;
+            link.kind = 0;
             Some(())
         }
         _ => Some(()),
     };
-    if sound.is_none() {
-        layers = Layers::MALFORMED;
-    }
-    let destination = be64::<0, _>(ethernet) & !0xffff;
-    let source = be64::<6, _>(ethernet) & !0xffff;
-    let [ip0, ip1, ip2, ip3] = layers.ip;
-    Parsed {
-        key: FlowKey([
-            destination | u64::from(ingress.0),
-            source | u64::from(kind),
-            ip0,
-            ip1,
-            ip2,
-            ip3,
-            layers.l4 | u64::from(tci) << 16,
-            u64::from(layers.tos) << 16 | shape | layers.shape,
-        ]),
-        class: layers.class,
-        l3_offset: l3_offset as u16,
-        l4_offset: layers.l4_offset as u16,
-        tag_in_frame,
-    }
+    link.store(sound.map_or(&Layers::MALFORMED, |()| &layers), parsed);
 }
 
 fn is_tpid(kind: u16) -> bool {
@@ -119,16 +128,51 @@ fn is_tpid(kind: u16) -> bool {
 }
 
 #[cold]
-fn runt(ingress: PortId) -> Parsed {
-    let mut key = FlowKey::default();
-    key.0[0] = u64::from(ingress.0);
-    key.0[7] = shape::RUNT;
-    Parsed {
-        key,
+fn runt(parsed: &mut Parsed, ingress: PortId) {
+    *parsed = Parsed::RUNT;
+    parsed.key.0[0] = u64::from(ingress.0);
+}
+
+impl Parsed {
+    const RUNT: Self = Self {
+        key: FlowKey([0, 0, 0, 0, 0, 0, 0, shape::RUNT]),
         class: Class::Runt,
         l3_offset: 0,
         l4_offset: 0,
         tag_in_frame: false,
+    };
+}
+
+/// Ethernet and the outer tag.
+struct Link {
+    /// Word 0 of the key.
+    destination: u64,
+    /// The address in the upper 48 bits.
+    source: u64,
+    kind: u16,
+    tci: u16,
+    shape: u64,
+    l3_offset: usize,
+    tag_in_frame: bool,
+}
+
+impl Link {
+    #[inline(always)]
+    fn store(&self, layers: &Layers, parsed: &mut Parsed) {
+        let Layers { ip, l4, tos, .. } = *layers;
+        let key = &mut parsed.key.0;
+        key[0] = self.destination;
+        key[1] = self.source | u64::from(self.kind);
+        key[2] = ip[0];
+        key[3] = ip[1];
+        key[4] = ip[2];
+        key[5] = ip[3];
+        key[6] = l4 | u64::from(self.tci) << 16;
+        key[7] = u64::from(tos) << 16 | self.shape | layers.shape;
+        parsed.class = layers.class;
+        parsed.l3_offset = self.l3_offset as u16;
+        parsed.l4_offset = layers.l4_offset as u16;
+        parsed.tag_in_frame = self.tag_in_frame;
     }
 }
 
@@ -161,7 +205,6 @@ impl Layers {
 }
 
 /// RFC 826, for IPv4 on Ethernet.
-#[inline(never)]
 fn arp(head: &[u8], l3_offset: usize, layers: &mut Layers) -> Option<()> {
     let packet = chunk::<ARP_LEN>(head, l3_offset)?;
     layers.class = Class::Arp;
@@ -214,8 +257,7 @@ fn ipv4(head: &[u8], frame_len: usize, l3_offset: usize, layers: &mut Layers) ->
     l4::<false>(head, l4_offset, total_len - header_len, layers)
 }
 
-/// RFC 8200. Out of line, to keep the caller's loop small; so is ARP.
-#[inline(never)]
+/// RFC 8200.
 fn ipv6(head: &[u8], frame_len: usize, l3_offset: usize, layers: &mut Layers) -> Option<()> {
     let header = chunk::<IPV6_LEN>(head, l3_offset)?;
     let end = l3_offset + IPV6_LEN + usize::from(be16::<4, _>(header));

@@ -54,9 +54,13 @@ impl Budget {
         alone || now_ns < self.settled_ns
     }
 
-    /// Gives each port what a turn allows it.
+    /// Gives each port what a turn allows it, once however many queues it has.
     pub fn fill(&mut self, groups: &Groups, bundle: &Bundle) {
-        for group in groups {
+        for (number, group) in groups.iter().enumerate() {
+            let mut before = groups[..number].iter();
+            if before.any(|other| other.port == group.port) {
+                continue;
+            }
             if let Some(credit) = self.credits.get_mut(group.port.index()) {
                 // Refusing the frames of a port without policy costs next to nothing.
                 let allowed = bundle

@@ -230,12 +230,12 @@ impl Walk<'_> {
             for index in group.range() {
                 let frame = &mut burst[index];
                 group_bytes += frame.len() as u64;
-                let parsed =
-                    policy::parse::parse(frame.head(), frame.len(), frame.vlan_tci, group.port);
+                let parsed = &mut lanes.parsed[index];
+                let (head, len, tag) = (frame.head(), frame.len(), frame.vlan_tci);
+                policy::parse::parse_into(parsed, head, len, tag, group.port);
                 if group.unmarked_partial_checksums {
-                    find_partial_checksum(frame, &parsed);
+                    find_partial_checksum(frame, parsed);
                 }
-                lanes.parsed[index] = parsed;
             }
             // A loop of its own: right behind parsing, the key's words would still be on their
             // way to memory, and be waited for.

@@ -122,7 +122,7 @@ impl Bed {
 }
 
 /// The flows of the traffic: 2^36 of them, the first million over 1,024 hosts.
-pub(super) fn flows() -> FlowSpace {
+pub fn flows() -> FlowSpace {
     FlowSpace {
         first: Flow {
             src: address(0),
@@ -140,7 +140,7 @@ pub(super) fn flows() -> FlowSpace {
 ///
 /// # Errors
 /// When `size_bytes` is too short for the headers.
-pub(super) fn template(size_bytes: usize) -> anyhow::Result<Template> {
+pub fn template(size_bytes: usize) -> anyhow::Result<Template> {
     let headers = Headers {
         eth_src: mac(0),
         eth_dst: mac(1),
@@ -197,7 +197,7 @@ fn model(outbound_rules: usize, inbound_rules: usize) -> Model {
 }
 
 /// So many rules, of which the last allows the traffic; without any, the default allows it.
-fn rules(acl: &str, first_id: u32, count: usize) -> DirectionPolicy {
+pub fn rules(acl: &str, first_id: u32, count: usize) -> DirectionPolicy {
     let rules = (0..count)
         .map(|index| {
             let (action, matches) = if index + 1 == count {

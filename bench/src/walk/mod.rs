@@ -19,7 +19,7 @@ use pmd::{BURST, Frame, clock::cycles};
 
 use crate::generator::{flow::FlowSpace, random::Random, template::Template};
 
-mod bed;
+pub mod bed;
 mod report;
 
 pub use bed::{Bed, RING_SLOTS};
@@ -52,11 +52,13 @@ const LEAST_CACHE_ENTRIES: usize = 1 << 15;
 
 /// What a pass or a round took.
 #[derive(Clone, Copy, Debug, Default)]
-struct Round {
-    frames: u64,
-    cycles: u64,
-    /// Cycles per frame in the median pass.
-    median: f64,
+pub struct Round {
+    /// Frames walked.
+    pub frames: u64,
+    /// Cycles that took.
+    pub cycles: u64,
+    /// Cycles per frame in the median pass; 0 for a single pass.
+    pub median: f64,
 }
 
 /// Measures.
@@ -99,7 +101,8 @@ pub fn run(options: &Options) -> anyhow::Result<Report> {
 }
 
 /// The bed with the traffic that runs over it.
-struct Drive {
+#[derive(Debug)]
+pub struct Drive {
     bed: Bed,
     traffic: Traffic,
     sent: u64,
@@ -107,7 +110,11 @@ struct Drive {
 }
 
 impl Drive {
-    fn new(options: &Options, cache_entries: usize) -> anyhow::Result<Self> {
+    /// A bed whose flow cache has at least `cache_entries` entries, and traffic for it.
+    ///
+    /// # Errors
+    /// When a port cannot be opened, or the frames are too short for their headers.
+    pub fn new(options: &Options, cache_entries: usize) -> anyhow::Result<Self> {
         Ok(Self {
             bed: Bed::new(options.rules, cache_entries)?,
             traffic: Traffic::new(options)?,
@@ -118,7 +125,10 @@ impl Drive {
 
     /// Shows every flow to the cache, twice, and checks that each has its own entry there. A few
     /// may find their set full.
-    fn warm_up(&mut self, flows: u32) -> anyhow::Result<()> {
+    ///
+    /// # Errors
+    /// When flows share entries.
+    pub fn warm_up(&mut self, flows: u32) -> anyhow::Result<()> {
         while self.sent < 2 * u64::from(flows) {
             self.pass();
         }
@@ -133,7 +143,7 @@ impl Drive {
     }
 
     /// Fills the ring, lets the worker empty it, takes away what left.
-    fn pass(&mut self) -> Round {
+    pub fn pass(&mut self) -> Round {
         for _ in 0..RING_SLOTS as usize / BURST {
             self.sent += self.traffic.send(&mut self.bed);
         }
@@ -200,6 +210,7 @@ impl Drive {
 }
 
 /// Frames in their order.
+#[derive(Debug)]
 struct Traffic {
     template: Template,
     space: FlowSpace,

@@ -66,10 +66,12 @@ impl Pair {
     fn step(&mut self, step: &Step) -> Result<(), TestCaseError> {
         match step {
             Step::Frames(arrivals) => {
-                // Twice, so that the cache has its say.
-                for arrival in arrivals.iter().flat_map(|arrival| [arrival, arrival]) {
-                    self.send(arrival.port, arrival);
-                    self.compare(arrival.port, &[arrival])?;
+                // Twice, so that the cache has its say, and then nearly the same.
+                for arrival in arrivals {
+                    for arrival in [arrival, arrival, &arrival.sibling()] {
+                        self.send(arrival.port, arrival);
+                        self.compare(arrival.port, &[arrival])?;
+                    }
                 }
             }
             Step::Burst(port, arrivals) => {

@@ -22,9 +22,23 @@ pub(crate) struct Arrival {
     pub(crate) bytes: Vec<u8>,
     /// The tag that comes beside it.
     pub(crate) beside: Option<u16>,
+    /// Where and in which bit its sibling differs.
+    difference: (Index, u8),
 }
 
 impl Arrival {
+    /// A frame that differs in one bit behind the Ethernet addresses, of the headers most likely:
+    /// what a mask overlooks that is too narrow.
+    pub(crate) fn sibling(&self) -> Self {
+        let mut sibling = self.clone();
+        let headers = sibling.bytes.len().min(64);
+        if headers > 14 {
+            let (place, bit) = self.difference;
+            sibling.bytes[14 + place.index(headers - 14)] ^= 1 << bit;
+        }
+        sibling
+    }
+
     /// The same frame from one of two addresses that are `port`'s alone.
     pub(crate) fn at_home(&self, port: u16) -> Self {
         let mut arrival = self.clone();
@@ -280,13 +294,16 @@ fn transport_match() -> impl Strategy<Value = Match> {
 /// A frame from somewhere, most often from where its addresses belong.
 pub(crate) fn arrival() -> impl Strategy<Value = Arrival> {
     let sender = prop_oneof![4 => Just(None), 1 => (0..PORTS).prop_map(Some)];
-    (0..PORTS, sender, frame(), tags(), damage()).prop_map(|(port, sender, frame, tags, damage)| {
+    let difference = (any::<Index>(), 0u8..8);
+    let parts = (0..PORTS, sender, frame(), tags(), damage(), difference);
+    parts.prop_map(|(port, sender, frame, tags, damage, difference)| {
         let who = sender.unwrap_or(port) as u8 + 1;
         let (bytes, beside) = tags.apply(frame.bytes(who));
         Arrival {
             port,
             bytes: damage.apply(bytes),
             beside,
+            difference,
         }
     })
 }
