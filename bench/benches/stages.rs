@@ -16,7 +16,7 @@ use pmd::BURST;
 use policy::{Epoch, PortId};
 use vswitch::{
     bridge::Generations,
-    flow_cache::{Entry, FlowCache, NO_NETWORK},
+    flow_cache::{Entry, FlowCache, Hash, NO_NETWORK},
     verdict::Verdict,
 };
 
@@ -99,7 +99,7 @@ fn probe(c: &mut Criterion) {
         group.bench_function(BenchmarkId::from_parameter(flows), |b| {
             b.iter(|| {
                 let keys = bursts.next().unwrap_or(&[]);
-                let mut found = [(Default::default(), 0); BURST];
+                let mut found = [(Hash::default(), 0); BURST];
                 for (key, (hash, _)) in keys.iter().zip(&mut found) {
                     *hash = cache.hash(key);
                     cache.prefetch_set(*hash);
