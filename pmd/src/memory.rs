@@ -306,11 +306,7 @@ impl Endpoint {
         let plans: arrayvec::ArrayVec<crate::TxPlan, { crate::BURST }> = frames
             .iter()
             .enumerate()
-            .map(|(index, frame)| crate::TxPlan {
-                frame: index as u8,
-                len_bytes: frame.len() as u32,
-                ..Default::default()
-            })
+            .map(|(index, frame)| crate::TxPlan::whole(index, frame))
             .collect();
         let burst = TxBurst {
             frames,

@@ -29,6 +29,16 @@ pub struct TxPlan {
 }
 
 impl TxPlan {
+    /// The whole of frame number `index` of the burst, as it came.
+    #[inline]
+    pub fn whole(index: usize, frame: &Frame<'_>) -> Self {
+        Self {
+            frame: index as u8,
+            len_bytes: frame.len() as u32,
+            ..Self::default()
+        }
+    }
+
     /// Length on the wire, in bytes, without FCS.
     #[inline]
     pub fn wire_len(&self) -> usize {
@@ -95,10 +105,11 @@ impl TxBurst<'_> {
     #[inline]
     pub fn write(&self, plan: &TxPlan, dst: &mut [u8]) -> usize {
         let frame = &self.frames[plan.frame as usize];
-        let (prefix, rest) = dst[..plan.wire_len()].split_at_mut(plan.prefix_len_bytes as usize);
-        if !prefix.is_empty() {
-            prefix.copy_from_slice(self.prefixes.get(plan));
+        let prefix_len = plan.prefix_len_bytes as usize;
+        if prefix_len > 0 {
+            dst[..prefix_len].copy_from_slice(self.prefixes.get(plan));
         }
+        let rest = &mut dst[prefix_len..plan.wire_len()];
         frame.copy_to(plan.skip_bytes as usize, rest);
         if let Some(partial) = frame.partial_checksum {
             complete_checksum(plan, partial, frame.len(), dst);

@@ -60,11 +60,95 @@ pub fn parse(head: &[u8], frame_len: usize, vlan_tci: Option<u16>, ingress: Port
 ///
 /// `head` is the whole frame or at least its first 256 bytes, `frame_len` the whole length in
 /// bytes. `vlan_tci` is the tag that came beside the frame: it is then the outer tag.
-// Inlined, and IPv4 apart from the rest: its layers stay in registers, and each word of the key
-// is stored once, where the caller wants it. Built elsewhere and copied, the words would be read
-// back before they have left the store buffer, which costs a third of the whole.
+// Inlined, so that each word of the key is stored once, where the caller wants it. Built elsewhere
+// and copied, the words would be read back before they have left the store buffer, which costs a
+// third of the whole.
 #[inline(always)]
 pub fn parse_into(
+    parsed: &mut Parsed,
+    head: &[u8],
+    frame_len: usize,
+    vlan_tci: Option<u16>,
+    ingress: PortId,
+) {
+    if !parse_plain(parsed, head, frame_len, vlan_tci, ingress) {
+        parse_any(parsed, head, frame_len, vlan_tci, ingress);
+    }
+}
+
+/// Parses what most frames are: IPv4 without options or fragments, whole TCP or UDP, no tag in
+/// the frame. False, and nothing parsed, for all else. Says what [`parse_any`] says, in half the
+/// instructions: every offset is known, so one length check serves all reads.
+#[inline(always)]
+fn parse_plain(
+    parsed: &mut Parsed,
+    head: &[u8],
+    frame_len: usize,
+    vlan_tci: Option<u16>,
+    ingress: PortId,
+) -> bool {
+    const L4: usize = ETHERNET_LEN + IPV4_LEN;
+    const VERSION_4_LENGTH_5: u8 = 0x45;
+    /// More fragments, and the offset; "don't fragment" may be set.
+    const FRAGMENT: u16 = 0x3fff;
+
+    if head.len() > frame_len {
+        return false;
+    }
+    let Some(frame) = head.first_chunk::<{ L4 + 8 }>() else {
+        return false;
+    };
+    let total_len = usize::from(be16::<16, _>(frame));
+    let is_plain = be16::<12, _>(frame) == ethertype::IPV4
+        && frame[14] == VERSION_4_LENGTH_5
+        && be16::<20, _>(frame) & FRAGMENT == 0
+        && ETHERNET_LEN + total_len <= frame_len;
+    if !is_plain {
+        return false;
+    }
+    let (class, flags) = match frame[23] {
+        protocol::UDP => {
+            let udp_len = usize::from(be16::<38, _>(frame));
+            if udp_len < 8 || IPV4_LEN + udp_len > total_len {
+                return false;
+            }
+            (Class::Ipv4Udp, 0)
+        }
+        protocol::TCP => {
+            let Some(frame) = head.first_chunk::<{ L4 + 14 }>() else {
+                return false;
+            };
+            let header_len = usize::from(frame[46] >> 4) * 4;
+            if header_len < 20 || IPV4_LEN + header_len > total_len {
+                return false;
+            }
+            (Class::Ipv4Tcp, frame[47])
+        }
+        _ => return false,
+    };
+    let tagged = if vlan_tci.is_some() { shape::TAGGED } else { 0 };
+    let key = &mut parsed.key.0;
+    key[0] = be64::<0, _>(frame) & !0xffff | u64::from(ingress.0);
+    key[1] = be64::<6, _>(frame) & !0xffff | u64::from(ethertype::IPV4);
+    key[2] = 0;
+    key[3] = be32::<26, _>(frame);
+    key[4] = 0;
+    key[5] = be32::<30, _>(frame);
+    key[6] = be32::<L4, _>(frame) << 32
+        | u64::from(vlan_tci.unwrap_or(0)) << 16
+        | u64::from(flags) << 8
+        | u64::from(frame[23]);
+    key[7] = u64::from(frame[15]) << 16 | tagged | shape::IPV4 | shape::L4;
+    parsed.class = class;
+    parsed.l3_offset = ETHERNET_LEN as u16;
+    parsed.l4_offset = L4 as u16;
+    parsed.tag_in_frame = false;
+    true
+}
+
+/// Parses any frame.
+#[inline(never)]
+fn parse_any(
     parsed: &mut Parsed,
     head: &[u8],
     frame_len: usize,
@@ -93,21 +177,9 @@ pub fn parse_into(
         link.shape = shape::TAGGED;
         (link.l3_offset, link.tag_in_frame) = (TAGGED_LEN, true);
     }
-    if link.kind == ethertype::IPV4 {
-        let mut layers = Layers::NONE;
-        match ipv4(head, frame_len, link.l3_offset, &mut layers) {
-            Some(()) => link.store(&layers, parsed),
-            None => link.store(&Layers::MALFORMED, parsed),
-        }
-    } else {
-        not_ipv4(parsed, head, frame_len, link);
-    }
-}
-
-#[inline(never)]
-fn not_ipv4(parsed: &mut Parsed, head: &[u8], frame_len: usize, mut link: Link) {
     let mut layers = Layers::NONE;
     let sound = match link.kind {
+        ethertype::IPV4 => ipv4(head, frame_len, link.l3_offset, &mut layers),
         ethertype::IPV6 => ipv6(head, frame_len, link.l3_offset, &mut layers),
         ethertype::ARP => arp(head, link.l3_offset, &mut layers),
         ethertype::CUSTOMER_TAG | ethertype::SERVICE_TAG => {
@@ -217,7 +289,6 @@ fn arp(head: &[u8], l3_offset: usize, layers: &mut Layers) -> Option<()> {
 }
 
 /// RFC 791.
-#[inline(always)]
 fn ipv4(head: &[u8], frame_len: usize, l3_offset: usize, layers: &mut Layers) -> Option<()> {
     const MORE_FRAGMENTS: u16 = 0x2000;
     const FRAGMENT_OFFSET: u16 = 0x1fff;
@@ -439,4 +510,76 @@ fn be32<const AT: usize, const N: usize>(bytes: &[u8; N]) -> u64 {
 #[inline(always)]
 fn be64<const AT: usize, const N: usize>(bytes: &[u8; N]) -> u64 {
     u64::from_be_bytes(std::array::from_fn(|byte| bytes[AT + byte]))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Plain frames and ones that are not quite, from few bytes' worth of chances.
+    fn nearly_plain() -> impl Strategy<Value = (Vec<u8>, usize, Option<u16>)> {
+        let frame = (
+            prop::sample::select(vec![6u8, 17, 1, 132]),
+            prop::collection::vec(any::<u8>(), 0..80),
+            prop::collection::vec((0usize..60, any::<u8>()), 0..3),
+            0usize..4,
+            prop::option::of(any::<u16>()),
+        );
+        frame.prop_map(|(protocol, payload, changes, extra, tci)| {
+            let mut bytes = vec![2; 12];
+            let total_len = 20 + payload.len();
+            bytes.extend([
+                8,
+                0,
+                0x45,
+                0,
+                0,
+                total_len as u8,
+                0,
+                1,
+                0x40,
+                0,
+                64,
+                protocol,
+                0,
+                0,
+            ]);
+            bytes.extend([10, 0, 0, 1, 10, 0, 0, 2]);
+            bytes.extend(payload);
+            if protocol == 17 && bytes.len() >= 42 {
+                let udp_len = (total_len - 20) as u16;
+                bytes[38..40].copy_from_slice(&udp_len.to_be_bytes());
+            }
+            if protocol == 6 && bytes.len() >= 54 {
+                bytes[46] = 0x50;
+            }
+            for (at, value) in changes {
+                if let Some(byte) = bytes.get_mut(at) {
+                    *byte = value;
+                }
+            }
+            let frame_len = bytes.len() + extra;
+            (bytes, frame_len, tci)
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(20_000))]
+        #[test]
+        fn the_short_way_says_what_the_long_one_says((head, frame_len, tci) in nearly_plain()) {
+            let (mut short, mut long) = (Parsed::RUNT, Parsed::RUNT);
+            parse_any(&mut long, &head, frame_len, tci, PortId(7));
+            if parse_plain(&mut short, &head, frame_len, tci, PortId(7)) {
+                prop_assert_eq!(short, long);
+            } else {
+                prop_assert_eq!(short, Parsed::RUNT, "nothing is half parsed");
+                let plain = matches!(long.class, Class::Ipv4Tcp | Class::Ipv4Udp);
+                let options = long.key.has(shape::OPTIONS) || head.get(23) == Some(&132);
+                let fragment = long.key.has(shape::FIRST_FRAGMENT);
+                prop_assert!(!plain || options || fragment || long.tag_in_frame);
+            }
+        }
+    }
 }

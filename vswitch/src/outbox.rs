@@ -9,9 +9,13 @@ use std::sync::Arc;
 use arrayvec::ArrayVec;
 use parking_lot::Mutex;
 use pmd::{BURST, Frame, PrefixArena, TxBurst, TxPlan, TxQueue};
-use policy::{DropReason, Field, PortId, key::shape, parse::Parsed};
+use policy::{DropReason, Field, PortId, parse::Parsed};
 
-use crate::{counters::PortCounters, published::Bundle, verdict::VlanTag};
+use crate::{
+    counters::PortCounters,
+    published::Bundle,
+    verdict::{Destination, VlanTag},
+};
 
 /// A transmit queue, shared by the workers that send to it. The lock is taken once per burst;
 /// with as many queues as workers nobody else takes it.
@@ -67,51 +71,59 @@ impl Outbox {
         std::mem::replace(&mut lane.queue, queue.map(Queue)).map(|Queue(queue)| queue)
     }
 
-    /// Plans that `frame`, number `index` of the burst, leaves at `port` with `tag`.
-    ///
-    /// What stands in the way of planning (no such port, no room for a prefix) is counted at
-    /// once.
-    #[inline]
-    pub fn plan(
+    /// Plans that frame number `index` of the burst leaves for `to` with that destination's tag,
+    /// whatever tag it has.
+    pub fn plan_tagged(
         &mut self,
         bundle: &Bundle,
         frames: &[Frame<'_>],
         index: usize,
         parsed: &Parsed,
-        port: PortId,
-        tag: Option<VlanTag>,
+        to: Destination,
     ) {
         let frame = &frames[index];
-        let mut plan = TxPlan {
-            frame: index as u8,
-            len_bytes: frame.len() as u32,
-            ..TxPlan::default()
-        };
-        if (tag.is_some() || parsed.key.has(shape::TAGGED))
-            && !self.retag(&mut plan, frame, parsed, tag)
-        {
+        let mut plan = TxPlan::whole(index, frame);
+        if !self.retag(&mut plan, frame, parsed, to.tag) {
             // The burst has used all prefixes: send what is planned, then begin anew.
             self.transmit(bundle, frames);
-            self.retag(&mut plan, frame, parsed, tag);
+            self.retag(&mut plan, frame, parsed, to.tag);
         }
-        let Some(lane) = self
-            .lanes
-            .get_mut(port.index())
-            .filter(|lane| lane.queue.is_some())
-        else {
-            if let Some(counters) = counters(bundle, port, self.worker) {
-                counters.offered.add(1);
-                counters.drop_frames(DropReason::PortDown, 1);
-            }
-            return;
+        self.push(bundle, frames, to.port, plan);
+    }
+
+    /// Takes a plan for `port`. What finds no such port is counted as dropped at once.
+    #[inline]
+    pub fn push(&mut self, bundle: &Bundle, frames: &[Frame<'_>], port: PortId, plan: TxPlan) {
+        let lane = self.lanes.get_mut(port.index());
+        let Some(lane) = lane.filter(|lane| lane.queue.is_some()) else {
+            return self.refuse(bundle, port);
         };
         if lane.plans.is_empty() {
             self.busy.push(port);
         }
         if lane.plans.try_push(plan).is_err() {
-            self.transmit(bundle, frames);
-            self.busy.push(port);
-            self.lanes[port.index()].plans.push(plan);
+            self.push_after_transmit(bundle, frames, port, plan);
+        }
+    }
+
+    #[cold]
+    fn push_after_transmit(
+        &mut self,
+        bundle: &Bundle,
+        frames: &[Frame<'_>],
+        port: PortId,
+        plan: TxPlan,
+    ) {
+        self.transmit(bundle, frames);
+        self.busy.push(port);
+        self.lanes[port.index()].plans.push(plan);
+    }
+
+    #[cold]
+    fn refuse(&self, bundle: &Bundle, port: PortId) {
+        if let Some(counters) = counters(bundle, port, self.worker) {
+            counters.offered.add(1);
+            counters.drop_frames(DropReason::PortDown, 1);
         }
     }
 

@@ -19,8 +19,8 @@
 use std::sync::Arc;
 
 use arc_swap::Cache;
-use pmd::{BURST, Burst, Frame, PartialChecksum};
-use policy::{Class, Denial, DropReason, FlowKey, parse::Parsed};
+use pmd::{BURST, Burst, Frame, PartialChecksum, TxPlan};
+use policy::{Class, Denial, DropReason, FlowKey, key::shape, parse::Parsed};
 
 use crate::{
     budget::Budget,
@@ -227,10 +227,9 @@ impl Walk<'_> {
         let mut bytes = 0;
         for group in self.groups {
             let mut group_bytes = 0;
-            for index in group.range() {
-                let frame = &mut burst[index];
+            let (frames, parsed) = (&mut burst[group.range()], &mut lanes.parsed[group.range()]);
+            for (frame, parsed) in frames.iter_mut().zip(parsed.iter_mut()) {
                 group_bytes += frame.len() as u64;
-                let parsed = &mut lanes.parsed[index];
                 let (head, len, tag) = (frame.head(), frame.len(), frame.vlan_tci);
                 policy::parse::parse_into(parsed, head, len, tag, group.port);
                 if group.unmarked_partial_checksums {
@@ -239,12 +238,12 @@ impl Walk<'_> {
             }
             // A loop of its own: right behind parsing, the key's words would still be on their
             // way to memory, and be waited for.
-            for index in group.range() {
-                let parsed = &lanes.parsed[index];
-                let mask = self.bundle.snapshot.mask(group.port, parsed.class);
-                lanes.masked[index] = &parsed.key & mask;
-                lanes.hash[index] = self.cache.hash(&lanes.masked[index]);
-                self.cache.prefetch_set(lanes.hash[index]);
+            let masked = lanes.masked[group.range()].iter_mut();
+            let hash = lanes.hash[group.range()].iter_mut();
+            for ((parsed, masked), hash) in parsed.iter().zip(masked).zip(hash) {
+                *masked = &parsed.key & self.bundle.snapshot.mask(group.port, parsed.class);
+                *hash = self.cache.hash(masked);
+                self.cache.prefetch_set(*hash);
             }
             bytes += group_bytes;
             if let Some(counters) = port_counters(self.bundle, group.port, self.id) {
@@ -449,8 +448,13 @@ impl Walk<'_> {
             return;
         }
         let parsed = &self.lanes.parsed[index];
-        self.outbox
-            .plan(self.bundle, frames, index, parsed, to.port, to.tag);
+        if to.tag.is_none() && !parsed.key.has(shape::TAGGED) {
+            let plan = TxPlan::whole(index, &frames[index]);
+            self.outbox.push(self.bundle, frames, to.port, plan);
+        } else {
+            self.outbox
+                .plan_tagged(self.bundle, frames, index, parsed, to);
+        }
     }
 
     #[inline]
