@@ -2,9 +2,10 @@
 //!
 //! Only the slow path comes here: a hit in the flow cache already knows where its frame goes.
 //! What a cached decision took from a table it holds under the network's *generation*, which
-//! advances whenever an answer that was given may no longer be right (an address moved, aged out
-//! or was forgotten). Learning an address that was unknown changes no cached answer, since frames
-//! to unknown addresses are not cached.
+//! advances whenever an answer that was given may no longer be right: an address moved, aged out,
+//! was forgotten, or was learned after frames to it had been flooded. For the last, the table
+//! remembers the unknown addresses that it was asked for, so many and no more; beyond them, floods
+//! are not cached, until the next ageing forgets them all.
 //!
 //! What must hold:
 //! - a worker reads the generation before it looks anything up, so that a decision made from an
@@ -20,7 +21,7 @@ use std::sync::{
     },
 };
 
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 use parking_lot::{Mutex, RwLock};
 use policy::{DropReason, Mac, NetworkId, PortId, snapshot::Snapshot};
 
@@ -68,9 +69,27 @@ struct Location {
     fixed: bool,
 }
 
+/// Unknown addresses that a network remembers being asked for.
+const REMEMBERED_UNKNOWN: usize = 256;
+
+/// Where an address is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lookup {
+    /// At this port.
+    At(PortId),
+    /// Nobody knows. When `remembered`, learning it will advance the generation, and so "nobody
+    /// knows" may be cached.
+    Unknown {
+        /// Whether the table had room to remember that it was asked.
+        remembered: bool,
+    },
+}
+
 #[derive(Debug, Default)]
 struct Table {
     locations: HashMap<u64, Location>,
+    /// Addresses that are in no `locations` and were asked for.
+    unknown: HashSet<u64>,
     limit: usize,
     ageing_s: u32,
     /// Addresses that were learned, that is, are not fixed.
@@ -141,6 +160,8 @@ impl Bridge {
             let room = 2 * (table.limit + network.members.len());
             let missing = room.saturating_sub(table.locations.len());
             table.locations.reserve(missing);
+            let missing = (2 * REMEMBERED_UNKNOWN).saturating_sub(table.unknown.len());
+            table.unknown.reserve(missing);
             let members = &network.members;
             let fixed: HashMap<u64, PortId> = members
                 .iter()
@@ -170,7 +191,10 @@ impl Bridge {
         match table.locations.insert(mac, location) {
             Some(old) if old.fixed => {}
             Some(old) => self.unlearn(table, old),
-            None => self.generations.advance(network),
+            None => {
+                table.unknown.remove(&mac);
+                self.generations.advance(network);
+            }
         }
     }
 
@@ -254,6 +278,9 @@ impl Bridge {
                     self.generations.advance(network);
                 } else {
                     table.learned += 1;
+                    if table.unknown.remove(&mac.to_u64()) {
+                        self.generations.advance(network);
+                    }
                 }
                 Ok(())
             }
@@ -261,11 +288,22 @@ impl Bridge {
         .unwrap_or(Err(DropReason::NoPolicy))
     }
 
-    /// Where `mac` is.
-    pub fn lookup(&self, network: NetworkId, mac: Mac) -> Option<PortId> {
+    /// Where `mac` is. Looked up and remembered under one lock, so that whoever learns the
+    /// address later finds it remembered.
+    pub fn lookup(&self, network: NetworkId, mac: Mac) -> Lookup {
         self.with_table(network, |table| {
-            Some(table.locations.get(&mac.to_u64())?.port)
-        })?
+            if let Some(location) = table.locations.get(&mac.to_u64()) {
+                return Lookup::At(location.port);
+            }
+            let room = table.unknown.len() < REMEMBERED_UNKNOWN;
+            if room {
+                table.unknown.insert(mac.to_u64());
+            }
+            Lookup::Unknown {
+                remembered: room || table.unknown.contains(&mac.to_u64()),
+            }
+        })
+        .unwrap_or(Lookup::Unknown { remembered: false })
     }
 
     /// Notes that `mac` still sends, if it is still at `port`.
@@ -281,10 +319,14 @@ impl Bridge {
         });
     }
 
-    /// Forgets addresses that have sent nothing for their network's ageing time. Returns how
-    /// many.
+    /// Forgets addresses that have sent nothing for their network's ageing time, and remembered
+    /// unknown ones where there is no more room. Returns how many of the former.
     pub fn age(&self, now_s: u32) -> usize {
         self.each(|network, table| {
+            if table.unknown.len() >= REMEMBERED_UNKNOWN {
+                table.unknown.clear();
+                self.generations.advance(network);
+            }
             let ageing_s = table.ageing_s;
             self.retain(network, table, |_, location| {
                 location.fixed || now_s.saturating_sub(location.seen_s) <= ageing_s
@@ -331,5 +373,75 @@ impl Bridge {
         present
             .map(|(index, table)| work(NetworkId(index as u16), &mut table.lock()))
             .sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use policy::{Epoch, model};
+
+    use super::*;
+
+    const BLUE: NetworkId = NetworkId(2);
+
+    fn bridge() -> Bridge {
+        let network = model::Network {
+            id: BLUE,
+            name: "blue".into(),
+            tenant: "acme".into(),
+            vlan: None,
+            mac_limit: 1000,
+            ageing_s: 300,
+        };
+        let model = model::Model {
+            networks: vec![network],
+            ports: Vec::new(),
+        };
+        let bridge = Bridge::default();
+        bridge.configure(&Snapshot::compile(&model, Epoch(1)).expect("compiles"));
+        bridge
+    }
+
+    fn mac(number: u64) -> Mac {
+        Mac::from_u64(0x0200_0000_0000 | number)
+    }
+
+    fn learn(bridge: &Bridge, number: u64, port: u16) {
+        bridge
+            .learn(BLUE, mac(number), PortId(port), 1000, 0)
+            .expect("room");
+    }
+
+    #[test]
+    fn learning_voids_cached_answers_only_if_somebody_asked() {
+        let bridge = bridge();
+        let generation = || bridge.generations().current(BLUE);
+        let before = generation();
+        learn(&bridge, 1, 1);
+        assert_eq!(generation(), before, "nobody had asked");
+        let unknown = Lookup::Unknown { remembered: true };
+        assert_eq!(bridge.lookup(BLUE, mac(2)), unknown);
+        assert_eq!(bridge.lookup(BLUE, mac(2)), unknown);
+        assert_eq!(generation(), before);
+        learn(&bridge, 2, 1);
+        assert_eq!(generation(), before + 1);
+        assert_eq!(bridge.lookup(BLUE, mac(2)), Lookup::At(PortId(1)));
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded_and_forgotten_as_a_whole() {
+        let bridge = bridge();
+        for number in 0..REMEMBERED_UNKNOWN as u64 {
+            assert_eq!(
+                bridge.lookup(BLUE, mac(number)),
+                Lookup::Unknown { remembered: true }
+            );
+        }
+        let one_more = || bridge.lookup(BLUE, mac(9999));
+        assert_eq!(one_more(), Lookup::Unknown { remembered: false });
+        let before = bridge.generations().current(BLUE);
+        bridge.age(0);
+        assert_eq!(bridge.generations().current(BLUE), before + 1);
+        assert_eq!(one_more(), Lookup::Unknown { remembered: true });
     }
 }

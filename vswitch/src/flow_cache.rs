@@ -167,11 +167,12 @@ impl FlowCache {
     pub fn hash(&self, key: &FlowKey) -> Hash {
         let [a, b, c, d, e, f, g, h] = key.0;
         let s = &self.secret;
-        let mixed = fold(a ^ s[0], b ^ s[1])
-            ^ fold(c ^ s[2], d ^ s[3])
-            ^ fold(e ^ s[4], f ^ s[5])
-            ^ fold(g ^ s[6], h ^ s[7]);
-        Hash(fold(mixed ^ s[0], s[7] | 1))
+        Hash(
+            fold(a ^ s[0], b ^ s[1])
+                ^ fold(c ^ s[2], d ^ s[3])
+                ^ fold(e ^ s[4], f ^ s[5])
+                ^ fold(g ^ s[6], h ^ s[7]),
+        )
     }
 
     #[inline]

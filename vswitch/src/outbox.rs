@@ -92,7 +92,7 @@ impl Outbox {
     }
 
     /// Takes a plan for `port`. What finds no such port is counted as dropped at once.
-    #[inline]
+    #[inline(always)]
     pub fn push(&mut self, bundle: &Bundle, frames: &[Frame<'_>], port: PortId, plan: TxPlan) {
         let lane = self.lanes.get_mut(port.index());
         let Some(lane) = lane.filter(|lane| lane.queue.is_some()) else {

@@ -20,7 +20,7 @@ use policy::{
 };
 
 use crate::{
-    bridge::Bridge,
+    bridge::{Bridge, Lookup},
     drop_ledger::DropLedger,
     flow_cache::NO_NETWORK,
     storm::FloodKind,
@@ -74,7 +74,7 @@ pub struct Inputs<'a> {
 /// A decision in the making: dropped, or bound for these places.
 enum Route {
     One(PortId, Option<VlanId>),
-    Flood(FloodKind),
+    Flood { kind: FloodKind, cacheable: bool },
 }
 
 impl SlowPath {
@@ -138,11 +138,8 @@ impl SlowPath {
                     parsed,
                 )))
             }
-            Route::Flood(kind) => {
-                if kind == FloodKind::Unknown {
-                    // Learning the address does not advance the generation.
-                    decision.cacheable = false;
-                }
+            Route::Flood { kind, cacheable } => {
+                decision.cacheable &= cacheable;
                 self.flood(
                     inputs.snapshot,
                     network,
@@ -231,16 +228,27 @@ fn route(
         } else {
             FloodKind::Multicast
         };
-        return Ok(Route::Flood(kind));
+        return Ok(Route::Flood {
+            kind,
+            cacheable: true,
+        });
     }
-    let known = inputs.bridge.lookup(network.id, target).and_then(|to| {
-        // A table may be ahead of the snapshot, or behind it while workers change over: an
-        // address at a port that is not in the network is as good as unknown.
-        let port = inputs.snapshot.port(to)?;
-        Some((port, port.egress_tag(network.id)?))
-    });
-    let Some((to, tag)) = known else {
-        return Ok(Route::Flood(FloodKind::Unknown));
+    let unknown = |cacheable| Route::Flood {
+        kind: FloodKind::Unknown,
+        cacheable,
+    };
+    let to = match inputs.bridge.lookup(network.id, target) {
+        Lookup::At(port) => port,
+        Lookup::Unknown { remembered } => return Ok(unknown(remembered)),
+    };
+    // A table may be ahead of the snapshot, or behind it while workers change over: an address
+    // at a port that is not in the network is as good as unknown.
+    let member = inputs
+        .snapshot
+        .port(to)
+        .and_then(|to| Some((to, to.egress_tag(network.id)?)));
+    let Some((to, tag)) = member else {
+        return Ok(unknown(false));
     };
     if to.id == from.id {
         return Err(Denial::new(DropReason::SamePort));

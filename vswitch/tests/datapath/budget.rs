@@ -103,11 +103,13 @@ fn floods_passed(queues: u64) -> u64 {
     let mut bed = Bed::new(&model([network(0)], first.into_iter().chain(ports)));
     let feeds: Vec<_> = (1..queues).map(|_| bed.add_queue(0)).collect();
     bed.pass(1, &plain(BROADCAST, mac(1)));
-    let unknown = plain(mac(99), mac(100));
+    // Each to another address, so that each is decided anew.
+    let mut targets = (200..).map(|target| plain(mac(target), mac(100)));
+    let mut flood = || targets.next().expect("endless");
     for _ in 0..60 {
-        bed.send(0, &unknown);
+        bed.send(0, &flood());
         for feed in &feeds {
-            feed.push(&unknown, None);
+            feed.push(&flood(), None);
         }
         bed.fed(0, feeds.len() as u64);
         bed.send(1, &plain(BROADCAST, mac(1)));
