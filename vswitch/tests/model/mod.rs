@@ -117,9 +117,11 @@ impl Reference {
         for (to, tag) in exits {
             let vnic = ports.iter().find(|port| port.id.0 == to);
             let vnic = vnic.and_then(|port| port.vnic.as_ref());
-            let judged = vnic.map_or(Ok(()), |vnic| {
-                judge::direction(&vnic.inbound, &view, DropReason::AclIn)
-            });
+            let judged = match vnic {
+                _ if view.nested && tag.is_none() => Err(DropReason::NestedUntagged),
+                Some(vnic) => judge::direction(&vnic.inbound, &view, DropReason::AclIn),
+                None => Ok(()),
+            };
             match judged {
                 Ok(()) => sent.push((to, view.with_tag(tag))),
                 Err(reason) => self.count(to, reason),
