@@ -8,8 +8,8 @@
 //! are not cached, until the next ageing forgets them all.
 //!
 //! What must hold:
-//! - a worker knows the generation before it looks anything up ([`Bridge::learn`] tells it), so
-//!   that a decision made from an older table is a miss at its first use;
+//! - a decision holds the generation of the very table it was made from ([`Bridge::pass`]), so
+//!   that one made from an older table is a miss at its first use;
 //! - an address of a vNIC is where its configuration says, and cannot be learned elsewhere;
 //! - a table never grows beyond its limit, nor a port's share of all tables beyond its own.
 
@@ -46,6 +46,26 @@ impl Generations {
     pub fn advance(&self, network: NetworkId) {
         self.0[network.index()].fetch_add(1, Release);
     }
+}
+
+/// Who sends, and how many addresses it may have.
+#[derive(Clone, Copy, Debug)]
+pub struct Sender {
+    /// Its address.
+    pub mac: Mac,
+    /// Where it sends from.
+    pub port: PortId,
+    /// Most addresses that port may have learned.
+    pub port_limit: u32,
+}
+
+/// What the bridge knows of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Passage {
+    /// Where its target is; `None` when there was none to look up.
+    pub target: Option<Lookup>,
+    /// The generation from which on all this holds.
+    pub generation: u32,
 }
 
 /// An address, as people see it.
@@ -104,9 +124,18 @@ struct Table {
 }
 
 impl Table {
-    fn note(&mut self, mac: Mac, now_s: u32) {
-        if let Some(location) = self.locations.get_mut(&mac.to_u64()) {
-            location.seen_s = now_s;
+    /// Where `mac` is. An unknown address is remembered under the same lock, so that whoever
+    /// learns it later finds it.
+    fn lookup(&mut self, mac: Mac) -> Lookup {
+        if let Some(location) = self.locations.get(&mac.to_u64()) {
+            return Lookup::At(location.port);
+        }
+        let room = self.unknown.len() < REMEMBERED_UNKNOWN;
+        if room {
+            self.unknown.insert(mac.to_u64());
+        }
+        Lookup::Unknown {
+            remembered: room || self.unknown.contains(&mac.to_u64()),
         }
     }
 }
@@ -244,90 +273,86 @@ impl Bridge {
         Some(work(&mut table.lock()))
     }
 
-    /// Notes that `mac` sends from `port`. Returns the generation from which on that holds.
+    /// A frame from `sender` to `target`: notes where the one is and tells where the other is,
+    /// under one lock. Group addresses are nowhere; `target` is then `None`.
     ///
     /// # Errors
     ///
-    /// Why the frame that it sends is dropped: the address belongs to a vNIC elsewhere, or a
-    /// limit is reached.
-    pub fn learn(
+    /// Why the frame is dropped: the sender's address belongs to a vNIC elsewhere, or a limit is
+    /// reached.
+    pub fn pass(
         &self,
         network: NetworkId,
-        mac: Mac,
-        port: PortId,
-        port_limit: u32,
+        sender: Sender,
+        target: Option<Mac>,
         now_s: u32,
-    ) -> Result<u32, DropReason> {
-        // Whatever changes the table advances the generation under its lock, so the one read
-        // here is that of the table as it is now.
-        let current = || self.generations.current(network);
-        self.with_table(network, |table| match table.locations.get(&mac.to_u64()) {
-            Some(location) if location.port == port => {
-                table.note(mac, now_s);
-                Ok(current())
-            }
-            Some(location) if location.fixed => Err(DropReason::MacOwned),
-            known => {
-                let former = known.copied();
-                let share = |port: PortId| &self.learned_by_port[port.index()];
-                if share(port).load(Relaxed) >= port_limit {
-                    return Err(DropReason::MacLimitPort);
-                }
-                if former.is_none() && table.learned >= table.limit {
-                    return Err(DropReason::MacLimitNetwork);
-                }
-                share(port).fetch_add(1, Relaxed);
-                table.locations.insert(
-                    mac.to_u64(),
-                    Location {
-                        port,
-                        seen_s: now_s,
-                        fixed: false,
-                    },
-                );
-                if let Some(former) = former {
-                    share(former.port).fetch_sub(1, Relaxed);
-                    table.moves += 1;
-                    self.generations.advance(network);
-                } else {
-                    table.learned += 1;
-                    if table.unknown.remove(&mac.to_u64()) {
-                        self.generations.advance(network);
-                    }
-                }
-                Ok(current())
-            }
+    ) -> Result<Passage, DropReason> {
+        self.with_table(network, |table| {
+            self.learn(network, table, sender, now_s)?;
+            let target = target.map(|mac| table.lookup(mac));
+            // Whatever changes the table advances the generation under its lock, so this is the
+            // generation of the table as it is now.
+            Ok(Passage {
+                target,
+                generation: self.generations.current(network),
+            })
         })
         .unwrap_or(Err(DropReason::NoPolicy))
     }
 
-    /// Where `mac` is. Looked up and remembered under one lock, so that whoever learns the
-    /// address later finds it remembered.
-    pub fn lookup(&self, network: NetworkId, mac: Mac) -> Lookup {
-        self.with_table(network, |table| {
-            if let Some(location) = table.locations.get(&mac.to_u64()) {
-                return Lookup::At(location.port);
+    fn learn(
+        &self,
+        network: NetworkId,
+        table: &mut Table,
+        sender: Sender,
+        now_s: u32,
+    ) -> Result<(), DropReason> {
+        let Sender {
+            mac,
+            port,
+            port_limit,
+        } = sender;
+        let here = Location {
+            port,
+            seen_s: now_s,
+            fixed: false,
+        };
+        let former = match table.locations.get_mut(&mac.to_u64()) {
+            Some(location) if location.port == port => {
+                location.seen_s = now_s;
+                return Ok(());
             }
-            let room = table.unknown.len() < REMEMBERED_UNKNOWN;
-            if room {
-                table.unknown.insert(mac.to_u64());
+            Some(location) if location.fixed => return Err(DropReason::MacOwned),
+            known => known.copied(),
+        };
+        let share = |port: PortId| &self.learned_by_port[port.index()];
+        if share(port).load(Relaxed) >= port_limit {
+            return Err(DropReason::MacLimitPort);
+        }
+        if former.is_none() && table.learned >= table.limit {
+            return Err(DropReason::MacLimitNetwork);
+        }
+        share(port).fetch_add(1, Relaxed);
+        table.locations.insert(mac.to_u64(), here);
+        if let Some(former) = former {
+            share(former.port).fetch_sub(1, Relaxed);
+            table.moves += 1;
+            self.generations.advance(network);
+        } else {
+            table.learned += 1;
+            if table.unknown.remove(&mac.to_u64()) {
+                self.generations.advance(network);
             }
-            Lookup::Unknown {
-                remembered: room || table.unknown.contains(&mac.to_u64()),
-            }
-        })
-        .unwrap_or(Lookup::Unknown { remembered: false })
+        }
+        Ok(())
     }
 
     /// Notes that `mac` still sends, if it is still at `port`.
     pub fn refresh(&self, network: NetworkId, mac: Mac, port: PortId, now_s: u32) {
         self.with_table(network, |table| {
-            if table
-                .locations
-                .get(&mac.to_u64())
-                .is_some_and(|location| location.port == port)
-            {
-                table.note(mac, now_s);
+            match table.locations.get_mut(&mac.to_u64()) {
+                Some(location) if location.port == port => location.seen_s = now_s,
+                _ => {}
             }
         });
     }
@@ -421,38 +446,58 @@ mod tests {
         Mac::from_u64(0x0200_0000_0000 | number)
     }
 
+    fn pass(
+        bridge: &Bridge,
+        number: u64,
+        port: u16,
+        target: Option<u64>,
+    ) -> Result<Passage, DropReason> {
+        let sender = Sender {
+            mac: mac(number),
+            port: PortId(port),
+            port_limit: 1000,
+        };
+        bridge.pass(BLUE, sender, target.map(mac), 0)
+    }
+
+    /// What a station that is long known is told.
+    fn lookup(bridge: &Bridge, target: u64) -> Lookup {
+        let passage = pass(bridge, 0xffff_ffff, 1, Some(target)).expect("known");
+        passage.target.expect("asked")
+    }
+
     fn learn(bridge: &Bridge, number: u64, port: u16) {
-        bridge
-            .learn(BLUE, mac(number), PortId(port), 1000, 0)
-            .expect("room");
+        pass(bridge, number, port, None).expect("room");
     }
 
     #[test]
     fn learning_voids_cached_answers_only_if_somebody_asked() {
         let bridge = bridge();
+        learn(&bridge, 0xffff_ffff, 1);
         let generation = || bridge.generations().current(BLUE);
         let before = generation();
         learn(&bridge, 1, 1);
         assert_eq!(generation(), before, "nobody had asked");
         let unknown = Lookup::Unknown { remembered: true };
-        assert_eq!(bridge.lookup(BLUE, mac(2)), unknown);
-        assert_eq!(bridge.lookup(BLUE, mac(2)), unknown);
+        assert_eq!(lookup(&bridge, 2), unknown);
+        assert_eq!(lookup(&bridge, 2), unknown);
         assert_eq!(generation(), before);
         learn(&bridge, 2, 1);
         assert_eq!(generation(), before + 1);
-        assert_eq!(bridge.lookup(BLUE, mac(2)), Lookup::At(PortId(1)));
+        assert_eq!(lookup(&bridge, 2), Lookup::At(PortId(1)));
     }
 
     #[test]
     fn what_is_remembered_is_bounded_and_forgotten_as_a_whole() {
         let bridge = bridge();
+        learn(&bridge, 0xffff_ffff, 1);
         for number in 0..REMEMBERED_UNKNOWN as u64 {
             assert_eq!(
-                bridge.lookup(BLUE, mac(number)),
+                lookup(&bridge, number),
                 Lookup::Unknown { remembered: true }
             );
         }
-        let one_more = || bridge.lookup(BLUE, mac(9999));
+        let one_more = || lookup(&bridge, 9999);
         assert_eq!(one_more(), Lookup::Unknown { remembered: false });
         let before = bridge.generations().current(BLUE);
         bridge.age(0);

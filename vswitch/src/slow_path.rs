@@ -21,7 +21,7 @@ use policy::{
 };
 
 use crate::{
-    bridge::{Bridge, Lookup},
+    bridge::{Bridge, Lookup, Sender},
     drop_ledger::DropLedger,
     flow_cache::NO_NETWORK,
     storm::FloodKind,
@@ -116,20 +116,22 @@ impl SlowPath {
         let network = admit(port, head, parsed)?;
         let network = inputs.snapshot.network(network).ok_or(no_policy)?;
 
-        let source = parsed.key.eth_src();
-        let (limit, now_s) = (port.mac_limit, inputs.now_s);
-        match inputs
-            .bridge
-            .learn(network.id, source, port.id, limit, now_s)
-        {
-            Ok(generation) => (decision.network, decision.generation) = (network.id, generation),
+        let sender = Sender {
+            mac: parsed.key.eth_src(),
+            port: port.id,
+            port_limit: port.mac_limit,
+        };
+        let target = Some(parsed.key.eth_dst()).filter(|mac| !mac.is_group());
+        let passage = match inputs.bridge.pass(network.id, sender, target, inputs.now_s) {
+            Ok(passage) => passage,
             Err(reason) => {
                 // An address less somewhere else, and the next frame may pass.
                 decision.cacheable = false;
                 return Err(Denial::new(reason));
             }
-        }
-        match route(inputs, network, port, parsed)? {
+        };
+        (decision.network, decision.generation) = (network.id, passage.generation);
+        match route(inputs.snapshot, network, port, parsed, passage.target)? {
             Route::One(to, tag) => {
                 decision.cost += 1;
                 Ok(Verdict::Unicast(self.destination(
@@ -222,36 +224,35 @@ fn admit(port: &PortPolicy, head: &[u8], parsed: &Parsed) -> Result<NetworkId, D
 }
 
 fn route(
-    inputs: Inputs<'_>,
+    snapshot: &Snapshot,
     network: &NetworkPolicy,
     from: &PortPolicy,
     parsed: &Parsed,
+    target: Option<Lookup>,
 ) -> Result<Route, Denial> {
-    let target = parsed.key.eth_dst();
-    if target.is_group() {
-        let broadcast = target == policy::Mac::BROADCAST;
-        let kind = if broadcast {
-            FloodKind::Broadcast
-        } else {
-            FloodKind::Multicast
-        };
-        return Ok(Route::Flood {
-            kind,
-            cacheable: true,
-        });
-    }
     let unknown = |cacheable| Route::Flood {
         kind: FloodKind::Unknown,
         cacheable,
     };
-    let to = match inputs.bridge.lookup(network.id, target) {
-        Lookup::At(port) => port,
-        Lookup::Unknown { remembered } => return Ok(unknown(remembered)),
+    let to = match target {
+        Some(Lookup::At(port)) => port,
+        Some(Lookup::Unknown { remembered }) => return Ok(unknown(remembered)),
+        None => {
+            let broadcast = parsed.key.eth_dst() == policy::Mac::BROADCAST;
+            let kind = if broadcast {
+                FloodKind::Broadcast
+            } else {
+                FloodKind::Multicast
+            };
+            return Ok(Route::Flood {
+                kind,
+                cacheable: true,
+            });
+        }
     };
     // A table may be ahead of the snapshot, or behind it while workers change over: an address
     // at a port that is not in the network is as good as unknown.
-    let member = inputs
-        .snapshot
+    let member = snapshot
         .port(to)
         .and_then(|to| Some((to, to.egress_tag(network.id)?)));
     let Some((to, tag)) = member else {
