@@ -13,6 +13,9 @@ use super::{Condition, Control, Hands};
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 const FIRST_RETRY: Duration = Duration::from_millis(500);
 const LONGEST_RETRY: Duration = Duration::from_secs(2);
+/// A look begins no further attempt after so long: an attempt may wait for a device that its
+/// former owner has not let go yet, and whoever wants to change something waits for the look.
+const LONGEST_LOOK: Duration = Duration::from_millis(200);
 
 /// When to try again to open a port.
 #[derive(Clone, Copy, Debug)]
@@ -101,17 +104,22 @@ impl Control {
         }
     }
 
-    /// Tries every port that waits and whose pause is over.
+    /// Tries the ports that wait and whose pause is over, those first that are due longest. What
+    /// [`LONGEST_LOOK`] leaves untried stays due.
     pub(super) fn reopen_due(&self, hands: &mut Hands) {
         let now = Instant::now();
-        let due: Vec<_> = hands
+        let mut due: Vec<_> = hands
             .retries
             .iter()
             .filter(|(_, retry)| retry.at <= now)
             .map(|(name, retry)| (Arc::clone(name), *retry))
             .collect();
+        due.sort_by_key(|(_, retry)| retry.at);
         let config = self.config();
         for (name, retry) in due {
+            if now.elapsed() > LONGEST_LOOK {
+                break;
+            }
             let Some(port) = config.ports.iter().find(|port| port.name == name) else {
                 hands.retries.remove(&name);
                 continue;
