@@ -12,7 +12,8 @@
 //! former owner.
 //!
 //! Two locks, taken in this order: `hands` is held by whoever changes something, which may wait
-//! for workers and drivers; `state` is what readers see, and is held for moments only.
+//! for workers and drivers; `state` is what readers see, and is held for moments only, never
+//! while the datapath is asked.
 
 mod apply;
 mod compile;
