@@ -43,7 +43,9 @@
 //!   the kernel took and dropped because a veth peer is behind is counted in `tx_lost`.
 //! - When an interface goes down with frames on the transmit ring they are counted as `down`, yet
 //!   leave if the same interface comes up again.
-//! - A port is closed when its queues *and* its monitor are dropped.
+//! - A port is closed when its queues *and* its monitor are dropped. Frames that wait on the
+//!   transmit ring then get one last kick; what the kernel has no room for even so is lost without
+//!   a count, as there is nobody left to ask.
 //! - Unbinding a socket completes after `close` returns; binding again is tried for 2 s.
 //! - Registering a UMEM counts against `RLIMIT_MEMLOCK` for a process without `CAP_IPC_LOCK`; BPF
 //!   programs and maps do not (since Linux 5.11).
