@@ -50,7 +50,7 @@
 //! - Registering a UMEM counts against `RLIMIT_MEMLOCK` for a process without `CAP_IPC_LOCK`; BPF
 //!   programs and maps do not (since Linux 5.11).
 //!
-//! **Limits.** A frame has at most 18 pieces. The MTU is read once, when the port is opened.
+//! **Limits.** A frame has at most 18 pieces; before Linux 6.6 one, and longer frames are dropped. The MTU is read once, when the port is opened.
 
 mod frames;
 mod interface;
@@ -146,6 +146,11 @@ impl Plan {
         self.frame_bytes as usize - frames::HEADROOM_BYTES
     }
 
+    /// Frame memory of a queue.
+    fn memory_bytes(&self) -> usize {
+        2 * self.ring_size as usize * self.frame_bytes as usize
+    }
+
     /// True when the longest frame, tagged, does not fit one chunk.
     fn needs_pieces(&self) -> bool {
         self.max_frame_bytes + tx::VLAN_TAG_BYTES > self.piece_bytes()
@@ -178,7 +183,7 @@ pub fn open(config: &Config) -> Result<Port, OpenError> {
     if plan.needs_pieces() && !attached.request.fragments {
         plan.max_frame_bytes = plan.piece_bytes() - tx::VLAN_TAG_BYTES;
         notes.push(format!(
-            "{}: the kernel refused a program for frames in pieces, so longer frames than {} bytes are dropped: lower the MTU to {}.",
+            "{}: this kernel does not take frames in pieces here (Linux 6.6 does), so longer frames than {} bytes are dropped: lower the MTU to {}.",
             interface.name,
             plan.max_frame_bytes,
             plan.max_frame_bytes - ETHERNET_HEADER_BYTES
@@ -205,6 +210,7 @@ pub fn open(config: &Config) -> Result<Port, OpenError> {
         tx.push(Box::new(opened.tx));
         watched.push(opened.watched);
     }
+    log_pages(&interface, plan, huge_pages);
     Ok(Port {
         info: PortInfo {
             driver: "af_xdp",
@@ -279,7 +285,7 @@ fn attach(
     plan: Plan,
     notes: &mut Vec<String>,
 ) -> Result<Attached, OpenError> {
-    let fragments = plan.needs_pieces();
+    let fragments = plan.needs_pieces() && socket::takes_pieces();
     let request = |hook, fragments, vlan_tag| Request {
         index: interface.index,
         hook,
@@ -415,6 +421,17 @@ fn add_notes(
             "{name}: {} of {available} receive queues are opened; frames of the others go to the host's stack.",
             plan.queues
         ));
+    }
+}
+
+/// Says that huge pages were wanted and not there. Memory of another multiple never asks for them.
+fn log_pages(interface: &Interface, plan: Plan, huge_pages: bool) {
+    if !huge_pages && plan.memory_bytes().is_multiple_of(frames::HUGE_PAGE_BYTES) {
+        tracing::info!(
+            interface = interface.name,
+            kib_per_queue = plan.memory_bytes() >> 10,
+            "no huge pages for the frame memory, ordinary pages are used; set vm.nr_hugepages to change that"
+        );
     }
 }
 
