@@ -107,6 +107,7 @@ pub fn open(config: &Config) -> Result<Port, OpenError> {
             mode,
             max_frame_bytes: MAX_FRAME_BYTES,
             unmarked_partial_checksums: false,
+            hidden_vlan_tags: false,
             notes,
         },
         rx: vec![Box::new(ReplayRx::new(

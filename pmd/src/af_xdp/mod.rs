@@ -219,6 +219,8 @@ pub fn open(config: &Config) -> Result<Port, OpenError> {
             // In generic mode a frame may come from a local sender by way of any virtual
             // interface, with its checksum left for hardware that it never meets.
             unmarked_partial_checksums: driver == "veth" || attached.request.hook == Hook::Generic,
+            hidden_vlan_tags: !attached.request.vlan_tag
+                && (driver == "veth" || attached.request.hook == Hook::Generic),
             notes,
         },
         rx,

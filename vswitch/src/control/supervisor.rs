@@ -127,7 +127,7 @@ impl Control {
             let Some(id) = hands.ids.port(&name) else {
                 continue;
             };
-            let outcome = (self.opener)(port).map_err(|error| match error {
+            let outcome = self.open_checked(port).map_err(|error| match error {
                 OpenError::Missing(reason) => reason,
                 other => other.to_string(),
             });
