@@ -48,22 +48,19 @@ pub fn equal_lanes(lanes: &[u16; 16], wanted: u16) -> u32 {
 /// `count` copies of `value` in memory for which the kernel is asked for huge pages, so that a
 /// large table costs few TLB misses. Without huge pages it is an ordinary vector.
 pub fn huge_vec<T: Clone>(value: T, count: usize) -> Vec<T> {
-    const HUGE_PAGE_BYTES: usize = 2 << 20;
+    const PAGE_BYTES: usize = 4096;
     let mut vec = Vec::with_capacity(count);
+    // Rounded outwards, for the kernel aligns large mappings to huge pages, and the allocator's
+    // few bytes before the vector must not cost it the first one.
     let start = vec.as_mut_ptr() as usize;
-    let first = start.next_multiple_of(HUGE_PAGE_BYTES);
-    let end = (start + count * size_of::<T>()) / HUGE_PAGE_BYTES * HUGE_PAGE_BYTES;
-    if first < end {
-        // SAFETY: the range lies within the vector's own allocation, and MADV_HUGEPAGE changes
-        // how memory is backed, never what it holds. A refusal only costs speed.
-        let _ = unsafe {
-            rustix::mm::madvise(
-                first as *mut c_void,
-                end - first,
-                rustix::mm::Advice::LinuxHugepage,
-            )
-        };
-    }
+    let first = start / PAGE_BYTES * PAGE_BYTES;
+    let len = (start + count * size_of::<T>()).next_multiple_of(PAGE_BYTES) - first;
+    // SAFETY: every page of the range holds part of the vector's own allocation, and
+    // MADV_HUGEPAGE changes how memory is backed, never what it holds. A refusal only costs
+    // speed.
+    let _ = unsafe {
+        rustix::mm::madvise(first as *mut c_void, len, rustix::mm::Advice::LinuxHugepage)
+    };
     vec.resize(count, value);
     vec
 }

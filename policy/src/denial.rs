@@ -70,6 +70,7 @@ drop_reasons! {
     Isolated "isolated" Ingress "Both the sender's and the receiver's port are isolated.",
     NoDestination "no_destination" Ingress "No other port of the network may receive the frame.",
     AclIn "acl_in" Egress "The receiving vNIC's inbound policy denies it.",
+    NestedUntagged "nested_untagged" Egress "The frame would leave untagged, with the tag behind its tag as its own.",
     TxFull "tx_full" Egress "The port's transmit queue was full.",
     TooBig "too_big" Egress "The frame is longer than the port can carry.",
     PortDown "port_down" Egress "The port is down.",

@@ -240,10 +240,12 @@ struct Judge {
 }
 
 impl Judge {
-    /// Malformed frames are denied without a rule: rules cannot read what they would match.
+    /// Malformed frames, and what stands behind a nested tag, are denied without a rule: rules
+    /// cannot read what they would match.
     /// ARP and whole neighbour discovery pass unless a rule denies them.
     fn judge<R: KeyReader>(&self, r: &mut R, reason: DropReason) -> Result<Option<RuleId>, Denial> {
-        if r.equals(Field::SHAPE, shape::MALFORMED, shape::MALFORMED) && !R::TRACING {
+        let legible = |shape| shape & (shape::MALFORMED | shape::NESTED) == 0;
+        if !r.test(Field::SHAPE, Field::SHAPE.ones(), legible) && !R::TRACING {
             return Err(Denial::new(reason));
         }
         match self.classifier.decide(r) {

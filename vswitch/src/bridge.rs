@@ -8,8 +8,8 @@
 //! are not cached, until the next ageing forgets them all.
 //!
 //! What must hold:
-//! - a worker reads the generation before it looks anything up, so that a decision made from an
-//!   older table is a miss at its first use;
+//! - a worker knows the generation before it looks anything up ([`Bridge::learn`] tells it), so
+//!   that a decision made from an older table is a miss at its first use;
 //! - an address of a vNIC is where its configuration says, and cannot be learned elsewhere;
 //! - a table never grows beyond its limit, nor a port's share of all tables beyond its own.
 
@@ -72,6 +72,10 @@ struct Location {
 /// Unknown addresses that a network remembers being asked for.
 const REMEMBERED_UNKNOWN: usize = 256;
 
+/// How often, at most, remembered unknown addresses are forgotten to make room: it voids every
+/// cached answer, and whoever sends to invented addresses can bring it about. Seconds.
+const FORGET_UNKNOWN_EVERY_S: u32 = 30;
+
 /// Where an address is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lookup {
@@ -90,6 +94,8 @@ struct Table {
     locations: HashMap<u64, Location>,
     /// Addresses that are in no `locations` and were asked for.
     unknown: HashSet<u64>,
+    /// When `unknown` was last emptied.
+    emptied_s: u32,
     limit: usize,
     ageing_s: u32,
     /// Addresses that were learned, that is, are not fixed.
@@ -136,15 +142,15 @@ impl Bridge {
     /// network are forgotten.
     ///
     /// Workers may be at work meanwhile; each table is locked on its own, for as long as it takes
-    /// to walk it.
+    /// to walk it. What they learn under the former snapshot may be out of line again: done once
+    /// more when every worker has left it, this settles the rest.
     pub fn configure(&self, snapshot: &Snapshot) {
         let mut tables = self.tables.read().clone();
+        let mut gone = Vec::new();
         for (index, slot) in tables.iter_mut().enumerate() {
             let id = NetworkId(index as u16);
-            if snapshot.network(id).is_none()
-                && let Some(table) = slot.take()
-            {
-                self.retain(id, &mut table.lock(), |_, _| false);
+            if snapshot.network(id).is_none() {
+                gone.extend(slot.take().map(|table| (id, table)));
             }
         }
         for network in snapshot.networks() {
@@ -162,16 +168,16 @@ impl Bridge {
             table.locations.reserve(missing);
             let missing = (2 * REMEMBERED_UNKNOWN).saturating_sub(table.unknown.len());
             table.unknown.reserve(missing);
-            let members = &network.members;
+            let members: HashSet<PortId> = network.members.iter().map(|m| m.port).collect();
             let fixed: HashMap<u64, PortId> = members
                 .iter()
-                .filter_map(|member| {
-                    let vnic = snapshot.port(member.port)?.vnic.as_ref()?;
-                    Some((vnic.mac.to_u64(), member.port))
+                .filter_map(|port| {
+                    let vnic = snapshot.port(*port)?.vnic.as_ref()?;
+                    Some((vnic.mac.to_u64(), *port))
                 })
                 .collect();
             self.retain(network.id, &mut table, |mac, location| {
-                members.iter().any(|member| member.port == location.port)
+                members.contains(&location.port)
                     && fixed.get(&mac).is_none_or(|port| *port == location.port)
                     && (!location.fixed || fixed.contains_key(&mac))
             });
@@ -180,6 +186,10 @@ impl Bridge {
             }
         }
         *self.tables.write() = tables;
+        // Only now, when no worker can learn into them any more.
+        for (id, table) in gone {
+            self.retain(id, &mut table.lock(), |_, _| false);
+        }
     }
 
     fn pin(&self, network: NetworkId, table: &mut Table, mac: u64, port: PortId) {
@@ -234,7 +244,7 @@ impl Bridge {
         Some(work(&mut table.lock()))
     }
 
-    /// Notes that `mac` sends from `port`.
+    /// Notes that `mac` sends from `port`. Returns the generation from which on that holds.
     ///
     /// # Errors
     ///
@@ -247,11 +257,14 @@ impl Bridge {
         port: PortId,
         port_limit: u32,
         now_s: u32,
-    ) -> Result<(), DropReason> {
+    ) -> Result<u32, DropReason> {
+        // Whatever changes the table advances the generation under its lock, so the one read
+        // here is that of the table as it is now.
+        let current = || self.generations.current(network);
         self.with_table(network, |table| match table.locations.get(&mac.to_u64()) {
             Some(location) if location.port == port => {
                 table.note(mac, now_s);
-                Ok(())
+                Ok(current())
             }
             Some(location) if location.fixed => Err(DropReason::MacOwned),
             known => {
@@ -282,7 +295,7 @@ impl Bridge {
                         self.generations.advance(network);
                     }
                 }
-                Ok(())
+                Ok(current())
             }
         })
         .unwrap_or(Err(DropReason::NoPolicy))
@@ -323,8 +336,10 @@ impl Bridge {
     /// unknown ones where there is no more room. Returns how many of the former.
     pub fn age(&self, now_s: u32) -> usize {
         self.each(|network, table| {
-            if table.unknown.len() >= REMEMBERED_UNKNOWN {
+            let due_s = table.emptied_s + FORGET_UNKNOWN_EVERY_S;
+            if table.unknown.len() >= REMEMBERED_UNKNOWN && now_s >= due_s {
                 table.unknown.clear();
+                table.emptied_s = now_s;
                 self.generations.advance(network);
             }
             let ageing_s = table.ageing_s;
@@ -441,6 +456,8 @@ mod tests {
         assert_eq!(one_more(), Lookup::Unknown { remembered: false });
         let before = bridge.generations().current(BLUE);
         bridge.age(0);
+        assert_eq!(bridge.generations().current(BLUE), before, "not so soon");
+        bridge.age(FORGET_UNKNOWN_EVERY_S);
         assert_eq!(bridge.generations().current(BLUE), before + 1);
         assert_eq!(one_more(), Lookup::Unknown { remembered: true });
     }

@@ -36,6 +36,9 @@ pub use crate::runner::{FlowRow, FlowVerdict};
 /// How long control waits for a worker.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// Most cached flows that are listed of a worker.
+pub const MOST_FLOWS: usize = 65_536;
+
 /// How the workers run.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -152,6 +155,7 @@ pub struct Engine {
     shared: Arc<Shared>,
     workers: Vec<WorkerHandle>,
     state: Mutex<State>,
+    listing: Mutex<()>,
     housekeeper: Option<(Sender<()>, JoinHandle<()>)>,
 }
 
@@ -190,6 +194,7 @@ impl Engine {
             shared,
             workers,
             state: Mutex::default(),
+            listing: Mutex::default(),
             housekeeper: Some(housekeeper),
         })
     }
@@ -213,25 +218,23 @@ impl Engine {
             .ports
             .extract_if(|id, record| snapshot.port(*id).is_none() && record.placement.is_empty());
         let gone: Vec<_> = gone.collect();
-        for (_, record) in &gone {
-            record
-                .shared
-                .counters
-                .iter()
-                .for_each(|counters| state.retired.add(counters));
-        }
         self.shared.bridge.configure(&snapshot);
         let epoch = snapshot.epoch();
         let ports = (0..=state.ports.keys().map(|id| id.0).max().unwrap_or(0))
             .map(|id| Some(Arc::clone(&state.ports.get(&PortId(id))?.shared)))
             .collect();
-        let former = self
-            .shared
-            .current
-            .swap(Arc::new(Bundle { snapshot, ports }));
+        let bundle = Arc::new(Bundle { snapshot, ports });
+        let former = self.shared.current.swap(Arc::clone(&bundle));
         self.wait_for(epoch)?;
         drop(former);
-        for (id, _) in gone {
+        // What workers learned under the former snapshot since the tables were configured.
+        self.shared.bridge.configure(&bundle.snapshot);
+        for (id, record) in gone {
+            // Only now does no worker count there any more.
+            let counters = &record.shared.counters;
+            counters
+                .iter()
+                .for_each(|counters| state.retired.add(counters));
             self.forget(id)?;
         }
         Ok(())
@@ -354,6 +357,12 @@ impl Engine {
         Ok(())
     }
 
+    /// Forgets the addresses learned at a port that has gone down, so that frames to them are
+    /// flooded rather than lost.
+    pub fn forget_addresses(&self, id: PortId) {
+        self.shared.bridge.forget_port(id);
+    }
+
     fn forget(&self, id: PortId) -> Result<(), EngineError> {
         for worker in 0..self.workers.len() {
             self.call(worker, |reply| Command::Forget { port: id, reply })?;
@@ -455,12 +464,15 @@ impl Engine {
         self.shared.bridge.moves(network)
     }
 
-    /// Cached flows, at most `limit` of each worker.
+    /// Cached flows, at most `limit` and [`MOST_FLOWS`] of each worker. Callers wait for each
+    /// other: a worker makes one list at a time.
     ///
     /// # Errors
     ///
     /// When a worker does not answer.
     pub fn flows(&self, limit: usize) -> Result<Vec<FlowRow>, EngineError> {
+        let _one_at_a_time = self.listing.lock();
+        let limit = limit.min(MOST_FLOWS);
         let mut rows = Vec::new();
         for worker in 0..self.workers.len() {
             rows.extend(self.call(worker, |reply| Command::Flows { limit, reply })?);

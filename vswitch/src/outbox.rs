@@ -81,6 +81,11 @@ impl Outbox {
         parsed: &Parsed,
         to: Destination,
     ) {
+        // A plan that has its prefix must not be overtaken by the transmit that clears them.
+        let full = |lane: &Lane| lane.plans.is_full();
+        if self.lanes.get(to.port.index()).is_some_and(full) {
+            self.transmit(bundle, frames);
+        }
         let frame = &frames[index];
         let mut plan = TxPlan::whole(index, frame);
         if !self.retag(&mut plan, frame, parsed, to.tag) {

@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// Cache entries looked at between two turns while flows are listed.
-const SLICE: usize = 512;
+const SLICE: usize = 4096;
 
 /// Most turns taken for what was received before a port is given up. A full ring takes 32; a port
 /// that never falls silent must not keep control waiting.
@@ -193,7 +193,7 @@ impl Runner {
             }
             Command::Flows { limit, reply } => {
                 *listing = Some(Listing {
-                    rows: Vec::new(),
+                    rows: Vec::with_capacity(limit),
                     next: 0,
                     limit,
                     reply,

@@ -13,6 +13,7 @@
 
 use policy::{
     Class, Denial, DropReason, NetworkId, PortId, VlanId,
+    key::shape,
     parse::Parsed,
     reader::Exact,
     sender::NeighborClaim,
@@ -115,18 +116,18 @@ impl SlowPath {
         let network = admit(port, head, parsed)?;
         let network = inputs.snapshot.network(network).ok_or(no_policy)?;
 
-        // The generation is read before the table: see `bridge`.
-        decision.network = network.id;
-        decision.generation = inputs.bridge.generations().current(network.id);
         let source = parsed.key.eth_src();
-        let learned =
-            inputs
-                .bridge
-                .learn(network.id, source, port.id, port.mac_limit, inputs.now_s);
-        if let Err(reason) = learned {
-            // An address less somewhere else, and the next frame may pass.
-            decision.cacheable = false;
-            return Err(Denial::new(reason));
+        let (limit, now_s) = (port.mac_limit, inputs.now_s);
+        match inputs
+            .bridge
+            .learn(network.id, source, port.id, limit, now_s)
+        {
+            Ok(generation) => (decision.network, decision.generation) = (network.id, generation),
+            Err(reason) => {
+                // An address less somewhere else, and the next frame may pass.
+                decision.cacheable = false;
+                return Err(Denial::new(reason));
+            }
         }
         match route(inputs, network, port, parsed)? {
             Route::One(to, tag) => {
@@ -183,8 +184,14 @@ impl SlowPath {
         tag: Option<VlanId>,
         parsed: &Parsed,
     ) -> Destination {
+        // Without its outer tag the frame would pass for one of the inner tag's VLAN.
+        let hops = tag.is_none() && parsed.key.has(shape::NESTED);
         let vnic = snapshot.port(to).and_then(|port| port.vnic.as_ref());
-        let judged = vnic.map_or(Ok(None), |vnic| vnic.judge_inbound(&mut Exact(&parsed.key)));
+        let judged = match vnic {
+            _ if hops => Err(Denial::new(DropReason::NestedUntagged)),
+            Some(vnic) => vnic.judge_inbound(&mut Exact(&parsed.key)),
+            None => Ok(None),
+        };
         let denied = judged.err().map(|denial| Denied {
             reason: denial.reason,
             row: self

@@ -67,6 +67,38 @@ fn a_move_takes_effect_on_cached_flows_at_once() {
 }
 
 #[test]
+fn an_address_learned_after_floods_to_it_takes_effect_on_cached_floods_at_once() {
+    let options = Options {
+        workers: 2,
+        ..Options::default()
+    };
+    let mut bed = Bed::with(
+        &model([network(0)], (0..3).map(|id| access(id, 0))),
+        options,
+    );
+    let unknown = plain(mac(2), mac(1));
+    for _ in 0..3 {
+        assert_eq!(bed.ports_of(0, &unknown), [1, 2]);
+    }
+    assert_eq!(bed.counts(0).cache_hits, 2);
+    // The other worker hears the address.
+    bed.pass(1, &plain(BROADCAST, mac(2)));
+    assert_eq!(bed.ports_of(0, &unknown), [1]);
+    // More unknown addresses than a network remembers are flooded and found all the same.
+    let address = |n: u16| {
+        let [high, low] = n.to_be_bytes();
+        Mac([2, 0, 0, 1, high, low])
+    };
+    for n in 0..300 {
+        assert_eq!(bed.ports_of(0, &plain(address(n), mac(1))), [1, 2]);
+    }
+    for n in (0..300).rev() {
+        bed.pass(2, &plain(BROADCAST, address(n)));
+        assert_eq!(bed.ports_of(0, &plain(address(n), mac(1))), [2], "{n}");
+    }
+}
+
+#[test]
 fn two_workers_share_what_they_learn() {
     let mut bed = Bed::with(
         &model([network(0)], (0..3).map(|id| access(id, 0))),

@@ -104,8 +104,11 @@ fn floods_passed(queues: u64) -> u64 {
     let feeds: Vec<_> = (1..queues).map(|_| bed.add_queue(0)).collect();
     bed.pass(1, &plain(BROADCAST, mac(1)));
     // Each to another address, so that each is decided anew.
-    let mut targets = (200..).map(|target| plain(mac(target), mac(100)));
-    let mut flood = || targets.next().expect("endless");
+    let mut targets = (0..=u16::MAX).map(|target| {
+        let [high, low] = target.to_be_bytes();
+        plain(policy::Mac([2, 0, 0, 1, high, low]), mac(100))
+    });
+    let mut flood = || targets.next().expect("fewer frames than addresses");
     for _ in 0..60 {
         bed.send(0, &flood());
         for feed in &feeds {

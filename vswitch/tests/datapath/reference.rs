@@ -94,14 +94,15 @@ impl Pair {
         Ok(())
     }
 
-    /// Within a burst the cache is asked before the first miss is resolved, so a move takes
-    /// effect at the next burst: frames of a burst that moves an address come one by one.
+    /// Within a burst the cache is asked before the first miss is resolved, so what is learned
+    /// voids cached decisions from the next burst on: frames of a burst that voids any come one
+    /// by one.
     fn burst(&mut self, port: u16, arrivals: &[Arrival]) -> Result<(), TestCaseError> {
         let mut trial = self.reference.clone();
         for arrival in arrivals {
             trial.receive(port, &arrival.bytes, arrival.beside);
         }
-        let size = if trial.moves == self.reference.moves {
+        let size = if trial.voided == self.reference.voided {
             arrivals.len()
         } else {
             1

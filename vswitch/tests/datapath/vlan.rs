@@ -157,13 +157,16 @@ fn a_service_tag_is_a_tag() {
 }
 
 #[test]
-fn only_the_outer_tag_is_the_switches() {
+fn a_nested_tag_leaves_only_behind_an_outer_one() {
     let mut bed = switch();
     let frame = plain(BROADCAST, mac(1));
     let inner = tag(&frame, 0x4123);
-    let expected = [(2, inner.clone()), (4, tag(&inner, 20))];
+    // Untagged at port 2 it would pass for a frame of the inner tag's VLAN.
+    let expected = [(4, tag(&inner, 20))];
     assert_eq!(bed.pass(3, &tag(&inner, 20)), expected);
     assert_eq!(send(&mut bed, 3, &inner, Tag::Beside(20)), expected);
+    let dropped = bed.counts(2).dropped(DropReason::NestedUntagged);
+    assert_eq!(dropped, 2);
 }
 
 #[test]

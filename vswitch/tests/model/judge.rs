@@ -17,7 +17,7 @@ pub(crate) fn direction(
     view: &View<'_>,
     reason: DropReason,
 ) -> Result<(), DropReason> {
-    if matches!(view.body, Body::Malformed) {
+    if matches!(view.body, Body::Malformed) || view.nested {
         return Err(reason);
     }
     let first = policy

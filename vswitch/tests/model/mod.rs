@@ -30,8 +30,11 @@ pub(crate) struct Reference {
     macs: BTreeMap<(u16, [u8; 6]), Location>,
     /// Dropped frames by (port, reason).
     pub(crate) drops: BTreeMap<(u16, &'static str), u64>,
-    /// How often an address moved.
-    pub(crate) moves: u64,
+    /// Addresses that frames were flooded to, since nobody knew where they are.
+    asked: BTreeSet<(u16, [u8; 6])>,
+    /// How often an address moved, or was learned after it had been asked for: whatever was
+    /// decided for frames to it is void.
+    pub(crate) voided: u64,
 }
 
 /// Where a frame goes, and the tag it leaves with.
@@ -43,7 +46,8 @@ impl Reference {
             model: Model::default(),
             macs: BTreeMap::new(),
             drops: BTreeMap::new(),
-            moves: 0,
+            asked: BTreeSet::new(),
+            voided: 0,
         };
         switch.adopt(model);
         switch
@@ -112,14 +116,19 @@ impl Reference {
             judge::direction(&vnic.outbound, &view, DropReason::AclOut)?;
         }
         self.learn(network, port, view.src)?;
+        if !self.macs.contains_key(&(network, view.dst)) {
+            self.asked.insert((network, view.dst));
+        }
         let exits = self.exits(network, port, &view)?;
         let mut sent = Vec::new();
         for (to, tag) in exits {
             let vnic = ports.iter().find(|port| port.id.0 == to);
             let vnic = vnic.and_then(|port| port.vnic.as_ref());
-            let judged = vnic.map_or(Ok(()), |vnic| {
-                judge::direction(&vnic.inbound, &view, DropReason::AclIn)
-            });
+            let judged = match vnic {
+                _ if view.nested && tag.is_none() => Err(DropReason::NestedUntagged),
+                Some(vnic) => judge::direction(&vnic.inbound, &view, DropReason::AclIn),
+                None => Ok(()),
+            };
             match judged {
                 Ok(()) => sent.push((to, view.with_tag(tag))),
                 Err(reason) => self.count(to, reason),
@@ -202,7 +211,8 @@ impl Reference {
         if known.is_none() && by_network >= limit as usize {
             return Err(DropReason::MacLimitNetwork);
         }
-        self.moves += u64::from(known.is_some());
+        let voided = known.is_some() || self.asked.contains(&(network, mac));
+        self.voided += u64::from(voided);
         let port = port.id.0;
         self.macs
             .insert((network, mac), Location { port, fixed: false });
