@@ -69,6 +69,7 @@ impl Control {
 
     fn check_health(&self, hands: &mut Hands) {
         let mut gone = Vec::new();
+        let mut went_down = Vec::new();
         for (name, monitor) in &mut hands.monitors {
             let health = super::datapath::condition(monitor.health());
             let counts = monitor.counts();
@@ -82,6 +83,9 @@ impl Control {
                     if port.condition != condition {
                         if let Condition::Down(why) = &condition {
                             tracing::warn!(port = %name, "port down: {why}");
+                            if port.condition == Condition::Up {
+                                went_down.push(port.id);
+                            }
                         } else {
                             tracing::info!(port = %name, "port up");
                         }
@@ -90,6 +94,10 @@ impl Control {
                 }
                 Err(reason) => gone.push((Arc::clone(name), port.id, reason)),
             }
+        }
+        // What was behind them may be elsewhere by now: frames to it are flooded, not lost here.
+        for id in went_down {
+            self.datapath.forget_addresses(id);
         }
         for (name, id, reason) in gone {
             tracing::warn!(port = %name, "port gone: {reason}; it is attached again when it returns");

@@ -23,7 +23,8 @@ use crate::{
 /// What happens to the world outside control, and what control did to it.
 #[derive(Default)]
 pub(crate) struct World {
-    /// In order: `open NAME`, `publish N`, `attach NUMBER`, `detach NUMBER`, `assign ...`.
+    /// In order: `open NAME`, `publish N`, `attach NUMBER`, `detach NUMBER`, `forget NUMBER`,
+    /// `assign ...`.
     log: Vec<String>,
     /// Ports that cannot be opened because what they attach to is missing.
     missing: HashSet<String>,
@@ -86,6 +87,10 @@ impl Datapath for FakeDatapath {
         world.log.push(format!("detach {}", id.0));
         world.attached.remove(&id);
         Ok(())
+    }
+
+    fn forget_addresses(&self, id: PortId) {
+        self.0.lock().log.push(format!("forget {}", id.0));
     }
 
     fn assign(&self, id: PortId, queue: usize, worker: usize) -> Result<(), EngineError> {
@@ -397,7 +402,13 @@ fn a_port_that_is_down_stays_attached_and_says_why() {
         ("down", "no carrier")
     );
     assert_eq!(port.driver_counts["asked"], 1);
-    assert!(log(&world).is_empty());
+    assert_eq!(
+        log(&world),
+        ["forget 0"],
+        "what was behind it is looked for"
+    );
+    control.look();
+    assert!(log(&world).is_empty(), "once");
 }
 
 #[test]
