@@ -78,6 +78,7 @@ pub fn pair(config: Config) -> Result<(Port, Port), OpenError> {
             ),
             max_frame_bytes: config.max_frame_bytes,
             unmarked_partial_checksums: config.unmarked_partial_checksums,
+            hidden_vlan_tags: false,
             notes: Vec::new(),
         },
         rx: vec![Box::new(MemoryRx {

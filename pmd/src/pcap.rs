@@ -17,7 +17,9 @@ mod replay;
 mod write;
 
 use std::{
+    fs::{File, OpenOptions},
     io,
+    os::unix::fs::{FileTypeExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::{Arc, atomic::Ordering},
 };
@@ -105,6 +107,7 @@ pub fn open(config: &Config) -> Result<Port, OpenError> {
             mode,
             max_frame_bytes: MAX_FRAME_BYTES,
             unmarked_partial_checksums: false,
+            hidden_vlan_tags: false,
             notes,
         },
         rx: vec![Box::new(ReplayRx::new(
@@ -164,6 +167,29 @@ fn describe(config: &Config, capture: &Capture) -> (String, Vec<String>) {
         None => parts.push("discards what leaves".into()),
     }
     (parts.join(", "), notes)
+}
+
+/// Opens a regular file, or when `devices` says so a character device. Opening a FIFO would wait
+/// for its other end, perhaps for ever, so it is opened without waiting, and refused.
+fn open_file(options: &mut OpenOptions, path: &Path, devices: bool) -> io::Result<File> {
+    let refused = || {
+        io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "it is not a regular file; name a file, or a path where none is yet",
+        )
+    };
+    let opened = options.custom_flags(libc::O_NONBLOCK).open(path);
+    let file = opened.map_err(|error| match error.raw_os_error() {
+        // A FIFO that nobody reads, or a socket.
+        Some(libc::ENXIO) => refused(),
+        _ => error,
+    })?;
+    let kind = file.metadata()?.file_type();
+    if kind.is_file() || devices && kind.is_char_device() {
+        Ok(file)
+    } else {
+        Err(refused())
+    }
 }
 
 /// Turns a codec's error into what a port's opener hears.

@@ -97,6 +97,9 @@ pub struct PortInfo {
     /// True when frames may arrive with a partial checksum that nothing marks, as from a veth
     /// peer; the walk then looks for them.
     pub unmarked_partial_checksums: bool,
+    /// True when VLAN tags may travel beside frames where this port cannot see them, so that a
+    /// tagged frame looks untagged.
+    pub hidden_vlan_tags: bool,
     /// What a person should know about this port, one sentence each: a missing capability and
     /// what to do about it.
     pub notes: Vec<String>,

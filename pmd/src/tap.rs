@@ -108,6 +108,7 @@ pub fn open(config: &Config) -> Result<Port, OpenError> {
             ),
             max_frame_bytes,
             unmarked_partial_checksums: false,
+            hidden_vlan_tags: false,
             notes: Vec::new(),
         },
         rx: queues

@@ -105,6 +105,7 @@ fn wrapped(frames: impl IntoIterator<Item = Vec<u8>>, config: Config) -> Port {
             mode: String::new(),
             max_frame_bytes: 64,
             unmarked_partial_checksums: false,
+            hidden_vlan_tags: false,
             notes: Vec::new(),
         },
         rx: vec![Box::new(Scripted {

@@ -313,3 +313,32 @@ fn without_a_file_what_leaves_is_discarded_and_counted() {
     assert_eq!(count(&mut port, "frames_discarded"), 1);
     assert_eq!(count(&mut port, "frames_written"), 0);
 }
+
+#[test]
+fn a_fifo_is_refused_and_not_waited_for() {
+    let folder = folder();
+    let fifo = folder.path().join("fifo");
+    let kind = rustix::fs::FileType::Fifo;
+    let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+    rustix::fs::mknodat(rustix::fs::CWD, &fifo, kind, mode, 0).expect("fifo");
+    let refused = |replay: Option<&Path>, write: Option<&Path>| {
+        let config = Config {
+            replay: replay.map(Path::to_owned),
+            write: write.map(Path::to_owned),
+            ..Config::default()
+        };
+        let error = pcap::open(&config).expect_err("refused").to_string();
+        assert!(error.contains("not a regular file"), "{error}");
+    };
+    refused(Some(&fifo), None);
+    refused(None, Some(&fifo));
+    // With a reader, opening to write would succeed.
+    let mut reader = std::fs::File::options();
+    let _reader = std::os::unix::fs::OpenOptionsExt::custom_flags(
+        reader.read(true),
+        rustix::fs::OFlags::NONBLOCK.bits().cast_signed(),
+    )
+    .open(&fifo)
+    .expect("read end");
+    refused(None, Some(&fifo));
+}

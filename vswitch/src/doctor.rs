@@ -80,26 +80,37 @@ fn version(release: &str) -> Option<(u32, u32)> {
     Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
 }
 
+/// Up to this MTU a frame fits one chunk of frame memory in every mode, in bytes.
+const MTU_IN_ONE_PIECE: u32 = 3500;
+
 fn kernel(release: &str) -> Finding {
     match version(release) {
-        Some(found) if found < (5, 10) => Finding::new(
+        Some(found) if found < (5, 9) => Finding::new(
             "kernel",
             Status::Problem,
-            format!("{release}; AF_XDP as vswitch uses it needs 5.10"),
+            format!("{release}; af_xdp ports need 5.9 (XDP by BPF link)"),
             "boot a newer kernel",
         ),
         Some(found) if found < (6, 6) => Finding::new(
             "kernel",
             Status::Note,
-            format!("{release}; frames longer than a page need 6.6 (AF_XDP multi-buffer)"),
-            "boot 6.6 or newer for MTU 9000",
+            format!(
+                "{release}; an MTU above about {MTU_IN_ONE_PIECE} needs 6.6 (AF_XDP multi-buffer), VLAN tags beside frames need 6.8"
+            ),
+            "boot 6.6 or newer for MTU 9000, 6.8 or newer for trunk ports",
+        ),
+        Some(found) if found < (6, 8) => Finding::new(
+            "kernel",
+            Status::Note,
+            format!("{release}; VLAN tags beside frames need 6.8 (XDP metadata)"),
+            "boot 6.8 or newer for trunk ports",
         ),
         Some(_) => Finding::ok("kernel", release),
         None => Finding::new(
             "kernel",
             Status::Note,
             release,
-            "not understood; 5.10 is needed",
+            "not understood; 5.9 is needed, 6.6 for MTU 9000, 6.8 for trunk ports",
         ),
     }
 }
@@ -403,10 +414,12 @@ fn interface(path: &Path, name: &str, wanted: bool, release: &str) -> Finding {
         u32::from_str_radix(read("flags").trim_start_matches("0x"), 16).is_ok_and(|f| f & 1 == 1);
     let (status, advice) = if !up {
         (Status::Problem, format!("set it up: ip link set {name} up"))
-    } else if mtu > 3000 && version(release).is_some_and(|v| v < (6, 6)) {
+    } else if mtu > MTU_IN_ONE_PIECE && version(release).is_some_and(|v| v < (6, 6)) {
         (
             Status::Problem,
-            "this MTU needs kernel 6.6; lower it: ip link set mtu 1500".into(),
+            format!(
+                "this MTU needs kernel 6.6, or longer frames are dropped; lower it: ip link set {name} mtu 1500"
+            ),
         )
     } else if path.join("master").exists() {
         let advice = "it belongs to a bridge or bond, which gets nothing while vswitch has it";
@@ -458,7 +471,13 @@ mod tests {
     #[test]
     fn kernels_are_judged_by_version() {
         assert_eq!(kernel("5.4.0-x").status, Status::Problem);
-        assert_eq!(kernel("6.1.0-18-amd64").status, Status::Note);
+        assert_eq!(kernel("5.9.1").status, Status::Note);
+        let finding = kernel("6.1.0-18-amd64");
+        assert_eq!(finding.status, Status::Note);
+        assert!(finding.found.contains("6.6") && finding.found.contains("6.8"));
+        let finding = kernel("6.6.30");
+        assert_eq!(finding.status, Status::Note);
+        assert!(finding.found.contains("6.8"));
         assert_eq!(kernel("6.12.3").status, Status::Ok);
         assert_eq!(kernel("strange").status, Status::Note);
     }

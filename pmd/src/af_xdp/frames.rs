@@ -21,7 +21,7 @@ pub(super) const HEADROOM_BYTES: usize = 256;
 /// `XDP_PKT_CONTD`: the packet goes on in the next descriptor.
 pub(super) const CONTINUED: u32 = 1;
 
-const HUGE_PAGE_BYTES: usize = 2 << 20;
+pub(super) const HUGE_PAGE_BYTES: usize = 2 << 20;
 
 /// What the XDP program writes before a frame, see `program.rs`.
 pub(super) const META_UNTAGGED: u32 = 0x7673_7701;
@@ -175,13 +175,6 @@ pub(super) fn allocate(
             )
         })?,
     };
-    if !huge_pages {
-        tracing::info!(
-            interface = name,
-            kib = bytes >> 10,
-            "no huge pages for the frame memory, ordinary pages are used; set vm.nr_hugepages to change that"
-        );
-    }
     let frames = descs
         .into_iter()
         // SAFETY: these are all the frames of a new UMEM, each claimed once.

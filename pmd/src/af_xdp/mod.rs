@@ -43,12 +43,14 @@
 //!   the kernel took and dropped because a veth peer is behind is counted in `tx_lost`.
 //! - When an interface goes down with frames on the transmit ring they are counted as `down`, yet
 //!   leave if the same interface comes up again.
-//! - A port is closed when its queues *and* its monitor are dropped.
+//! - A port is closed when its queues *and* its monitor are dropped. Frames that wait on the
+//!   transmit ring then get one last kick; what the kernel has no room for even so is lost without
+//!   a count, as there is nobody left to ask.
 //! - Unbinding a socket completes after `close` returns; binding again is tried for 2 s.
 //! - Registering a UMEM counts against `RLIMIT_MEMLOCK` for a process without `CAP_IPC_LOCK`; BPF
 //!   programs and maps do not (since Linux 5.11).
 //!
-//! **Limits.** A frame has at most 18 pieces. The MTU is read once, when the port is opened.
+//! **Limits.** A frame has at most 18 pieces; before Linux 6.6 one, and longer frames are dropped. The MTU is read once, when the port is opened.
 
 mod frames;
 mod interface;
@@ -144,6 +146,11 @@ impl Plan {
         self.frame_bytes as usize - frames::HEADROOM_BYTES
     }
 
+    /// Frame memory of a queue.
+    fn memory_bytes(&self) -> usize {
+        2 * self.ring_size as usize * self.frame_bytes as usize
+    }
+
     /// True when the longest frame, tagged, does not fit one chunk.
     fn needs_pieces(&self) -> bool {
         self.max_frame_bytes + tx::VLAN_TAG_BYTES > self.piece_bytes()
@@ -176,7 +183,7 @@ pub fn open(config: &Config) -> Result<Port, OpenError> {
     if plan.needs_pieces() && !attached.request.fragments {
         plan.max_frame_bytes = plan.piece_bytes() - tx::VLAN_TAG_BYTES;
         notes.push(format!(
-            "{}: the kernel refused a program for frames in pieces, so longer frames than {} bytes are dropped: lower the MTU to {}.",
+            "{}: this kernel does not take frames in pieces here (Linux 6.6 does), so longer frames than {} bytes are dropped: lower the MTU to {}.",
             interface.name,
             plan.max_frame_bytes,
             plan.max_frame_bytes - ETHERNET_HEADER_BYTES
@@ -203,6 +210,7 @@ pub fn open(config: &Config) -> Result<Port, OpenError> {
         tx.push(Box::new(opened.tx));
         watched.push(opened.watched);
     }
+    log_pages(&interface, plan, huge_pages);
     Ok(Port {
         info: PortInfo {
             driver: "af_xdp",
@@ -211,6 +219,8 @@ pub fn open(config: &Config) -> Result<Port, OpenError> {
             // In generic mode a frame may come from a local sender by way of any virtual
             // interface, with its checksum left for hardware that it never meets.
             unmarked_partial_checksums: driver == "veth" || attached.request.hook == Hook::Generic,
+            hidden_vlan_tags: !attached.request.vlan_tag
+                && (driver == "veth" || attached.request.hook == Hook::Generic),
             notes,
         },
         rx,
@@ -277,7 +287,7 @@ fn attach(
     plan: Plan,
     notes: &mut Vec<String>,
 ) -> Result<Attached, OpenError> {
-    let fragments = plan.needs_pieces();
+    let fragments = plan.needs_pieces() && socket::takes_pieces();
     let request = |hook, fragments, vlan_tag| Request {
         index: interface.index,
         hook,
@@ -413,6 +423,17 @@ fn add_notes(
             "{name}: {} of {available} receive queues are opened; frames of the others go to the host's stack.",
             plan.queues
         ));
+    }
+}
+
+/// Says that huge pages were wanted and not there. Memory of another multiple never asks for them.
+fn log_pages(interface: &Interface, plan: Plan, huge_pages: bool) {
+    if !huge_pages && plan.memory_bytes().is_multiple_of(frames::HUGE_PAGE_BYTES) {
+        tracing::info!(
+            interface = interface.name,
+            kib_per_queue = plan.memory_bytes() >> 10,
+            "no huge pages for the frame memory, ordinary pages are used; set vm.nr_hugepages to change that"
+        );
     }
 }
 

@@ -7,7 +7,7 @@
 use std::{
     error::Error,
     io, mem,
-    os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd},
+    os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
     sync::Arc,
     thread,
     time::Instant,
@@ -50,6 +50,35 @@ struct Rings {
     tx: TxQueue,
     fill: FillQueue,
     completions: CompQueue,
+}
+
+/// Whether sockets of this kernel take frames of several pieces, as those do since Linux 6.6.
+pub(super) fn takes_pieces() -> bool {
+    // SAFETY: a plain system call; the result is checked before it is owned.
+    let fd = unsafe { libc::socket(libc::AF_XDP, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
+    if fd < 0 {
+        // Opening a queue will say why.
+        return true;
+    }
+    // SAFETY: `fd` was just opened and belongs to nobody else.
+    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    let address = libc::sockaddr_xdp {
+        sxdp_family: libc::AF_XDP as u16,
+        sxdp_flags: libc::XDP_USE_SG,
+        sxdp_ifindex: 0,
+        sxdp_queue_id: 0,
+        sxdp_shared_umem_fd: 0,
+    };
+    // SAFETY: `address` is a whole `sockaddr_xdp` that lives through the call.
+    let result = unsafe {
+        libc::bind(
+            socket.as_raw_fd(),
+            (&raw const address).cast(),
+            mem::size_of_val(&address) as libc::socklen_t,
+        )
+    };
+    // Flags are looked at before the interface, and there is no interface 0.
+    result == 0 || io::Error::last_os_error().raw_os_error() != Some(libc::EINVAL)
 }
 
 /// Opens `queue`; clears `zero_copy` when the driver does not offer it.

@@ -185,6 +185,16 @@ impl AfXdpTx {
     }
 }
 
+impl Drop for AfXdpTx {
+    /// Frames that wait for a kick get a last one. What the kernel has no room for even then is
+    /// lost with the ring.
+    fn drop(&mut self) {
+        if self.state.tx_pending.load(Relaxed) {
+            self.kick();
+        }
+    }
+}
+
 impl Limits {
     /// True when these bytes are not too long: a frame of the greatest length may carry a tag
     /// on top.

@@ -124,11 +124,11 @@ impl Reader<BufReader<File>> {
     ///
     /// # Errors
     ///
-    /// [`Error::Io`] when it cannot be opened, [`Error::Format`] when it is no capture file.
+    /// [`Error::Io`] when it cannot be opened or is no regular file, [`Error::Format`] when it is no capture file.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
         let path = path.as_ref();
         let name = path.display().to_string();
-        match File::open(path) {
+        match super::open_file(File::options().read(true), path, false) {
             Ok(file) => Self::new(BufReader::with_capacity(1 << 16, file), name),
             Err(source) => Err(Error::Io {
                 file: name,

@@ -19,9 +19,13 @@ impl Writer<BufWriter<File>> {
     ///
     /// # Errors
     ///
-    /// What the system answers.
+    /// What the system answers, and [`io::ErrorKind::InvalidInput`] for what is neither a regular
+    /// file nor a character device such as `/dev/null`.
     pub fn create(path: impl AsRef<Path>) -> io::Result<Self> {
-        Self::new(BufWriter::with_capacity(1 << 18, File::create(path)?))
+        let mut options = File::options();
+        options.write(true).create(true).truncate(true);
+        let file = super::open_file(&mut options, path.as_ref(), true)?;
+        Self::new(BufWriter::with_capacity(1 << 18, file))
     }
 }
 

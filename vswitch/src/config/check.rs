@@ -18,7 +18,7 @@ pub(super) const MAX_NETWORKS: usize = 4096;
 /// Notes every problem between sections.
 pub(super) fn all(draft: &Draft<'_>, machine: &Machine) {
     cores(draft, machine);
-    flow_caches(draft, machine);
+    memory(draft, machine);
     unique(draft, "network", &draft.networks, MAX_NETWORKS);
     unique(draft, "port", &draft.ports, MAX_PORTS);
     unique(draft, "vnic", &draft.vnics, MAX_PORTS);
@@ -61,25 +61,60 @@ fn cores(draft: &Draft<'_>, machine: &Machine) {
     }
 }
 
-/// A flow cache that does not fit is found out here, and not when memory runs out.
-fn flow_caches(draft: &Draft<'_>, machine: &Machine) {
+/// What does not fit is found out here, and not when memory runs out.
+fn memory(draft: &Draft<'_>, machine: &Machine) {
     const ENTRY_BYTES: u64 = 128;
-    let Some(section) = &draft.workers_section else {
-        return;
-    };
     let entries = draft.workers.flow_cache_entries as u64 * draft.workers.cores.len() as u64;
-    let bytes = entries * ENTRY_BYTES;
-    if machine.memory_bytes > 0 && bytes > machine.memory_bytes / 2 {
+    let caches = entries * ENTRY_BYTES;
+    let tables = mac_tables(draft);
+    let most = machine.memory_bytes / 2;
+    if machine.memory_bytes == 0 || caches + tables <= most {
+        return;
+    }
+    if let Some(section) = draft.workers_section.as_ref().filter(|_| caches > most) {
         draft.reader.report(
             &section.value_span("flow_cache_entries"),
             format!(
                 "the flow caches would take {} MiB of this machine's {} MiB",
-                bytes >> 20,
+                caches >> 20,
                 machine.memory_bytes >> 20
             ),
             "use fewer entries",
         );
+        return;
     }
+    let limit = |named: &&Named<'_, Network>| named.value.as_ref().map(|n| n.mac_limit);
+    let Some(largest) = draft.networks.iter().max_by_key(limit) else {
+        return;
+    };
+    draft.reader.report(
+        &largest.section.value_span("mac_limit"),
+        format!(
+            "the MAC tables of all networks would take {} MiB and the flow caches {} MiB of this machine's {} MiB",
+            tables >> 20,
+            caches >> 20,
+            machine.memory_bytes >> 20
+        ),
+        "use a lower mac_limit, fewer networks, or fewer flow_cache_entries",
+    );
+}
+
+/// Bytes of the MAC tables: each is made with room for twice its addresses, seven eighths full at
+/// most, in a power of two of slots.
+fn mac_tables(draft: &Draft<'_>) -> u64 {
+    const SLOT_BYTES: u64 = 25;
+    let mut members: HashMap<&str, u64> = HashMap::new();
+    let ports = draft.ports.iter().filter_map(|port| port.value.as_ref());
+    for network in ports.flat_map(|port| port.attachment.networks()) {
+        *members.entry(network).or_default() += 1;
+    }
+    let networks = draft.networks.iter().filter_map(|n| n.value.as_ref());
+    let bytes = networks.map(|network| {
+        let ports = members.get(&*network.name).copied().unwrap_or(0);
+        let room = 2 * (u64::from(network.mac_limit) + ports);
+        (room * 8).div_ceil(7).next_power_of_two() * SLOT_BYTES
+    });
+    bytes.sum()
 }
 
 fn unique<T>(draft: &Draft<'_>, kind: &str, named: &[Named<'_, T>], most: usize) {

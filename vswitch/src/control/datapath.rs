@@ -21,6 +21,7 @@ pub trait Datapath: Send + Sync {
     fn publish(&self, snapshot: Snapshot) -> Result<(), EngineError>;
     fn attach(&self, id: PortId, queues: PortQueues, workers: &[usize]) -> Result<(), EngineError>;
     fn detach(&self, id: PortId) -> Result<(), EngineError>;
+    fn forget_addresses(&self, id: PortId);
     fn assign(&self, id: PortId, queue: usize, worker: usize) -> Result<(), EngineError>;
     fn queues(&self) -> Vec<QueueRow>;
     fn port_counts(&self, id: PortId) -> PortCounts;
@@ -43,6 +44,9 @@ impl Datapath for Engine {
     }
     fn detach(&self, id: PortId) -> Result<(), EngineError> {
         Engine::detach(self, id)
+    }
+    fn forget_addresses(&self, id: PortId) {
+        Engine::forget_addresses(self, id);
     }
     fn assign(&self, id: PortId, queue: usize, worker: usize) -> Result<(), EngineError> {
         Engine::assign(self, id, queue, worker)

@@ -12,7 +12,8 @@
 //! former owner.
 //!
 //! Two locks, taken in this order: `hands` is held by whoever changes something, which may wait
-//! for workers and drivers; `state` is what readers see, and is held for moments only.
+//! for workers and drivers; `state` is what readers see, and is held for moments only, never
+//! while the datapath is asked.
 
 mod apply;
 mod compile;
@@ -41,7 +42,10 @@ pub use datapath::Datapath;
 pub use drivers::{Drivers, Opener};
 
 use crate::{
-    config::{Config, Machine, Problems, types::Port},
+    config::{
+        Config, Machine, Problems,
+        types::{Attachment, Port},
+    },
     engine::{EngineError, PortQueues},
 };
 use ids::Ids;
@@ -251,7 +255,7 @@ impl Control {
 
     /// Opens a port; a missing interface or file is no failure, the port then waits for it.
     fn open(&self, port: &Port) -> Result<Opened, ControlError> {
-        match (self.opener)(port) {
+        match self.open_checked(port) {
             Ok(open) => Ok(Opened::Open(Box::new(open))),
             Err(OpenError::Missing(reason)) => Ok(Opened::Missing(reason)),
             Err(error) => Err(ControlError::Open {
@@ -259,6 +263,20 @@ impl Control {
                 error,
             }),
         }
+    }
+
+    /// Opens a port that can serve its networks. A trunk that does not see tags would take each
+    /// network's frames for the native one's.
+    fn open_checked(&self, port: &Port) -> Result<pmd::Port, OpenError> {
+        let open = (self.opener)(port)?;
+        if open.info.hidden_vlan_tags && matches!(port.attachment, Attachment::Trunk { .. }) {
+            return Err(OpenError::Unsupported(format!(
+                "VLAN tags may travel beside frames where this port ({}) cannot see them, so it cannot be a trunk, whatever the sender's offload settings: a trunk needs native mode on Linux 6.8 or newer; else make it an access port. What the driver says: {}",
+                open.info.mode,
+                open.info.notes.join(" ")
+            )));
+        }
+        Ok(open)
     }
 
     /// Hands an open port to the workers and keeps its monitor.

@@ -13,6 +13,9 @@ use super::{Condition, Control, Hands};
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 const FIRST_RETRY: Duration = Duration::from_millis(500);
 const LONGEST_RETRY: Duration = Duration::from_secs(2);
+/// A look begins no further attempt after so long: an attempt may wait for a device that its
+/// former owner has not let go yet, and whoever wants to change something waits for the look.
+const LONGEST_LOOK: Duration = Duration::from_millis(200);
 
 /// When to try again to open a port.
 #[derive(Clone, Copy, Debug)]
@@ -66,6 +69,7 @@ impl Control {
 
     fn check_health(&self, hands: &mut Hands) {
         let mut gone = Vec::new();
+        let mut went_down = Vec::new();
         for (name, monitor) in &mut hands.monitors {
             let health = super::datapath::condition(monitor.health());
             let counts = monitor.counts();
@@ -79,6 +83,9 @@ impl Control {
                     if port.condition != condition {
                         if let Condition::Down(why) = &condition {
                             tracing::warn!(port = %name, "port down: {why}");
+                            if port.condition == Condition::Up {
+                                went_down.push(port.id);
+                            }
                         } else {
                             tracing::info!(port = %name, "port up");
                         }
@@ -87,6 +94,10 @@ impl Control {
                 }
                 Err(reason) => gone.push((Arc::clone(name), port.id, reason)),
             }
+        }
+        // What was behind them may be elsewhere by now: frames to it are flooded, not lost here.
+        for id in went_down {
+            self.datapath.forget_addresses(id);
         }
         for (name, id, reason) in gone {
             tracing::warn!(port = %name, "port gone: {reason}; it is attached again when it returns");
@@ -101,17 +112,22 @@ impl Control {
         }
     }
 
-    /// Tries every port that waits and whose pause is over.
+    /// Tries the ports that wait and whose pause is over, those first that are due longest. What
+    /// [`LONGEST_LOOK`] leaves untried stays due.
     pub(super) fn reopen_due(&self, hands: &mut Hands) {
         let now = Instant::now();
-        let due: Vec<_> = hands
+        let mut due: Vec<_> = hands
             .retries
             .iter()
             .filter(|(_, retry)| retry.at <= now)
             .map(|(name, retry)| (Arc::clone(name), *retry))
             .collect();
+        due.sort_by_key(|(_, retry)| retry.at);
         let config = self.config();
         for (name, retry) in due {
+            if now.elapsed() > LONGEST_LOOK {
+                break;
+            }
             let Some(port) = config.ports.iter().find(|port| port.name == name) else {
                 hands.retries.remove(&name);
                 continue;
@@ -119,7 +135,7 @@ impl Control {
             let Some(id) = hands.ids.port(&name) else {
                 continue;
             };
-            let outcome = (self.opener)(port).map_err(|error| match error {
+            let outcome = self.open_checked(port).map_err(|error| match error {
                 OpenError::Missing(reason) => reason,
                 other => other.to_string(),
             });

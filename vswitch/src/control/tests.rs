@@ -23,12 +23,15 @@ use crate::{
 /// What happens to the world outside control, and what control did to it.
 #[derive(Default)]
 pub(crate) struct World {
-    /// In order: `open NAME`, `publish N`, `attach NUMBER`, `detach NUMBER`, `assign ...`.
+    /// In order: `open NAME`, `publish N`, `attach NUMBER`, `detach NUMBER`, `forget NUMBER`,
+    /// `assign ...`.
     log: Vec<String>,
     /// Ports that cannot be opened because what they attach to is missing.
     missing: HashSet<String>,
     /// Ports that cannot be opened at all.
     broken: HashSet<String>,
+    /// Ports that do not see VLAN tags.
+    hiding_tags: HashSet<String>,
     /// Ports whose attaching fails.
     unattachable: HashSet<PortId>,
     health: HashMap<String, Health>,
@@ -84,6 +87,10 @@ impl Datapath for FakeDatapath {
         world.log.push(format!("detach {}", id.0));
         world.attached.remove(&id);
         Ok(())
+    }
+
+    fn forget_addresses(&self, id: PortId) {
+        self.0.lock().log.push(format!("forget {}", id.0));
     }
 
     fn assign(&self, id: PortId, queue: usize, worker: usize) -> Result<(), EngineError> {
@@ -143,6 +150,7 @@ fn open(world: &Shared, port: &Port) -> Result<pmd::Port, OpenError> {
     }
     state.log.push(format!("open {name}"));
     let (mut near, _) = pmd::memory::pair(pmd::memory::Config::default())?;
+    near.info.hidden_vlan_tags = state.hiding_tags.contains(&name);
     near.monitor = Box::new(FakeMonitor(name, Arc::clone(world)));
     Ok(near)
 }
@@ -245,6 +253,35 @@ fn a_port_that_cannot_be_opened_changes_nothing() {
         .apply(origin(&text(&["a", "c"])), false)
         .expect("goes on");
     assert_eq!(log(&world), ["open c", "publish", "attach 1"]);
+}
+
+#[test]
+fn a_trunk_that_does_not_see_tags_is_refused_and_an_access_port_is_not() {
+    let (control, world) = running(&["a"]);
+    world.lock().hiding_tags.insert("b".into());
+    log(&world);
+    let access = text(&["a", "b"]);
+    let trunk = access
+        .replace("tenant = \"acme\"", "tenant = \"acme\"\nvlan = 10")
+        .replace(
+            "name = \"b\"\nnetwork = \"blue\"",
+            "name = \"b\"\ntrunk = [\"blue\"]",
+        );
+    let refused = control.apply(origin(&trunk), false).expect_err("refused");
+    assert!(matches!(refused, ControlError::Open { .. }), "{refused}");
+    assert!(refused.to_string().contains("VLAN tags"), "{refused}");
+    assert_eq!(log(&world), ["open b"], "nothing was attached");
+    control.apply(origin(&access), false).expect("applied");
+    assert_eq!(state(&control, "b"), "up");
+    // What was missing when it was applied is no exception.
+    world.lock().missing.insert("c".into());
+    world.lock().hiding_tags.insert("c".into());
+    let waiting = trunk.replace("name = \"b\"", "name = \"c\"");
+    control.apply(origin(&waiting), false).expect("applied");
+    world.lock().missing.clear();
+    let reason = || control.port("c").expect("there").reason;
+    look_until(&control, || reason().contains("VLAN tags"));
+    assert_eq!(state(&control, "c"), "waiting");
 }
 
 #[test]
@@ -365,7 +402,13 @@ fn a_port_that_is_down_stays_attached_and_says_why() {
         ("down", "no carrier")
     );
     assert_eq!(port.driver_counts["asked"], 1);
-    assert!(log(&world).is_empty());
+    assert_eq!(
+        log(&world),
+        ["forget 0"],
+        "what was behind it is looked for"
+    );
+    control.look();
+    assert!(log(&world).is_empty(), "once");
 }
 
 #[test]

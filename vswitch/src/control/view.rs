@@ -16,10 +16,11 @@ impl Control {
     /// Every port.
     pub fn ports(&self) -> Vec<types::Port> {
         let queues = self.datapath.queues();
+        let counts = self.counts_of_ports();
         let state = self.state.read();
         let ports = state.config.ports.iter();
         ports
-            .filter_map(|port| self.port_row(&state, port, &queues))
+            .filter_map(|port| port_row(&state, port, &queues, &counts))
             .collect()
     }
 
@@ -117,13 +118,16 @@ impl Control {
 
     /// Everything that is counted.
     pub fn stats(&self) -> types::Stats {
-        let state = self.state.read();
-        let ports = state.config.ports.iter().filter_map(|port| {
-            let id = state.ports.get(&port.name)?.id;
-            Some(types::PortStats {
-                name: port.name.to_string(),
-                counts: counts_row(self.datapath.port_counts(id)),
-            })
+        let ports: Vec<_> = {
+            let state = self.state.read();
+            let ports = state.config.ports.iter();
+            ports
+                .filter_map(|port| Some((port.name.to_string(), state.ports.get(&port.name)?.id)))
+                .collect()
+        };
+        let ports = ports.into_iter().map(|(name, id)| types::PortStats {
+            name,
+            counts: counts_row(self.datapath.port_counts(id)),
         });
         types::Stats {
             epoch: self.datapath.epoch().0,
@@ -136,24 +140,26 @@ impl Control {
 
     /// The running configuration's text.
     pub fn config_text(&self) -> types::Config {
+        let epoch = self.datapath.epoch().0;
         let state = self.state.read();
         types::Config {
             file: state.origin.file.clone(),
-            epoch: self.datapath.epoch().0,
+            epoch,
             text: state.origin.text.clone(),
         }
     }
 
     /// Whether the switch is well.
     pub fn health(&self) -> types::Health {
+        let (alive, epoch) = (self.datapath.alive(), self.datapath.epoch().0);
         let state = self.state.read();
         let not_up = state.ports.iter().filter_map(|(name, port)| {
             let (state, reason) = condition(&port.condition);
             (state != "up").then(|| format!("{name} is {state}: {reason}"))
         });
         types::Health {
-            alive: self.datapath.alive(),
-            epoch: self.datapath.epoch().0,
+            alive,
+            epoch,
             uptime_s: self.started.elapsed().as_secs(),
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -169,55 +175,69 @@ impl Control {
             .collect()
     }
 
-    fn port_row(&self, state: &State, port: &Port, queues: &[QueueRow]) -> Option<types::Port> {
-        let known = state.ports.get(&port.name)?;
-        let vnic = state
-            .config
-            .vnics
-            .iter()
-            .find(|vnic| vnic.port == port.name);
-        let (word, reason) = condition(&known.condition);
-        let (networks, trunk, native) = match &port.attachment {
-            Attachment::Access(network) => (vec![network.to_string()], false, None),
-            Attachment::Trunk { tagged, native } => (
-                tagged.iter().map(ToString::to_string).collect(),
-                true,
-                native.as_ref().map(ToString::to_string),
-            ),
-        };
-        let names = HashMap::from([(known.id, port.name.to_string())]);
-        let info = known.info.as_ref();
-        Some(types::Port {
-            name: port.name.to_string(),
-            id: known.id.0,
-            driver: port.driver.name().to_owned(),
-            interface: port.driver.interface().unwrap_or_default().to_owned(),
-            state: word.to_owned(),
-            reason: reason.to_owned(),
-            since_s: known.since.elapsed().as_secs(),
-            mode: info.map(|info| info.mode.clone()).unwrap_or_default(),
-            max_frame_bytes: info.map_or(0, |info| info.max_frame_bytes as u64),
-            notes: info.map(|info| info.notes.clone()).unwrap_or_default(),
-            networks,
-            trunk,
-            native,
-            isolated: port.isolated,
-            vnic: vnic.map(|vnic| vnic.name.to_string()),
-            vm: vnic.map(|vnic| vnic.vm.to_string()),
-            queues: queues
-                .iter()
-                .filter(|row| row.port == known.id)
-                .map(|row| queue_row(row, &names))
-                .collect(),
-            reattached: known.reattached,
-            driver_counts: known
-                .counts
-                .iter()
-                .map(|(name, count)| ((*name).to_owned(), *count))
-                .collect(),
-            counts: counts_row(self.datapath.port_counts(known.id)),
-        })
+    /// Every port's counts. The datapath is asked while nothing is locked: it may make its
+    /// caller wait for workers, and whoever waits for `state` would wait too.
+    fn counts_of_ports(&self) -> HashMap<PortId, types::PortCounts> {
+        let ports = self.port_names().into_keys();
+        ports
+            .map(|id| (id, counts_row(self.datapath.port_counts(id))))
+            .collect()
     }
+}
+
+fn port_row(
+    state: &State,
+    port: &Port,
+    queues: &[QueueRow],
+    counts: &HashMap<PortId, types::PortCounts>,
+) -> Option<types::Port> {
+    let known = state.ports.get(&port.name)?;
+    let vnic = state
+        .config
+        .vnics
+        .iter()
+        .find(|vnic| vnic.port == port.name);
+    let (word, reason) = condition(&known.condition);
+    let (networks, trunk, native) = match &port.attachment {
+        Attachment::Access(network) => (vec![network.to_string()], false, None),
+        Attachment::Trunk { tagged, native } => (
+            tagged.iter().map(ToString::to_string).collect(),
+            true,
+            native.as_ref().map(ToString::to_string),
+        ),
+    };
+    let names = HashMap::from([(known.id, port.name.to_string())]);
+    let info = known.info.as_ref();
+    Some(types::Port {
+        name: port.name.to_string(),
+        id: known.id.0,
+        driver: port.driver.name().to_owned(),
+        interface: port.driver.interface().unwrap_or_default().to_owned(),
+        state: word.to_owned(),
+        reason: reason.to_owned(),
+        since_s: known.since.elapsed().as_secs(),
+        mode: info.map(|info| info.mode.clone()).unwrap_or_default(),
+        max_frame_bytes: info.map_or(0, |info| info.max_frame_bytes as u64),
+        notes: info.map(|info| info.notes.clone()).unwrap_or_default(),
+        networks,
+        trunk,
+        native,
+        isolated: port.isolated,
+        vnic: vnic.map(|vnic| vnic.name.to_string()),
+        vm: vnic.map(|vnic| vnic.vm.to_string()),
+        queues: queues
+            .iter()
+            .filter(|row| row.port == known.id)
+            .map(|row| queue_row(row, &names))
+            .collect(),
+        reattached: known.reattached,
+        driver_counts: known
+            .counts
+            .iter()
+            .map(|(name, count)| ((*name).to_owned(), *count))
+            .collect(),
+        counts: counts.get(&known.id).cloned().unwrap_or_default(),
+    })
 }
 
 fn condition(condition: &Condition) -> (&'static str, &str) {
