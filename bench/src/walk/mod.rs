@@ -85,6 +85,10 @@ pub fn run(options: &Options) -> anyhow::Result<Report> {
     let before = drive.bed.counts();
     let (rounds, allocations) = drive.measure(options.seconds)?;
     drive.check_accounts()?;
+    ensure!(
+        allocations == 0,
+        "the walk allocated {allocations} times: it must not allocate after start"
+    );
     let after = drive.bed.counts();
     let hits = after.cache_hits - before.cache_hits;
     let misses = after.cache_misses - before.cache_misses;
