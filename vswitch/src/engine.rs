@@ -17,7 +17,7 @@ use std::{
 use crossbeam::channel::{Receiver, Sender, bounded};
 use parking_lot::Mutex;
 use pmd::{Clock, PortInfo, RxQueue, TxQueue};
-use policy::{Denial, DropReason, Epoch, NetworkId, PortId, snapshot::Snapshot};
+use policy::{Denial, DropReason, Epoch, PortId, snapshot::Snapshot};
 use rustix::event::{EventfdFlags, eventfd};
 
 use crate::{
@@ -459,11 +459,6 @@ impl Engine {
         rows
     }
 
-    /// How often addresses moved between ports of a network.
-    pub fn mac_moves(&self, network: NetworkId) -> u64 {
-        self.shared.bridge.moves(network)
-    }
-
     /// Cached flows, at most `limit` and [`MOST_FLOWS`] of each worker. Callers wait for each
     /// other: a worker makes one list at a time.
     ///
@@ -524,11 +519,6 @@ impl Engine {
     /// The epoch in force.
     pub fn epoch(&self) -> Epoch {
         self.shared.current.load().snapshot.epoch()
-    }
-
-    /// What is in force.
-    pub fn current(&self) -> Arc<Bundle> {
-        self.shared.current.load_full()
     }
 
     /// True when every worker turned within the last seconds: what a watchdog asks.
