@@ -76,6 +76,10 @@ pub struct Frame<'a> {
     pub vlan_tci: Option<u16>,
     /// Set when the transport checksum is still to be completed.
     pub partial_checksum: Option<PartialChecksum>,
+    /// Payload bytes of each segment when the frame is a TCP super-segment that is to be cut
+    /// before it meets a wire (virtio 1.2 §5.1.6.2 `gso_size`); 0 for every other frame. A frame
+    /// with segments also has a partial checksum, which says where its TCP header begins.
+    pub segment_bytes: u16,
 }
 
 impl<'a> Frame<'a> {
@@ -88,6 +92,7 @@ impl<'a> Frame<'a> {
             len_bytes: bytes.len() as u32,
             vlan_tci: None,
             partial_checksum: None,
+            segment_bytes: 0,
         }
     }
 
@@ -102,6 +107,7 @@ impl<'a> Frame<'a> {
             len_bytes: (head.len() + tail_bytes) as u32,
             vlan_tci: None,
             partial_checksum: None,
+            segment_bytes: 0,
         }
     }
 
