@@ -143,7 +143,7 @@ impl Monitor for SegmentingMonitor {
 
 /// Cuts what one transmit queue is given. [`wrap`] puts one before each queue of a port; a driver
 /// whose peer may or may not take super-segments holds its own.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Segmenter {
     prefixes: PrefixArena,
     plans: Box<ArrayVec<TxPlan, BURST>>,
