@@ -464,6 +464,55 @@ fn headers_longer_than_a_prefix_are_refused() {
 }
 
 #[test]
+fn a_prefix_that_reaches_into_the_payload_is_refused() {
+    let built = SuperSegment::plain(9000, 1400).build();
+    let frame = built.frame(&[]);
+    for (reach, sent) in [(0, 1), (1, 0)] {
+        let prefix_bytes = built.headers_bytes + reach;
+        let mut prefixes = PrefixArena::default();
+        let (prefix, slot) = prefixes.allocate().expect("room");
+        slot[..prefix_bytes].copy_from_slice(&built.bytes[..prefix_bytes]);
+        let plan = TxPlan {
+            prefix,
+            prefix_len_bytes: prefix_bytes as u8,
+            skip_bytes: prefix_bytes as u16,
+            len_bytes: (built.bytes.len() - prefix_bytes) as u32,
+            ..TxPlan::default()
+        };
+        let burst = TxBurst {
+            frames: &[frame],
+            prefixes: &prefixes,
+            plans: &[plan],
+        };
+        let report = Segmenter::default().transmit(&burst, &mut Recorder::default());
+        assert_eq!((report.sent, report.too_big), (sent, 1 - sent));
+    }
+}
+
+#[test]
+fn a_route_that_goes_on_is_refused() {
+    let mut segment = SuperSegment::plain(9000, 1400);
+    segment.is_ipv6 = true;
+    segment.extensions = vec![(43, 0)];
+    for (segments_left, sent) in [(0, 1), (1, 0)] {
+        let mut built = segment.build();
+        built.bytes[57] = segments_left;
+        let (_, report) = cut(built.frame(&[]));
+        assert_eq!((report.sent, report.too_big), (sent, 1 - sent));
+    }
+}
+
+#[test]
+fn a_third_tag_is_refused() {
+    let mut segment = SuperSegment::plain(9000, 1400);
+    for sent in [1, 1, 0] {
+        segment.tags.push((0x8100, 5));
+        let (_, report) = cut_leaving(&segment);
+        assert_eq!((report.sent, report.too_big), (sent, 1 - sent));
+    }
+}
+
+#[test]
 fn a_segment_that_begins_where_no_plan_can_skip_to_is_refused() {
     // The last segment begins at byte 54 + 2 * 32,742.
     let (taken, report) = cut_leaving(&SuperSegment::plain(65_490, 32_742));

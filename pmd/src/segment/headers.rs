@@ -70,10 +70,7 @@ impl Headers {
         // Only the head: what was judged is what is cut, even where a guest may still write to
         // the rest.
         let rest = frame.head().get(plan.skip_bytes as usize..).unwrap_or(&[]);
-        let rest_len = rest
-            .len()
-            .min(plan.len_bytes as usize)
-            .min(MAX_PREFIX_BYTES - prefix.len());
+        let rest_len = rest.len().min(MAX_PREFIX_BYTES - prefix.len());
         let known = prefix.len() + rest_len;
         bytes[prefix.len()..known].copy_from_slice(&rest[..rest_len]);
 
@@ -88,12 +85,11 @@ impl Headers {
         let Some(partial) = frame.partial_checksum else {
             return Err(Refusal::Checksum);
         };
-        // Where the prefix replaces the TCP header as well, the frame's own place for it says
-        // nothing about the one that leaves.
-        let replaced = partial.start < plan.skip_bytes;
-        let expected = found.tcp_start + plan.skip_bytes as usize;
-        let elsewhere = prefix.len() + partial.start as usize != expected;
-        if partial.offset as usize != TCP_CHECKSUM || !replaced && elsewhere {
+        // Behind an outer header, TCP would be elsewhere too.
+        let tcp_start = prefix.len() + partial.start as usize;
+        if tcp_start != found.tcp_start + plan.skip_bytes as usize
+            || partial.offset as usize != TCP_CHECKSUM
+        {
             return Err(Refusal::Checksum);
         }
         let addresses = match found.version {

@@ -20,7 +20,7 @@ pub(crate) enum Leaving {
     Tagged(u16),
     /// Without the outer tag, if it has one.
     Untagged,
-    /// With other addresses, all headers being in the prefix.
+    /// With other addresses and one more tag, all headers being in the prefix.
     Rewritten,
     /// Behind these bytes.
     Behind(Vec<u8>),
@@ -73,7 +73,7 @@ pub(crate) fn any_super_segment() -> impl Strategy<Value = SuperSegment> {
     ];
     (headers, tcp, sizes, split, leaving).prop_map(|(headers, tcp, sizes, split, leaving)| {
         let (mut tags, is_ipv6, ip_options, extensions, tcp_options) = headers;
-        if matches!(leaving, Leaving::Tagged(_)) {
+        if matches!(leaving, Leaving::Tagged(_) | Leaving::Rewritten) {
             tags.truncate(1);
         }
         SuperSegment {
@@ -180,7 +180,7 @@ impl SuperSegment {
         bytes.extend([0x40 | (header_bytes / 4) as u8, 0x02]);
         bytes.extend(((header_bytes + tcp_bytes) as u16).to_be_bytes());
         bytes.extend(self.id.to_be_bytes());
-        bytes.extend([0x40, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 200, 250, 2]);
+        bytes.extend([0x40, 0, 64, 6, 0xbe, 0xef, 10, 0, 0, 1, 10, 200, 250, 2]);
         bytes.resize(bytes.len() + 4 * self.ip_options, 1);
     }
 
@@ -245,6 +245,7 @@ impl Built {
                 headers[0] = 6;
                 let address = self.ip_start + if self.segment.is_ipv6 { 8 } else { 12 };
                 headers[address] = 0xc0;
+                headers.splice(12..12, [0x81, 0x00, 0, 7]);
                 (headers, self.headers_bytes)
             }
             Leaving::Behind(outer) => (outer.clone(), 0),
