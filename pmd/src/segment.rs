@@ -62,11 +62,11 @@ pub enum Refusal {
 impl Refusal {
     /// Names of the counts, by reason.
     const COUNTS: [&str; 5] = [
-        "super_segments_not_tcp",
-        "super_segments_bad_lengths",
-        "super_segments_bad_flags",
-        "super_segments_bad_checksum",
-        "super_segments_cut_too_small",
+        "tso_refused_not_tcp",
+        "tso_refused_lengths",
+        "tso_refused_flags",
+        "tso_refused_checksum",
+        "tso_refused_segment_bytes",
     ];
 }
 
@@ -85,8 +85,8 @@ impl Tally {
         let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
         let refused = self.refused.iter().map(read);
         let mut counts = vec![
-            ("super_segments_cut", read(&self.cut)),
-            ("super_segment_pieces", read(&self.segments)),
+            ("tso_cut", read(&self.cut)),
+            ("tso_segments", read(&self.segments)),
         ];
         counts.extend(Refusal::COUNTS.into_iter().zip(refused));
         counts
@@ -164,8 +164,8 @@ impl Segmenter {
     ///
     /// The report counts the frames that came in. One that was cut is `sent` when the queue took
     /// all its segments, and `sent_bytes` are then those of all of them; it is `full` when any
-    /// found the queue full, and its further segments are not tried then. One that cannot be cut
-    /// is `too_big`.
+    /// found the queue full. Its further segments are then not tried; those that were taken have
+    /// left. One that cannot be cut is `too_big`.
     #[inline]
     pub fn transmit(&mut self, burst: &TxBurst<'_>, inner: &mut dyn TxQueue) -> TxReport {
         // Without a branch a plan: nearly every burst ends here.

@@ -393,7 +393,7 @@ fn refuse(name: &str, change: impl FnOnce(&mut Vec<u8>, &mut Option<PartialCheck
 
 #[test]
 fn what_is_not_whole_tcp_is_refused() {
-    const NAME: &str = "super_segments_not_tcp";
+    const NAME: &str = "tso_refused_not_tcp";
     refuse(NAME, |bytes, _, _| bytes[23] = 17);
     refuse(NAME, |bytes, _, _| bytes[23] = 47);
     refuse(NAME, |bytes, _, _| {
@@ -406,7 +406,7 @@ fn what_is_not_whole_tcp_is_refused() {
 
 #[test]
 fn lengths_that_contradict_the_frame_are_refused() {
-    const NAME: &str = "super_segments_bad_lengths";
+    const NAME: &str = "tso_refused_lengths";
     refuse(NAME, |bytes, _, _| bytes[14] = 0x44);
     refuse(NAME, |bytes, _, _| bytes[14] = 0x65);
     refuse(NAME, |bytes, _, _| bytes[46] = 0x40);
@@ -422,13 +422,13 @@ fn lengths_that_contradict_the_frame_are_refused() {
 #[test]
 fn flags_that_cannot_be_repeated_are_refused() {
     for flag in [SYN, RST, URG] {
-        refuse("super_segments_bad_flags", |bytes, _, _| bytes[47] |= flag);
+        refuse("tso_refused_flags", |bytes, _, _| bytes[47] |= flag);
     }
 }
 
 #[test]
 fn a_checksum_that_is_not_tcps_is_refused() {
-    const NAME: &str = "super_segments_bad_checksum";
+    const NAME: &str = "tso_refused_checksum";
     let partial = |start, offset| Some(PartialChecksum { start, offset });
     refuse(NAME, |_, place, _| *place = None);
     for (start, offset) in [
@@ -446,7 +446,7 @@ fn a_checksum_that_is_not_tcps_is_refused() {
 #[test]
 fn tiny_segments_are_refused() {
     for tiny in [1, 2, MIN_SEGMENT_BYTES - 1] {
-        refuse("super_segments_cut_too_small", |_, _, bytes| *bytes = tiny);
+        refuse("tso_refused_segment_bytes", |_, _, bytes| *bytes = tiny);
     }
 }
 
@@ -545,6 +545,6 @@ fn a_wrapped_port_takes_super_segments_and_counts_them() {
     assert_eq!(report.sent, 1);
     check(&segment, &Endpoint::new(far).drain()).expect("valid packets");
     let counts = near.monitor.counts();
-    assert!(counts.contains(&("super_segments_cut", 1)), "{counts:?}");
-    assert!(counts.contains(&("super_segment_pieces", 14)), "{counts:?}");
+    assert!(counts.contains(&("tso_cut", 1)), "{counts:?}");
+    assert!(counts.contains(&("tso_segments", 14)), "{counts:?}");
 }
