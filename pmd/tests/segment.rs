@@ -246,15 +246,32 @@ proptest! {
     }
 }
 
+/// Whether none, few or all frames leave here, and whether others' are to be cut.
 #[test]
 fn a_burst_without_super_segments_passes_as_it_is() {
-    let bytes = [0; 60];
-    let frames = [Frame::contiguous(&bytes); 3];
-    let plans = [0, 1, 2].map(|index| TxPlan::whole(index, &frames[index]));
+    let built = SuperSegment::plain(9000, 1400).build();
+    for other in [Frame::contiguous(&[0; 60]), built.frame(&[])] {
+        let mut frames = [Frame::contiguous(&[0; 60]); BURST];
+        frames[0] = other;
+        for count in [1, 2, BURST - 1] {
+            let plans: Vec<TxPlan> = (1..=count)
+                .map(|index| TxPlan::whole(index, &frames[index]))
+                .collect();
+            let mut inner = Recorder::default();
+            let report = transmit(&frames, &plans, &mut inner);
+            assert_eq!(report.sent as usize, count);
+            assert_eq!((inner.calls, inner.plans_at), (1, Some(plans.as_ptr())));
+        }
+    }
+}
+
+#[test]
+fn few_plans_of_many_frames_are_cut_too() {
+    let built = SuperSegment::plain(9000, 1400).build();
+    let frames = [built.frame(&[]); BURST];
     let mut inner = Recorder::default();
-    let report = transmit(&frames, &plans, &mut inner);
-    assert_eq!(report.sent, 3);
-    assert_eq!((inner.calls, inner.plans_at), (1, Some(plans.as_ptr())));
+    let report = transmit(&frames, &[TxPlan::whole(5, &frames[5])], &mut inner);
+    assert_eq!((report.sent, inner.taken.len()), (1, 7));
 }
 
 #[test]
