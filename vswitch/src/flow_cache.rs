@@ -150,7 +150,7 @@ impl Entry {
     /// `touch` now and then only, for its set's line would be written for each frame.
     #[inline(always)]
     fn hit(&mut self, touch: impl FnOnce()) {
-        if self.hits % HITS_A_TOUCH == 0 {
+        if self.hits.is_multiple_of(HITS_A_TOUCH) {
             touch();
         }
         self.hits += 1;
