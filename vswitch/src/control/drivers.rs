@@ -41,6 +41,8 @@ impl Drivers {
             }),
             types::Driver::Memory(config) => self.memory(&port.name, *config),
         }?;
+        // VMs leave TCP segmentation to whatever sends to a wire.
+        let opened = pmd::segment::wrap(opened);
         Ok(match port.fault {
             Some(fault) => pmd::fault::wrap(opened, fault),
             None => opened,
