@@ -184,6 +184,10 @@ impl Device {
 
     /// The places of a ring, each of its parts wholly in one region (virtio 1.2 §2.7: lengths
     /// and alignment), with the event words behind the entries.
+    #[allow(
+        clippy::cast_ptr_alignment,
+        reason = "each place is checked for the alignment it is cast to"
+    )]
     fn parts(&self, size: u16, at: Addresses) -> std::result::Result<Parts, String> {
         let entries = u64::from(size);
         let place = |name: &str, user: u64, len: u64, align: usize| {

@@ -332,7 +332,10 @@ impl Ring {
             return Err(Violation::IndirectNext);
         }
         let entries = table.len / DESCRIPTOR_BYTES;
-        if entries == 0 || table.len % DESCRIPTOR_BYTES != 0 || entries as usize > MAX_PIECES {
+        if entries == 0
+            || !table.len.is_multiple_of(DESCRIPTOR_BYTES)
+            || entries as usize > MAX_PIECES
+        {
             return Err(Violation::IndirectLength);
         }
         let start = self

@@ -41,8 +41,8 @@ pub(super) struct VhostRx {
     inside: bool,
     taken: u16,
     heads: [u16; BURST],
-    snapshots: Box<UnsafeCell<[[u8; HEAD_STRIDE]; BURST]>>,
-    segments: Box<UnsafeCell<[Segment; MAX_SEGMENTS]>>,
+    snapshots: Box<[UnsafeCell<[u8; HEAD_STRIDE]>]>,
+    segments: Box<[UnsafeCell<Segment>]>,
     pieces: Pieces,
 }
 
@@ -66,8 +66,12 @@ impl VhostRx {
             inside: false,
             taken: 0,
             heads: [0; BURST],
-            snapshots: Box::new(UnsafeCell::new([[0; HEAD_STRIDE]; BURST])),
-            segments: Box::new(UnsafeCell::new([nothing; MAX_SEGMENTS])),
+            snapshots: (0..BURST)
+                .map(|_| UnsafeCell::new([0; HEAD_STRIDE]))
+                .collect(),
+            segments: (0..MAX_SEGMENTS)
+                .map(|_| UnsafeCell::new(nothing))
+                .collect(),
             pieces: Pieces::default(),
         }
     }
@@ -102,8 +106,8 @@ impl RxQueue for VhostRx {
         };
         let before = burst.len();
         let mut walk = Walk {
-            snapshots: self.snapshots.get().cast(),
-            segments: self.segments.get().cast(),
+            snapshots: UnsafeCell::raw_get(self.snapshots.as_ptr()),
+            segments: UnsafeCell::raw_get(self.segments.as_ptr()),
             segments_used: 0,
             pieces: &mut self.pieces,
         };
@@ -198,11 +202,11 @@ struct Walk<'a> {
 impl Walk<'_> {
     /// Lends what is available and returns how many chains that takes.
     #[inline(always)]
-    fn lend<'f>(
+    fn lend(
         &mut self,
         ring: &mut Ring,
         heads: &mut [u16; BURST],
-        burst: &mut Burst<'f>,
+        burst: &mut Burst<'_>,
     ) -> Result<u16, Violation> {
         ring.stop_kicks();
         let room = burst.remaining_capacity().min(BURST) as u16;
@@ -218,14 +222,11 @@ impl Walk<'_> {
             let frame = if len > 0 {
                 // SAFETY: stage 1 found `len` bytes at `place`, more than a header's.
                 unsafe { self.snapshot_single(index, place, len, header_bytes, negotiated) }?
+            } else if let Some(frame) = self.snapshot_chain(index, heads[index], ring)? {
+                frame
             } else {
-                match self.snapshot_chain(index, heads[index], ring)? {
-                    Some(frame) => frame,
-                    None => {
-                        ring.cursor.take(index as u16);
-                        return Ok(index as u16);
-                    }
-                }
+                ring.cursor.take(index as u16);
+                return Ok(index as u16);
             };
             burst.push(frame);
         }
