@@ -12,7 +12,7 @@ use super::{
     features::MRG_RXBUF,
     header::{self, Encoded, MAX_HEADER_BYTES},
     queue::Tally,
-    ring::{MAX_PIECES, Piece, Pieces, Ring},
+    ring::{MAX_PIECES, Piece, Pieces, Position, Ring},
     sum::Summer,
     violation::Violation,
 };
@@ -75,6 +75,8 @@ impl TxQueue for VhostTx {
             pieces: &mut self.pieces,
             buffers: &mut self.buffers,
             max_wire_bytes: self.max_wire_bytes,
+            least_full: u32::MAX,
+            too_big: None,
         };
         let sent = walk.send_all(burst, &mut report);
         let used = walk.used;
@@ -117,6 +119,11 @@ struct Walk<'a> {
     pieces: &'a mut Pieces,
     buffers: &'a mut Vec<(u16, u32)>,
     max_wire_bytes: usize,
+    /// The least number of bytes that found too few buffers in this burst: a guest with
+    /// thousands of tiny ones has them looked at once a burst, not once a frame.
+    least_full: u32,
+    /// Likewise for one buffer that is too small, and where in the ring it stands.
+    too_big: Option<(Position, u32)>,
 }
 
 impl Walk<'_> {
@@ -236,8 +243,26 @@ impl Walk<'_> {
     ) -> Result<Outcome, Violation> {
         let header_bytes = self.ring.negotiated.header_bytes();
         let needed = header_bytes + plan.wire_len() as u32;
-        if let Some(refused) = self.reserve(needed)? {
-            return Ok(refused);
+        let here = self.ring.position();
+        if self
+            .too_big
+            .is_some_and(|(at, least)| at == here && needed >= least)
+        {
+            return Ok(Outcome::TooBig);
+        }
+        if needed >= self.least_full {
+            return Ok(Outcome::Full);
+        }
+        match self.reserve(needed)? {
+            Outcome::Sent => {}
+            Outcome::Full => {
+                self.least_full = needed;
+                return Ok(Outcome::Full);
+            }
+            Outcome::TooBig => {
+                self.too_big = Some((here, needed));
+                return Ok(Outcome::TooBig);
+            }
         }
         let count = self.buffers.len() as u16;
         header[10..].copy_from_slice(&count.to_le_bytes());
@@ -275,8 +300,9 @@ impl Walk<'_> {
         Ok(Outcome::Sent)
     }
 
-    /// Finds buffers for `needed` bytes, in `pieces` and `buffers`. Takes none of them.
-    fn reserve(&mut self, needed: u32) -> Result<Option<Outcome>, Violation> {
+    /// Finds buffers for `needed` bytes, in `pieces` and `buffers`. Takes none of them. `Sent`
+    /// says that they are there.
+    fn reserve(&mut self, needed: u32) -> Result<Outcome, Violation> {
         self.pieces.clear();
         self.buffers.clear();
         let mergeable = self.ring.negotiated.has(MRG_RXBUF);
@@ -284,13 +310,13 @@ impl Walk<'_> {
         while room < needed {
             let ahead = self.buffers.len() as u16;
             if ahead > 0 && !mergeable {
-                return Ok(Some(Outcome::TooBig));
+                return Ok(Outcome::TooBig);
             }
             if ahead >= self.ring.size() {
-                return Ok(Some(Outcome::TooBig));
+                return Ok(Outcome::TooBig);
             }
             if self.ring.cursor.available(ahead + 1)? <= ahead {
-                return Ok(Some(Outcome::Full));
+                return Ok(Outcome::Full);
             }
             let head = self.ring.cursor.head(ahead);
             let len = self.ring.chain(head, true, self.pieces)?;
@@ -300,7 +326,7 @@ impl Walk<'_> {
             self.buffers.push((head, len));
             room += len.min(needed - room);
         }
-        Ok(None)
+        Ok(Outcome::Sent)
     }
 }
 
