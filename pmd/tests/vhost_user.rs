@@ -65,6 +65,33 @@ fn without_mergeable_buffers_a_frame_takes_one_chain() {
 }
 
 #[test]
+fn a_frame_that_finds_no_room_keeps_no_smaller_one_out() {
+    let mut bed = Bed::new();
+    let mut guest = bed.guest(Options::default());
+    guest.post(0, &[112; 12]);
+    let (long, short) = (frame(1500, 1), frame(100, 2));
+    let mixed = [&long, &short, &long, &short, &short].map(|one| Frame::contiguous(one));
+    let report = send_frames(&mut bed.port, 0, &mixed);
+    assert_eq!((report.sent, report.full), (3, 2));
+    assert!(guest.receive(0).iter().all(|(_, bytes)| *bytes == short));
+    // Where buffers do not merge, a small one stands in the way of long frames only.
+    let mut bed = Bed::new();
+    let mut guest = bed.guest(Options {
+        features: feature::PLAIN,
+        ..Options::default()
+    });
+    guest.post(0, &[112, 2048, 112]);
+    let report = send_frames(&mut bed.port, 0, &mixed);
+    assert_eq!((report.sent, report.too_big, report.full), (3, 1, 1));
+    let lengths: Vec<usize> = guest
+        .receive(0)
+        .iter()
+        .map(|(_, bytes)| bytes.len())
+        .collect();
+    assert_eq!(lengths, [100, 1500, 100]);
+}
+
+#[test]
 fn chains_direct_and_indirect_are_one_frame() {
     let mut bed = Bed::new();
     let mut guest = bed.guest(Options {

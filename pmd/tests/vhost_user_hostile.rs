@@ -486,7 +486,7 @@ fn dirty_log_that_does_not_fit() {
     message_attack("dirty log ends at", |guest| log(guest, 1 << 62, 0));
     message_attack("dirty log is too small", |guest| log(guest, 64, 0));
     message_attack("the connection failed", |guest| {
-        log(guest, u64::MAX, u64::MAX)
+        log(guest, u64::MAX, u64::MAX);
     });
 }
 

@@ -99,7 +99,7 @@ pub(super) enum Socket {
 
 /// A socket that this port made.
 pub(super) struct Listener {
-    listener: UnixListener,
+    socket: UnixListener,
     path: PathBuf,
     /// Device and inode, to know the file again.
     file: Option<(u64, u64)>,
@@ -165,12 +165,12 @@ fn make(path: &Path, mode: u32) -> io::Result<Listener> {
     let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
     bind(&socket, &SocketAddrUnix::new(path)?)?;
     let listener = Listener {
-        listener: UnixListener::from(socket),
+        socket: UnixListener::from(socket),
         path: path.to_owned(),
         file: identity(path),
     };
     chmod(path, Mode::from_raw_mode(mode))?;
-    listen(&listener.listener, BACKLOG)?;
+    listen(&listener.socket, BACKLOG)?;
     Ok(listener)
 }
 
@@ -236,10 +236,10 @@ impl Control {
         match &self.socket {
             Socket::Client(path) => UnixStream::connect(path).map(Some),
             Socket::Server(server) => {
-                if !self.stop.wait(Some(&server.listener), None) {
+                if !self.stop.wait(Some(&server.socket), None) {
                     return Ok(None);
                 }
-                match server.listener.accept() {
+                match server.socket.accept() {
                     Ok((connection, _)) => {
                         connection.set_nonblocking(false)?;
                         Ok(Some(connection))
