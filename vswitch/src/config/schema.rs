@@ -67,6 +67,9 @@ pub const PORT: Schema = Schema {
         "write",
         "slots",
         "max_frame_bytes",
+        "socket",
+        "role",
+        "features",
     ],
 };
 /// The fields of `[[port]]` that belong to a driver, by driver.
@@ -85,6 +88,10 @@ pub const DRIVER_FIELDS: &[(&str, &[&str])] = &[
     ("tap", &["interface", "queues", "mtu", "mac"]),
     ("pcap", &["replay", "pace", "rate_pps", "repeat", "write"]),
     ("memory", &["slots", "max_frame_bytes"]),
+    (
+        "vhost_user",
+        &["socket", "role", "queues", "features", "max_frame_bytes"],
+    ),
 ];
 /// `storm` of a port
 pub const STORM: Schema = Schema {
