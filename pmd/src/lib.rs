@@ -14,13 +14,14 @@
 //! ```
 //!
 //! So no port ever owns another port's memory, and a stalled or removed port starves nobody.
-//! This crate knows frames and offload metadata, never protocols, and is the only one with
-//! `unsafe` in it.
+//! This crate knows frames and offload metadata, never protocols (but for [`segment`], which does
+//! what hardware would), and is the only one with `unsafe` in it.
 //!
 //! Rooms: [`frame`] (what is lent), [`transmit`] (what is copied), [`port`] (the traits),
-//! then one module per driver: [`memory`], [`pcap`], [`tap`], [`af_xdp`], and [`fault`], which
-//! wraps any of them. [`clock`] is the time of a turn, [`cpu`] what the processor is asked for,
-//! [`allocations`] how a bench holds that nothing allocates.
+//! then one module per driver: [`memory`], [`pcap`], [`tap`], [`af_xdp`], and two that wrap any of
+//! them: [`segment`], which lets them take TCP super-segments, and [`fault`]. [`clock`] is the time
+//! of a turn, [`cpu`] what the processor is asked for, [`allocations`] how a bench holds that
+//! nothing allocates.
 
 pub mod af_xdp;
 pub mod allocations;
@@ -31,6 +32,7 @@ pub mod frame;
 pub mod memory;
 pub mod pcap;
 pub mod port;
+pub mod segment;
 pub mod tap;
 pub mod transmit;
 
