@@ -23,6 +23,8 @@ const MAX_MEMORY_PORT_BYTES: usize = 256 << 20;
 
 /// The longest path of a socket, in bytes (unix(7): 108 with the zero behind it).
 pub(super) const MAX_SOCKET_BYTES: usize = 107;
+/// The permissions that a socket may have.
+const SOCKET_MODES: &[(&str, u32)] = &[("0600", 0o600), ("0660", 0o660), ("0666", 0o666)];
 
 pub(super) fn port(section: &Section<'_>, name: &Arc<str>) -> Option<Port> {
     let driver = driver(section);
@@ -138,23 +140,26 @@ fn driver(section: &Section<'_>) -> Option<Driver> {
     }
 }
 
-/// Notes fields that belong to another driver.
+/// Notes fields that belong to other drivers.
 fn foreign_fields(section: &Section<'_>, driver: &str) {
     let own = schema::DRIVER_FIELDS
         .iter()
         .find(|(name, _)| *name == driver)
         .map_or(&[][..], |(_, fields)| fields);
-    for (other, fields) in schema::DRIVER_FIELDS {
-        for field in fields.iter().filter(|field| !own.contains(field)) {
-            if let Some(span) = section.key_span(field).filter(|_| *other != driver) {
-                section.reader.report(
-                    &span,
-                    format!(
-                        "{field} is a field of driver \"{other}\", and this port's is \"{driver}\""
-                    ),
-                    format!("fields of \"{driver}\": {}", own.join(", ")),
-                );
-            }
+    for field in schema::PORT.fields.iter().filter(|f| !own.contains(f)) {
+        let owners = schema::DRIVER_FIELDS
+            .iter()
+            .filter(|(_, fields)| fields.contains(field));
+        let owners: Vec<_> = owners.map(|(name, _)| format!("\"{name}\"")).collect();
+        if let Some(span) = section.key_span(field).filter(|_| !owners.is_empty()) {
+            section.reader.report(
+                &span,
+                format!(
+                    "{field} is a field of driver {}, and this port's is \"{driver}\"",
+                    owners.join(" and ")
+                ),
+                format!("fields of \"{driver}\": {}", own.join(", ")),
+            );
         }
     }
 }
@@ -309,6 +314,19 @@ fn vhost_user(section: &Section<'_>) -> Option<VhostUser> {
     let role = section
         .string("role")
         .and_then(|text| section.reader.choice(&text, ROLES));
+    if let Some(span) = section
+        .key_span("socket_mode")
+        .filter(|_| role != Some(Role::Server))
+    {
+        section.reader.report(
+            &span,
+            "with role = \"client\" the socket is the front end's",
+            "set its permissions there, or use role = \"server\"",
+        );
+    }
+    let socket_mode = section
+        .string("socket_mode")
+        .and_then(|text| section.reader.choice(&text, SOCKET_MODES));
     let queues = section.integer("queues", 1..=8_u16);
     let features = features(section);
     let max_frame_bytes = section.integer("max_frame_bytes", 1514..=65_550_u32);
@@ -316,6 +334,7 @@ fn vhost_user(section: &Section<'_>) -> Option<VhostUser> {
         socket: socket?.value.into(),
         // The one that survives a restart of the switch.
         role: role.unwrap_or(Role::Client),
+        socket_mode: socket_mode.unwrap_or(0o600),
         queues: queues.unwrap_or(1),
         features,
         max_frame_bytes: max_frame_bytes.unwrap_or(65_550) as usize,

@@ -68,6 +68,7 @@ pub const PORT: Schema = Schema {
         "slots",
         "max_frame_bytes",
         "socket",
+        "socket_mode",
         "role",
         "features",
     ],
@@ -90,7 +91,14 @@ pub const DRIVER_FIELDS: &[(&str, &[&str])] = &[
     ("memory", &["slots", "max_frame_bytes"]),
     (
         "vhost_user",
-        &["socket", "role", "queues", "features", "max_frame_bytes"],
+        &[
+            "socket",
+            "role",
+            "socket_mode",
+            "queues",
+            "features",
+            "max_frame_bytes",
+        ],
     ),
 ];
 /// `storm` of a port

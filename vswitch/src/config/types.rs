@@ -153,6 +153,8 @@ pub struct VhostUser {
     pub socket: PathBuf,
     /// Which end of it the switch is.
     pub role: Role,
+    /// Its permissions, when the switch makes it.
+    pub socket_mode: u32,
     /// Most queue pairs that the guest may use.
     pub queues: u16,
     /// What the guest may be offered.

@@ -252,6 +252,7 @@ fn driver(details: &mut Vec<String>, old: &Driver, new: &Driver) {
         (Driver::VhostUser(old), Driver::VhostUser(new)) => {
             field(details, "socket", &old.socket, &new.socket);
             field(details, "role", &old.role, &new.role);
+            field(details, "socket_mode", &old.socket_mode, &new.socket_mode);
             field(details, "queues", &old.queues, &new.queues);
             field(details, "features", &old.features, &new.features);
             field(

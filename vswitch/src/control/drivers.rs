@@ -70,6 +70,7 @@ fn vhost_user(config: &types::VhostUser) -> Result<Port, OpenError> {
     pmd::vhost_user::open(&pmd::vhost_user::Config {
         socket: config.socket.clone(),
         role: config.role,
+        socket_mode: config.socket_mode,
         queue_pairs: config.queues,
         features: config.features,
         max_frame_bytes: config.max_frame_bytes,
