@@ -125,6 +125,35 @@ impl TxBurst<'_> {
         }
         plan.wire_len()
     }
+
+    /// Byte number `at` of what leaves for `plan`, as far as it lies in the prefix or the
+    /// frame's head.
+    pub(crate) fn wire_byte(&self, plan: &TxPlan, at: usize) -> Option<u8> {
+        let prefix = if plan.prefix_len_bytes > 0 {
+            self.prefixes.get(plan)
+        } else {
+            &[]
+        };
+        match at.checked_sub(prefix.len()) {
+            None => Some(prefix[at]),
+            Some(behind) => {
+                let head = self.frames[plan.frame as usize].head();
+                head.get(plan.skip_bytes as usize + behind).copied()
+            }
+        }
+    }
+
+    /// Gives each piece of what leaves for `plan` to `take`, in order, for a driver whose own
+    /// memory does not lie in one piece. A partial checksum is left to that driver.
+    #[inline(always)]
+    pub(crate) fn pieces(&self, plan: &TxPlan, mut take: impl FnMut(*const u8, usize)) {
+        if plan.prefix_len_bytes > 0 {
+            let prefix = self.prefixes.get(plan);
+            take(prefix.as_ptr(), prefix.len());
+        }
+        let frame = &self.frames[plan.frame as usize];
+        frame.pieces(plan.skip_bytes as usize, plan.len_bytes as usize, take);
+    }
 }
 
 /// Completes a partial checksum in `wire`, the bytes that leave. A truncated frame is left as it
