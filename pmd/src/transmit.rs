@@ -111,8 +111,24 @@ impl TxBurst<'_> {
     ///
     /// When `dst` is shorter than [`TxPlan::wire_len`]: the driver checks that first, because a
     /// frame too long for it is the driver's to refuse.
-    #[inline]
+    #[inline(always)]
     pub fn write(&self, plan: &TxPlan, dst: &mut [u8]) -> usize {
+        let frame = &self.frames[plan.frame as usize];
+        // What most plans are: the head, or the beginning of it, as it came.
+        let len = plan.len_bytes as usize;
+        if plan.prefix_len_bytes == 0
+            && frame.partial_checksum.is_none()
+            && plan.skip_bytes == 0
+            && let Some(source) = frame.head().get(..len)
+        {
+            copy_short(&mut dst[..len], source);
+            return len;
+        }
+        self.assemble(plan, dst)
+    }
+
+    #[cold]
+    fn assemble(&self, plan: &TxPlan, dst: &mut [u8]) -> usize {
         let frame = &self.frames[plan.frame as usize];
         let prefix_len = plan.prefix_len_bytes as usize;
         if prefix_len > 0 {
@@ -156,6 +172,42 @@ impl TxBurst<'_> {
     }
 }
 
+/// Copies a frame; one of 32 to 128 bytes, as most are by number, without a call, so that the
+/// loop around it keeps what it needs in registers: a fifth of what a memory port transmits in.
+///
+/// # Panics
+///
+/// When the lengths differ.
+#[inline(always)]
+fn copy_short(dst: &mut [u8], src: &[u8]) {
+    assert_eq!(dst.len(), src.len());
+    match src.len() {
+        32..=64 => {
+            copy_ends::<32>(dst, src);
+        }
+        65..=128 => {
+            copy_ends::<64>(dst, src);
+        }
+        _ => copy_long(dst, src),
+    }
+}
+
+/// Copies the first and the last `N` bytes, which overlap where there are fewer than twice `N`.
+#[inline(always)]
+fn copy_ends<const N: usize>(dst: &mut [u8], src: &[u8]) {
+    if let (Some(to), Some(from)) = (dst.first_chunk_mut::<N>(), src.first_chunk()) {
+        *to = *from;
+    }
+    if let (Some(to), Some(from)) = (dst.last_chunk_mut::<N>(), src.last_chunk()) {
+        *to = *from;
+    }
+}
+
+#[cold]
+fn copy_long(dst: &mut [u8], src: &[u8]) {
+    dst.copy_from_slice(src);
+}
+
 /// Completes a partial checksum in `wire`, the bytes that leave. A truncated frame is left as it
 /// is: its checksum covers bytes that do not leave.
 fn complete_checksum(plan: &TxPlan, partial: PartialChecksum, frame_len: usize, wire: &mut [u8]) {
@@ -190,18 +242,29 @@ fn complete_from(plan: &TxPlan, start: usize, offset: u16, wire: &mut [u8]) {
     wire[field..field + 2].copy_from_slice(&checksum.to_be_bytes());
 }
 
-/// One's complement sum of big-endian 16-bit words, not yet folded (RFC 1071). An odd last byte
+/// One's complement sum of big-endian 16-bit words, to be folded (RFC 1071). An odd last byte
 /// counts as the high byte of a word.
 pub fn sum(bytes: &[u8]) -> u64 {
-    let mut total = 0u64;
-    let mut words = bytes.chunks_exact(4);
-    for word in &mut words {
-        total += u64::from(u32::from_be_bytes([word[0], word[1], word[2], word[3]]));
+    // In the processor's own byte order, which only swaps the bytes of the folded sum (RFC 1071
+    // §2 B): to swap each word instead takes twice the time of a long frame.
+    let mut total = 0;
+    let (words, rest) = bytes.as_chunks::<8>();
+    for word in words {
+        let word = u64::from_ne_bytes(*word);
+        total += (word >> 32) + (word & 0xffff_ffff);
     }
-    let mut last = [0; 4];
-    let rest = words.remainder();
-    last[..rest.len()].copy_from_slice(rest);
-    total + u64::from(u32::from_be_bytes(last))
+    let (words, rest) = rest.as_chunks::<4>();
+    for word in words {
+        total += u64::from(u32::from_ne_bytes(*word));
+    }
+    let last = match *rest {
+        [a] => [a, 0, 0, 0],
+        [a, b] => [a, b, 0, 0],
+        [a, b, c] => [a, b, c, 0],
+        _ => [0; 4],
+    };
+    total += u64::from(u32::from_ne_bytes(last));
+    u64::from(u16::from_be(fold(total)))
 }
 
 /// Folds a sum to 16 bits (RFC 1071).
@@ -263,6 +326,19 @@ mod tests {
         let mut check = out[5..].to_vec();
         check[2..4].copy_from_slice(&expected.to_be_bytes());
         assert_eq!(fold(sum(&check) + 0x1234), 0xffff);
+    }
+
+    #[test]
+    fn a_sum_is_that_of_16_bit_words_however_many() {
+        let bytes: Vec<u8> = (0..100_u8).map(|n| n.wrapping_mul(151) ^ 0xa5).collect();
+        for len in 0..bytes.len() {
+            let word =
+                |pair: &[u8]| u64::from(pair[0]) << 8 | u64::from(*pair.get(1).unwrap_or(&0));
+            let plain: u64 = bytes[..len].chunks(2).map(word).sum();
+            assert_eq!(fold(sum(&bytes[..len])), fold(plain), "{len} bytes");
+        }
+        assert_eq!(fold(sum(&[0xff; 65_549])), fold(32_774 * 0xffff + 0xff00));
+        assert_eq!(sum(&[0; 9]), 0);
     }
 
     #[test]
