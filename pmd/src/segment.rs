@@ -28,7 +28,8 @@ use std::sync::{
 use arrayvec::ArrayVec;
 
 use crate::{
-    BURST, Counts, Frame, Health, Monitor, Port, PrefixArena, TxBurst, TxPlan, TxQueue, TxReport,
+    BURST, Counts, Details, Frame, Health, Monitor, Port, PrefixArena, TxBurst, TxPlan, TxQueue,
+    TxReport,
 };
 use headers::Headers;
 
@@ -136,6 +137,10 @@ impl Monitor for SegmentingMonitor {
         let mut counts = self.inner.counts();
         counts.extend(self.tally.counts());
         counts
+    }
+
+    fn details(&mut self) -> Details {
+        self.inner.details()
     }
 }
 

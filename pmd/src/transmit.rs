@@ -136,10 +136,29 @@ impl TxBurst<'_> {
         }
         let rest = &mut dst[prefix_len..plan.wire_len()];
         frame.copy_to(plan.skip_bytes as usize, rest);
-        if let Some(partial) = frame.partial_checksum {
-            complete_checksum(plan, partial, frame.len(), dst);
+        if let Some(partial) = self.partial_checksum(plan) {
+            complete_checksum(partial, &mut dst[..plan.wire_len()]);
         }
         plan.wire_len()
+    }
+
+    /// The checksum that is still to be completed in what leaves for `plan`, and where in those
+    /// bytes. It lies within them.
+    ///
+    /// `None` also for a truncated frame, which leaves with its checksum as it is, because that
+    /// covers bytes that do not leave; and for one whose prefix replaces where it begins.
+    pub fn partial_checksum(&self, plan: &TxPlan) -> Option<PartialChecksum> {
+        let frame = &self.frames[plan.frame as usize];
+        let PartialChecksum { start, offset } = frame.partial_checksum?;
+        let start = if plan.checksum_start > 0 {
+            u16::from(plan.checksum_start)
+        } else {
+            let is_whole = plan.skip_bytes as usize + plan.len_bytes as usize == frame.len();
+            let behind_prefix = start.checked_sub(plan.skip_bytes).filter(|_| is_whole)?;
+            behind_prefix.checked_add(plan.prefix_len_bytes.into())?
+        };
+        let end = usize::from(start) + usize::from(offset) + 2;
+        (end <= plan.wire_len()).then_some(PartialChecksum { start, offset })
     }
 
     /// Byte number `at` of what leaves for `plan`, as far as it lies in the prefix or the
@@ -208,34 +227,13 @@ fn copy_long(dst: &mut [u8], src: &[u8]) {
     dst.copy_from_slice(src);
 }
 
-/// Completes a partial checksum in `wire`, the bytes that leave. A truncated frame is left as it
-/// is: its checksum covers bytes that do not leave.
-fn complete_checksum(plan: &TxPlan, partial: PartialChecksum, frame_len: usize, wire: &mut [u8]) {
-    if plan.checksum_start > 0 {
-        return complete_from(plan, plan.checksum_start.into(), partial.offset, wire);
-    }
-    let untouched = partial.start >= plan.skip_bytes;
-    let whole = plan.skip_bytes as usize + plan.len_bytes as usize == frame_len;
-    if !(untouched && whole) {
-        return;
-    }
-    let start = plan.prefix_len_bytes as usize + (partial.start - plan.skip_bytes) as usize;
-    complete_from(plan, start, partial.offset, wire);
-}
-
-/// Completes the checksum of `wire[start..]` in its field `offset` bytes behind `start`. A field
-/// outside the bytes that leave is left alone.
-fn complete_from(plan: &TxPlan, start: usize, offset: u16, wire: &mut [u8]) {
-    let field = start + offset as usize;
-    let Some(summed) = wire.get(start..plan.wire_len()) else {
-        return;
-    };
-    if field + 2 > plan.wire_len() {
-        return;
-    }
+/// Completes a partial checksum in `wire`, the bytes that leave.
+fn complete_checksum(partial: PartialChecksum, wire: &mut [u8]) {
+    let start = partial.start as usize;
+    let field = start + partial.offset as usize;
     // A transmitted zero would mean "no checksum" to UDP; its one's complement twin is as valid
     // for TCP (RFC 768).
-    let checksum = match !fold(sum(summed)) {
+    let checksum = match !fold(sum(&wire[start..])) {
         0 => 0xffff,
         checksum => checksum,
     };
@@ -337,7 +335,10 @@ mod tests {
             let plain: u64 = bytes[..len].chunks(2).map(word).sum();
             assert_eq!(fold(sum(&bytes[..len])), fold(plain), "{len} bytes");
         }
-        assert_eq!(fold(sum(&[0xff; 65_549])), fold(32_774 * 0xffff + 0xff00));
+        assert_eq!(
+            fold(sum(&vec![0xff; 65_549])),
+            fold(32_774 * 0xffff + 0xff00)
+        );
         assert_eq!(sum(&[0; 9]), 0);
     }
 

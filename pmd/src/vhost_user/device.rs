@@ -74,6 +74,7 @@ pub(super) struct Device {
 impl Device {
     pub(super) fn new(shared: Arc<Shared>, features: Features, queue_pairs: u16) -> Self {
         let setups = (0..queue_pairs * 2).map(|_| Setup::default()).collect();
+        shared.adopt(0);
         Self {
             shared,
             offered: features.bits(),
@@ -322,6 +323,7 @@ impl VhostUserBackendReqHandlerMut for Device {
         }
         if features != self.features {
             self.features = features;
+            self.shared.adopt(features);
             for number in 0..self.setups.len() {
                 self.renew_or_refuse(number)?;
             }

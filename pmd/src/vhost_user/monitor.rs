@@ -69,7 +69,7 @@ impl Monitor for VhostMonitor {
 
     fn counts(&mut self) -> Counts {
         let status = self.handle.shared.status();
-        vec![
+        let mut counts = vec![
             ("notifications_sent", self.sum(|tally| &tally.notified)),
             (
                 "notifications_suppressed",
@@ -82,7 +82,9 @@ impl Monitor for VhostMonitor {
             ),
             ("connections", status.connections),
             ("connections_refused", status.refused),
-        ]
+        ];
+        counts.extend(self.handle.shared.segments.counts());
+        counts
     }
 
     fn details(&mut self) -> Details {

@@ -13,12 +13,20 @@ use super::{
     header::{self, Encoded, MAX_HEADER_BYTES},
     queue::Tally,
     ring::{MAX_PIECES, Piece, Pieces, Ring},
+    rx::MAX_FRAME_BYTES,
     sum::Summer,
     violation::Violation,
 };
-use crate::{PartialChecksum, TxBurst, TxPlan, TxQueue, TxReport, guest};
+use crate::{PartialChecksum, TxBurst, TxPlan, TxQueue, TxReport, guest, segment::Segmenter};
 
+/// A transmit queue: what its guest cannot take whole is cut.
 pub(super) struct VhostTx {
+    queue: GuestTx,
+    segmenter: Segmenter,
+}
+
+/// The guest's queue itself.
+struct GuestTx {
     handle: Arc<PortHandle>,
     number: usize,
     pieces: Pieces,
@@ -33,11 +41,27 @@ const TAG_BYTES: usize = 4;
 impl VhostTx {
     pub(super) fn new(handle: Arc<PortHandle>, number: usize, max_frame_bytes: usize) -> Self {
         Self {
-            handle,
-            number,
-            pieces: Pieces::default(),
-            buffers: Vec::with_capacity(MAX_PIECES),
-            max_wire_bytes: max_frame_bytes + TAG_BYTES,
+            segmenter: Segmenter::new(Arc::clone(&handle.shared.segments)),
+            queue: GuestTx {
+                handle,
+                number,
+                pieces: Pieces::default(),
+                buffers: Vec::with_capacity(MAX_PIECES),
+                max_wire_bytes: max_frame_bytes + TAG_BYTES,
+            },
+        }
+    }
+}
+
+impl TxQueue for VhostTx {
+    #[inline]
+    fn transmit(&mut self, burst: &TxBurst<'_>) -> TxReport {
+        let takes_all = self.queue.max_wire_bytes >= MAX_FRAME_BYTES as usize
+            && self.queue.handle.shared.takes_super_segments();
+        if takes_all {
+            self.queue.transmit(burst)
+        } else {
+            self.segmenter.transmit(burst, &mut self.queue)
         }
     }
 }
@@ -49,7 +73,7 @@ enum Outcome {
     TooBig,
 }
 
-impl TxQueue for VhostTx {
+impl TxQueue for GuestTx {
     #[inline]
     fn transmit(&mut self, burst: &TxBurst<'_>) -> TxReport {
         let mut report = TxReport::default();
