@@ -317,13 +317,13 @@ impl Ring {
             if descriptor.flags & NEXT == 0 {
                 return Ok(bytes);
             }
-            steps += 1;
-            if steps == entries {
-                return Err(Violation::Loop);
-            }
             index = u32::from(descriptor.next);
             if index >= entries {
                 return Err(Violation::NextIndex);
+            }
+            steps += 1;
+            if steps == entries {
+                return Err(Violation::Loop);
             }
         }
     }
