@@ -1,14 +1,14 @@
 //! A guest moves live from one port to another while others talk to it.
 
 use super::{
-    lab::Lab,
-    vm::{Guest, Plan, Role, Site, config, transfer, turn},
+    vm::{Guest, Plan, Role, Site, config, lab, transfer},
 };
 
 #[test]
 fn a_guest_moves_to_another_port_and_goes_on() {
-    let _turn = turn();
-    let Some(mut lab) = Lab::new() else { return };
+    let Some((mut lab, _turn)) = lab() else {
+        return;
+    };
     let [a, b, c] = [
         Plan::new("a", 1, Role::Client),
         Plan::new("b", 2, Role::Client),

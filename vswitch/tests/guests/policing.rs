@@ -1,8 +1,8 @@
 //! Policy holds for real guests: who may begin, and who one says one is.
 
 use super::{
-    lab::{Lab, mac_text},
-    vm::{Guest, Plan, Role, config, turn},
+    lab::mac_text,
+    vm::{Guest, Plan, Role, config, lab},
 };
 use vswitch::api::types;
 
@@ -28,8 +28,9 @@ rules = [
 
 #[test]
 fn a_guest_is_held_to_its_policy_and_its_addresses() {
-    let _turn = turn();
-    let Some(mut lab) = Lab::new() else { return };
+    let Some((mut lab, _turn)) = lab() else {
+        return;
+    };
     let plans = [
         Plan::new("a", 1, Role::Client),
         Plan::new("b", 2, Role::Server),

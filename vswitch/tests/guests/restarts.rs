@@ -4,13 +4,14 @@ use rustix::process::Signal;
 
 use super::{
     lab::Lab,
-    vm::{Guest, Plan, Role, Site, config, transfer, turn},
+    vm::{Guest, Plan, Role, Site, config, lab, transfer},
 };
 
 #[test]
 fn guests_outlive_the_switch() {
-    let _turn = turn();
-    let Some(mut lab) = Lab::new() else { return };
+    let Some((mut lab, _turn)) = lab() else {
+        return;
+    };
     let plans = [
         Plan::new("a", 1, Role::Client),
         Plan::new("b", 2, Role::Server),
@@ -48,8 +49,9 @@ fn guests_outlive_the_switch() {
 
 #[test]
 fn a_guest_that_dies_is_missed_and_taken_back() {
-    let _turn = turn();
-    let Some(mut lab) = Lab::new() else { return };
+    let Some((mut lab, _turn)) = lab() else {
+        return;
+    };
     let plans = [
         Plan::new("a", 1, Role::Client),
         Plan::new("b", 2, Role::Server),

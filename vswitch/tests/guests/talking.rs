@@ -2,7 +2,7 @@
 
 use super::{
     lab::{Lab, Link, access_port},
-    vm::{Guest, Plan, Role, Site, config, transfer, turn},
+    vm::{Guest, Plan, Role, Site, config, lab, transfer},
 };
 use vswitch::api::types;
 
@@ -30,8 +30,9 @@ fn detail<'p>(port: &'p types::Port, name: &str) -> &'p str {
 
 #[test]
 fn two_guests_talk_whichever_end_of_the_socket_they_are() {
-    let _turn = turn();
-    let Some(mut lab) = Lab::new() else { return };
+    let Some((mut lab, _turn)) = lab() else {
+        return;
+    };
     let plans = [
         Plan::new("a", 1, Role::Client),
         Plan {
@@ -80,8 +81,9 @@ fn two_guests_talk_whichever_end_of_the_socket_they_are() {
 #[test]
 fn frames_of_9000_bytes_pass_in_one_piece() {
     const PINGS: u32 = 20;
-    let _turn = turn();
-    let Some(mut lab) = Lab::new() else { return };
+    let Some((mut lab, _turn)) = lab() else {
+        return;
+    };
     let long = |name, number, role| Plan {
         mtu: 9000,
         ..Plan::new(name, number, role)
@@ -104,8 +106,9 @@ fn frames_of_9000_bytes_pass_in_one_piece() {
 
 #[test]
 fn a_guest_and_a_namespace_exchange_files() {
-    let _turn = turn();
-    let Some(mut lab) = Lab::new() else { return };
+    let Some((mut lab, _turn)) = lab() else {
+        return;
+    };
     let plans = [Plan::new("a", 2, Role::Client)];
     lab.member("m", Link::default());
     lab.address("m");

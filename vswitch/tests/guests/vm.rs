@@ -15,13 +15,20 @@ use std::{
 
 use super::{
     lab::{Lab, NETWORK, ok},
-    netns::eventually,
+    netns::{eventually, is_root},
 };
 
-/// One test at a time: machines without KVM take all there is of a processor.
-pub(crate) fn turn() -> MutexGuard<'static, ()> {
+/// An empty lab for guests; none when the test may not make one. One test at a time has it:
+/// machines without KVM take all there is of a processor.
+pub(crate) fn lab() -> Option<(Lab, MutexGuard<'static, ()>)> {
     static TURN: Mutex<()> = Mutex::new(());
-    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+    if !is_root() {
+        return None;
+    }
+    let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    // While the thread is where packages can be fetched from, which a lab is not.
+    ok(&mut script(&["image"]));
+    Lab::new().map(|lab| (lab, turn))
 }
 
 /// Which end of its socket the *switch* is.
