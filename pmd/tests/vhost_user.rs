@@ -24,7 +24,11 @@ fn frames_of_every_size_arrive_as_they_left() {
         b.post(0, &vec![2048; (size + 12).div_ceil(2048)]);
         let head = a.transmit(0, &sent);
         let (count, report) = relay(&mut bed.port, &mut other.port);
-        assert_eq!((count, report.sent, report.sent_bytes), (1, 1, *size as u64), "{size}");
+        assert_eq!(
+            (count, report.sent, report.sent_bytes),
+            (1, 1, *size as u64),
+            "{size}"
+        );
         assert_eq!(a.take_used(1), Some((u32::from(head), 0)), "{size}");
         let received = b.receive(0);
         assert_eq!(received.len(), 1);
@@ -131,7 +135,11 @@ fn a_buffer_may_lie_in_regions_that_touch() {
         let at = border - before;
         guest.memory.write(at, &bytes);
         guest.offer(1, &[(at, bytes.len() as u32)], 0);
-        assert_eq!(take_frames(&mut bed.port), std::slice::from_ref(&sent), "{before}");
+        assert_eq!(
+            take_frames(&mut bed.port),
+            std::slice::from_ref(&sent),
+            "{before}"
+        );
         guest.memory.write(at, &vec![0; bytes.len()]);
         guest.offer(0, &[(at, bytes.len() as u32)], WRITE);
         let report = send_frames(&mut bed.port, 0, &[Frame::contiguous(&sent)]);
@@ -178,7 +186,10 @@ fn every_queue_pair_carries_frames_and_a_missing_one_is_stood_in_for() {
         guest.transmit(pair, &sent);
         assert_eq!(take_frames(&mut bed.port), std::slice::from_ref(&sent));
         guest.post(pair, &[2048]);
-        assert_eq!(send_frames(&mut bed.port, pair, &[Frame::contiguous(&sent)]).sent, 1);
+        assert_eq!(
+            send_frames(&mut bed.port, pair, &[Frame::contiguous(&sent)]).sent,
+            1
+        );
         assert_eq!(guest.receive(pair)[0].1, sent);
     }
     // The guest goes down to two pairs: all four transmit queues go on working.
@@ -190,7 +201,10 @@ fn every_queue_pair_carries_frames_and_a_missing_one_is_stood_in_for() {
     guest.post(1, &[2048; 2]);
     for pair in 0..4 {
         let sent = frame(64, pair as u8);
-        assert_eq!(send_frames(&mut bed.port, pair, &[Frame::contiguous(&sent)]).sent, 1);
+        assert_eq!(
+            send_frames(&mut bed.port, pair, &[Frame::contiguous(&sent)]).sent,
+            1
+        );
     }
     assert_eq!(guest.receive(0).len() + guest.receive(1).len(), 4);
 }
@@ -198,7 +212,10 @@ fn every_queue_pair_carries_frames_and_a_missing_one_is_stood_in_for() {
 #[test]
 fn what_was_judged_is_what_leaves() {
     let (mut bed, mut other) = (Bed::new(), Bed::new());
-    let (mut a, mut b) = (bed.guest(Options::default()), other.guest(Options::default()));
+    let (mut a, mut b) = (
+        bed.guest(Options::default()),
+        other.guest(Options::default()),
+    );
     let sent = frame(200, 5);
     let at = a.place(&[vec![0; 12], sent.clone()].concat());
     a.offer(1, &[(at, 212)], 0);
@@ -347,13 +364,18 @@ fn a_plan_with_a_prefix_moves_the_checksum() {
     assert_eq!(report.sent, 1);
     let (header, received) = guest.receive(0).remove(0);
     assert_eq!(header[..10], [1, 0, 0, 0, 0, 0, 38, 0, 16, 0]);
-    assert_eq!(received[..16], [&bytes[..12], &[0x81, 0x00, 0x00, 0x07]].concat());
+    assert_eq!(
+        received[..16],
+        [&bytes[..12], &[0x81, 0x00, 0x00, 0x07]].concat()
+    );
     assert_eq!(received[16..], bytes[12..]);
 }
 
 #[test]
 fn only_what_is_allowed_is_offered_and_always_the_same() {
-    let features = pmd::vhost_user::Features::NONE.with("mergeable_buffers").expect("a name");
+    let features = pmd::vhost_user::Features::NONE
+        .with("mergeable_buffers")
+        .expect("a name");
     for _ in 0..2 {
         let bed = Bed::with(|config| config.features = features);
         let mut guest = FrontEnd::connect(&bed.socket, Options::default());
@@ -375,9 +397,8 @@ fn details_and_counts_tell_how_the_port_stands() {
     // What people are told follows the last message at once, but behind it.
     let details = wait_for("the last queue to be told of", || {
         let details = bed.port.monitor.details();
-        let started = |(name, text): &(&str, String)| {
-            *name == "virtqueue 1" && text.contains("256 entries")
-        };
+        let started =
+            |(name, text): &(&str, String)| *name == "virtqueue 1" && text.contains("256 entries");
         details.iter().any(started).then_some(details)
     });
     let text = |name: &str| {
@@ -386,16 +407,27 @@ fn details_and_counts_tell_how_the_port_stands() {
     };
     assert_eq!(text("role"), "server");
     assert_eq!(text("socket"), bed.socket.display().to_string());
-    assert_eq!(text("features"), "MRG_RXBUF EVENT_IDX PROTOCOL_FEATURES VERSION_1");
+    assert_eq!(
+        text("features"),
+        "MRG_RXBUF EVENT_IDX PROTOCOL_FEATURES VERSION_1"
+    );
     assert_eq!(text("memory"), "2 regions, 16777216 bytes");
     assert!(text("virtqueue 1").contains("from the guest, 256 entries, 1 notifications"));
-    assert!(text("virtqueue 3").contains("not started"), "{}", text("virtqueue 3"));
+    assert!(
+        text("virtqueue 3").contains("not started"),
+        "{}",
+        text("virtqueue 3")
+    );
     assert!(text("connected").starts_with("for "));
     assert_eq!(count(&mut bed.port, "connections"), 1);
     assert_eq!(count(&mut bed.port, "notifications_sent"), 1);
     drop(guest);
     front_end::wait_down(&mut bed.port, "the last guest left");
-    assert!(bed.port.monitor.details().iter().any(|(name, text)| {
-        *name == "connected" && text.contains("the last guest left")
-    }));
+    assert!(
+        bed.port
+            .monitor
+            .details()
+            .iter()
+            .any(|(name, text)| { *name == "connected" && text.contains("the last guest left") })
+    );
 }

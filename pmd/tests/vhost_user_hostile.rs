@@ -28,7 +28,10 @@ fn ring_attack(reason: &str, features: u64, attack: impl Fn(&mut FrontEnd)) {
     assert_eq!(take_frames(&mut bed.port).len(), 1);
     while guest.take_used(1).is_some() {}
     attack(&mut guest);
-    assert!(take_frames(&mut bed.port).is_empty(), "nothing of it passes");
+    assert!(
+        take_frames(&mut bed.port).is_empty(),
+        "nothing of it passes"
+    );
     let sent = frame(1500, 2);
     let report = send_frames(&mut bed.port, 0, &[Frame::contiguous(&sent)]);
     assert_eq!(report.sent, 0);
@@ -128,7 +131,11 @@ fn buffer_outside_the_memory() {
     ];
     for (guest, len) in places {
         let too_long = len == u32::MAX;
-        let reason = if too_long { "" } else { "outside the guest's shared memory" };
+        let reason = if too_long {
+            ""
+        } else {
+            "outside the guest's shared memory"
+        };
         descriptor_attack(reason, TX, (guest, len, 0, 0));
         if !too_long {
             descriptor_attack(reason, RX, (guest, 2000, WRITE, 0));
@@ -140,10 +147,14 @@ fn buffer_outside_the_memory() {
 fn indirect_table_outside_the_memory() {
     let end = GUEST_BASE + Options::default().memory_bytes;
     for guest in [0, end - 16, u64::MAX - 7] {
-        ring_attack("outside the guest's shared memory", feature::INDIRECT_DESC, |it| {
-            it.set_descriptor(TX, 0, (guest, 32, INDIRECT, 0));
-            it.make_available(TX, 0);
-        });
+        ring_attack(
+            "outside the guest's shared memory",
+            feature::INDIRECT_DESC,
+            |it| {
+                it.set_descriptor(TX, 0, (guest, 32, INDIRECT, 0));
+                it.make_available(TX, 0);
+            },
+        );
     }
 }
 
@@ -156,7 +167,11 @@ fn descriptor_of_no_length() {
 
 #[test]
 fn descriptor_of_the_wrong_direction() {
-    descriptor_attack("for writing where the switch reads", TX, (GUEST_BASE, 100, WRITE, 0));
+    descriptor_attack(
+        "for writing where the switch reads",
+        TX,
+        (GUEST_BASE, 100, WRITE, 0),
+    );
     descriptor_attack("for reading where it writes", RX, (GUEST_BASE, 2000, 0, 0));
 }
 
@@ -178,7 +193,12 @@ fn indirect_attack(reason: &str, table_len: u32, flags: u16, entries: &[Vec<u8>]
 fn indirect_table_of_a_bad_length() {
     let good = descriptor(GUEST_BASE, 100, 0, 0);
     for len in [0, 1, 15, 17, 31, 16 * 1025, u32::MAX - 15] {
-        indirect_attack("indirect table whose length", len, 0, std::slice::from_ref(&good));
+        indirect_attack(
+            "indirect table whose length",
+            len,
+            0,
+            std::slice::from_ref(&good),
+        );
     }
 }
 
@@ -190,7 +210,12 @@ fn indirect_within_indirect() {
 
 #[test]
 fn indirect_with_a_next() {
-    indirect_attack("that has a next one", 16, NEXT, &[descriptor(GUEST_BASE, 100, 0, 0)]);
+    indirect_attack(
+        "that has a next one",
+        16,
+        NEXT,
+        &[descriptor(GUEST_BASE, 100, 0, 0)],
+    );
     let table = feature::INDIRECT_DESC;
     ring_attack("that has a next one", table, |guest| {
         guest.set_descriptor(TX, 0, (GUEST_BASE, 50, NEXT, 1));
@@ -201,14 +226,23 @@ fn indirect_with_a_next() {
 
 #[test]
 fn indirect_next_beyond_its_table() {
-    indirect_attack("next names one beyond", 16, 0, &[descriptor(GUEST_BASE, 100, NEXT, 1)]);
+    indirect_attack(
+        "next names one beyond",
+        16,
+        0,
+        &[descriptor(GUEST_BASE, 100, NEXT, 1)],
+    );
 }
 
 /// CVE-2022-2132.
 #[test]
 fn chain_shorter_than_its_header() {
     for len in [1, 5, 11, 12] {
-        descriptor_attack("too short for the virtio-net header", TX, (GUEST_BASE, len, 0, 0));
+        descriptor_attack(
+            "too short for the virtio-net header",
+            TX,
+            (GUEST_BASE, len, 0, 0),
+        );
     }
     ring_attack("too short for the virtio-net header", 0, |guest| {
         let at = guest.place(&[0; 64]);
@@ -236,14 +270,25 @@ fn frame_longer_than_any() {
 /// CVE-2024-11614.
 #[test]
 fn checksum_beyond_the_frame() {
-    let offsets = [(0xffff, 0), (34, 0xffff), (99, 0), (98, 1), (100, 0), (0xffff, 0xffff)];
+    let offsets = [
+        (0xffff, 0),
+        (34, 0xffff),
+        (99, 0),
+        (98, 1),
+        (100, 0),
+        (0xffff, 0xffff),
+    ];
     for (start, offset) in offsets {
-        ring_attack("checksum offload that points outside", feature::CSUM, |guest| {
-            let [s0, s1] = u16::to_le_bytes(start);
-            let [o0, o1] = u16::to_le_bytes(offset);
-            let header = [1, 0, 0, 0, 0, 0, s0, s1, o0, o1, 0, 0];
-            guest.transmit_with(0, &header, &frame(100, 0));
-        });
+        ring_attack(
+            "checksum offload that points outside",
+            feature::CSUM,
+            |guest| {
+                let [s0, s1] = u16::to_le_bytes(start);
+                let [o0, o1] = u16::to_le_bytes(offset);
+                let header = [1, 0, 0, 0, 0, 0, s0, s1, o0, o1, 0, 0];
+                guest.transmit_with(0, &header, &frame(100, 0));
+            },
+        );
     }
 }
 
@@ -397,7 +442,10 @@ fn memory_in_something_that_is_no_file_of_memory() {
 fn memory_region_that_goes_and_never_came() {
     message_attack("never there", |guest| {
         let words = [0, GUEST_BASE + 4096, 4096, USER_BASE, 0];
-        let body: Vec<u8> = words.iter().flat_map(|word: &u64| word.to_le_bytes()).collect();
+        let body: Vec<u8> = words
+            .iter()
+            .flat_map(|word: &u64| word.to_le_bytes())
+            .collect();
         let _ = guest.set(request::REM_MEM_REG, &body, &[]);
     });
 }
@@ -418,7 +466,11 @@ fn features_that_were_never_offered() {
         let _ = guest.set(request::SET_FEATURES, &(1u64 << 34).to_le_bytes(), &[]);
     });
     message_attack("never offered", |guest| {
-        let _ = guest.set(request::SET_PROTOCOL_FEATURES, &(1u64 << 9).to_le_bytes(), &[]);
+        let _ = guest.set(
+            request::SET_PROTOCOL_FEATURES,
+            &(1u64 << 9).to_le_bytes(),
+            &[],
+        );
     });
 }
 
@@ -433,7 +485,9 @@ fn dirty_log_that_does_not_fit() {
     message_attack("dirty log ends at", |guest| log(guest, 17 << 20, 0));
     message_attack("dirty log ends at", |guest| log(guest, 1 << 62, 0));
     message_attack("dirty log is too small", |guest| log(guest, 64, 0));
-    message_attack("the connection failed", |guest| log(guest, u64::MAX, u64::MAX));
+    message_attack("the connection failed", |guest| {
+        log(guest, u64::MAX, u64::MAX)
+    });
 }
 
 #[test]

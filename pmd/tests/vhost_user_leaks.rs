@@ -6,8 +6,8 @@ mod front_end;
 use std::os::fd::AsFd;
 
 use front_end::{
-    Bed, FrontEnd, GUEST_BASE, Options, USER_BASE, feature, frame, request, take_frames,
-    wait_down, wait_for,
+    Bed, FrontEnd, GUEST_BASE, Options, USER_BASE, feature, frame, request, take_frames, wait_down,
+    wait_for,
 };
 
 /// CVE-2019-14818, CVE-2020-10726, CVE-2022-0669.
@@ -19,7 +19,9 @@ fn descriptors() -> usize {
 
 fn mappings() -> usize {
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
-    maps.lines().filter(|line| line.contains("vhost-user-test")).count()
+    maps.lines()
+        .filter(|line| line.contains("vhost-user-test"))
+        .count()
 }
 
 #[test]
@@ -35,7 +37,10 @@ fn nothing_piles_up_in_ten_thousand_repetitions() {
     let mut guest = bed.guest(options);
     let table = guest.regions();
     let words = [0, GUEST_BASE + (1 << 40), 4096, USER_BASE + (1 << 40), 0];
-    let region: Vec<u8> = words.iter().flat_map(|word: &u64| word.to_le_bytes()).collect();
+    let region: Vec<u8> = words
+        .iter()
+        .flat_map(|word: &u64| word.to_le_bytes())
+        .collect();
     let log_bytes = (GUEST_BASE + (1 << 41)) / 4096 / 8;
     let log = front_end::Memory::new(log_bytes);
     let log_body = [log_bytes.to_le_bytes(), [0; 8]].concat();
@@ -43,7 +48,10 @@ fn nothing_piles_up_in_ten_thousand_repetitions() {
     for round in 0..REPETITIONS {
         let file = guest.memory.file.try_clone().expect("clone");
         assert_eq!(guest.set_memory(&table), Ok(0));
-        assert_eq!(guest.set(request::ADD_MEM_REG, &region, &[file.as_fd()]), Ok(0));
+        assert_eq!(
+            guest.set(request::ADD_MEM_REG, &region, &[file.as_fd()]),
+            Ok(0)
+        );
         guest.send(request::SET_LOG_BASE, 1, &log_body, &[log.file.as_fd()]);
         guest.reply().expect("a reply");
         assert_eq!(guest.set(request::REM_MEM_REG, &region, &[]), Ok(0));

@@ -29,7 +29,10 @@ fn a_port_without_a_guest_is_down_and_says_so() {
     };
     assert!(why.starts_with("no guest is connected to "), "{why}");
     let sent = frame(64, 0);
-    assert_eq!(send_frames(&mut bed.port, 0, &[Frame::contiguous(&sent)]).down, 1);
+    assert_eq!(
+        send_frames(&mut bed.port, 0, &[Frame::contiguous(&sent)]).down,
+        1
+    );
     assert!(take_frames(&mut bed.port).is_empty());
     assert_eq!(bed.port.rx[0].prepare_wait(), Wait::Until(None));
     // Connected, and its driver not loaded.
@@ -75,7 +78,9 @@ fn a_guest_lives_on_when_the_switch_is_restarted() {
         let mut guest = match kept.take() {
             None => FrontEnd::over(stream, Options::default()),
             Some(mut guest) => {
-                stream.set_read_timeout(Some(front_end::PATIENCE)).expect("timeout");
+                stream
+                    .set_read_timeout(Some(front_end::PATIENCE))
+                    .expect("timeout");
                 guest.stream = stream;
                 guest
             }
@@ -94,7 +99,10 @@ fn a_guest_lives_on_when_the_switch_is_restarted() {
         guest.transmit(0, &sent);
         assert_eq!(take_frames(&mut port), std::slice::from_ref(&sent));
         guest.post(0, &[2048, 2048]);
-        assert_eq!(send_frames(&mut port, 0, &[Frame::contiguous(&sent)]).sent, 1);
+        assert_eq!(
+            send_frames(&mut port, 0, &[Frame::contiguous(&sent)]).sent,
+            1
+        );
         assert_eq!(guest.receive(0)[0].1, sent);
         kept = Some(guest);
     }
@@ -108,7 +116,10 @@ fn the_socket_is_made_with_its_mode_and_removed_and_nothing_else_is() {
     let mut config = Config::new(&path, Role::Server);
     config.socket_mode = 0o600;
     let port = open(&config).expect("open");
-    let mode = std::fs::metadata(&path).expect("there").permissions().mode();
+    let mode = std::fs::metadata(&path)
+        .expect("there")
+        .permissions()
+        .mode();
     assert_eq!(mode & 0o777, 0o600);
     // A second port in the same place is refused; the first is untouched.
     let error = open(&config).expect_err("in use").to_string();
@@ -171,12 +182,19 @@ fn memory_comes_and_goes_while_frames_pass() {
     ftruncate(&more, 1 << 20).expect("size");
     let far = GUEST_BASE + (1 << 32);
     let words = [0, far, 1 << 20, USER_BASE + (1 << 32), 0];
-    let body: Vec<u8> = words.iter().flat_map(|word: &u64| word.to_le_bytes()).collect();
+    let body: Vec<u8> = words
+        .iter()
+        .flat_map(|word: &u64| word.to_le_bytes())
+        .collect();
     let more: std::fs::File = more.into();
     for round in 0..3 {
-        assert_eq!(guest.set(request::ADD_MEM_REG, &body, &[more.as_fd()]), Ok(0));
+        assert_eq!(
+            guest.set(request::ADD_MEM_REG, &body, &[more.as_fd()]),
+            Ok(0)
+        );
         let sent = frame(500, round);
-        more.write_all_at(&[vec![0; 12], sent.clone()].concat(), 4096).expect("write");
+        more.write_all_at(&[vec![0; 12], sent.clone()].concat(), 4096)
+            .expect("write");
         guest.offer(1, &[(far + 4096, 512)], 0);
         assert_eq!(take_frames(&mut bed.port), [sent.clone()]);
         // What lies in the memory that stays is as good as ever.
@@ -214,7 +232,9 @@ fn memory_that_shrinks_under_the_switch_costs_the_port() {
         let mut guest = bed.guest(Options::default());
         let sent = frame(1500, round);
         let at = GUEST_BASE + (12 << 20);
-        guest.memory.write(at, &[vec![0; 12], sent.clone()].concat());
+        guest
+            .memory
+            .write(at, &[vec![0; 12], sent.clone()].concat());
         guest.offer(1, &[(at, 1512)], 0);
         ftruncate(&guest.memory.file, 8 << 20).expect("shrink");
         // The access that finds nothing finds zeros, once.
@@ -296,7 +316,9 @@ fn driver_would_kick(guest: &FrontEnd, old: u16) -> bool {
     if guest.features & feature::EVENT_IDX == 0 {
         return guest.memory.read_u16(queue.used) & 1 == 0;
     }
-    let event = guest.memory.read_u16(queue.used + 4 + 8 * u64::from(queue.size));
+    let event = guest
+        .memory
+        .read_u16(queue.used + 4 + 8 * u64::from(queue.size));
     let new = queue.index;
     new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(old)
 }
@@ -338,8 +360,7 @@ fn no_wake_up_is_lost() {
                 }
                 // One frame in flight, most of the time: both sides are about to sleep.
                 let patience = std::time::Instant::now();
-                while guest.take_used(1).is_none() && patience.elapsed() < Duration::from_secs(20)
-                {
+                while guest.take_used(1).is_none() && patience.elapsed() < Duration::from_secs(20) {
                     std::thread::yield_now();
                 }
             }
@@ -364,9 +385,15 @@ fn a_guest_is_told_once_a_burst_and_only_when_it_asks() {
         let ask = |guest: &FrontEnd, wish: bool| {
             let queue = &guest.queues[0];
             if features & feature::EVENT_IDX == 0 {
-                guest.memory.write(queue.available, &u16::from(!wish).to_le_bytes());
+                guest
+                    .memory
+                    .write(queue.available, &u16::from(!wish).to_le_bytes());
             } else {
-                let event = if wish { queue.taken } else { queue.taken.wrapping_sub(1) };
+                let event = if wish {
+                    queue.taken
+                } else {
+                    queue.taken.wrapping_sub(1)
+                };
                 let at = queue.available + 4 + 2 * u64::from(queue.size);
                 guest.memory.write(at, &event.to_le_bytes());
             }
@@ -424,38 +451,64 @@ fn every_written_page_is_logged_while_a_guest_migrates() {
     };
     // The log is there, and logging not yet on.
     post(&mut guest);
-    assert_eq!(send_frames(&mut bed.port, 0, &[Frame::contiguous(&sent)]).sent, 1);
+    assert_eq!(
+        send_frames(&mut bed.port, 0, &[Frame::contiguous(&sent)]).sent,
+        1
+    );
     guest.receive(0);
     assert_eq!(dirty(), []);
-    assert_eq!(guest.set(request::SET_FEATURES, &logged.to_le_bytes(), &[]), Ok(0));
+    assert_eq!(
+        guest.set(request::SET_FEATURES, &logged.to_le_bytes(), &[]),
+        Ok(0)
+    );
     for queue in 0..2 {
         assert_eq!(guest.set_addresses(queue, 1), Ok(0));
     }
     dirty();
     post(&mut guest);
-    assert_eq!(send_frames(&mut bed.port, 0, &[Frame::contiguous(&sent)]).sent, 1);
+    assert_eq!(
+        send_frames(&mut bed.port, 0, &[Frame::contiguous(&sent)]).sent,
+        1
+    );
     assert_eq!(guest.receive(0)[0].1, sent);
     let mut expected: Vec<u64> = (0..5).map(|n| page(at + n * 8192 + 100)).collect();
     expected.push(page(guest.queues[0].used));
     expected.sort_unstable();
     expected.dedup();
     let found = dirty();
-    assert!(expected.iter().all(|page| found.contains(page)), "{expected:?} {found:?}");
+    assert!(
+        expected.iter().all(|page| found.contains(page)),
+        "{expected:?} {found:?}"
+    );
     // Nothing but the rings beside them.
     let rings = [guest.queues[0].used, guest.queues[0].used + 6 + 8 * 256].map(page);
-    assert!(found.iter().all(|it| expected.contains(it) || rings.contains(it)), "{found:?}");
+    assert!(
+        found
+            .iter()
+            .all(|it| expected.contains(it) || rings.contains(it)),
+        "{found:?}"
+    );
     // What a guest transmits dirties its used ring alone.
     guest.transmit(0, &sent);
     assert_eq!(take_frames(&mut bed.port).len(), 1);
     let rings = [guest.queues[1].used, guest.queues[1].used + 6 + 8 * 256].map(page);
     let found = dirty();
-    assert!(!found.is_empty() && found.iter().all(|it| rings.contains(it)), "{found:?}");
+    assert!(
+        !found.is_empty() && found.iter().all(|it| rings.contains(it)),
+        "{found:?}"
+    );
     // Logging ends.
     let plain = feature::PLAIN | feature::MRG_RXBUF;
-    assert_eq!(guest.set(request::SET_FEATURES, &plain.to_le_bytes(), &[]), Ok(0));
+    assert_eq!(
+        guest.set(request::SET_FEATURES, &plain.to_le_bytes(), &[]),
+        Ok(0)
+    );
     dirty();
     post(&mut guest);
-    assert_eq!(send_frames(&mut bed.port, 0, &[Frame::contiguous(&sent)]).sent, 1);
+    assert_eq!(
+        send_frames(&mut bed.port, 0, &[Frame::contiguous(&sent)]).sent,
+        1
+    );
     assert_eq!(dirty(), []);
 }
 

@@ -127,7 +127,10 @@ impl Memory {
     pub fn allocate(&mut self, bytes: u64, align: u64) -> u64 {
         let start = self.next.next_multiple_of(align);
         self.next = start + bytes;
-        assert!(self.next <= GUEST_BASE + self.bytes, "guest memory is used up");
+        assert!(
+            self.next <= GUEST_BASE + self.bytes,
+            "guest memory is used up"
+        );
         start
     }
 
@@ -139,7 +142,9 @@ impl Memory {
     pub fn read(&self, guest: u64, len: usize) -> Vec<u8> {
         let mut bytes = vec![0; len];
         let offset = guest - GUEST_BASE;
-        self.file.read_exact_at(&mut bytes, offset).expect("guest memory");
+        self.file
+            .read_exact_at(&mut bytes, offset)
+            .expect("guest memory");
         bytes
     }
 
@@ -249,7 +254,10 @@ impl FrontEnd {
         let body = protocol.to_le_bytes();
         self.send(request::SET_PROTOCOL_FEATURES, 1, &body, &[]);
         self.send(request::SET_OWNER, 1, &[], &[]);
-        assert_eq!(self.set(request::SET_FEATURES, &self.features.to_le_bytes(), &[]), Ok(0));
+        assert_eq!(
+            self.set(request::SET_FEATURES, &self.features.to_le_bytes(), &[]),
+            Ok(0)
+        );
     }
 
     /// The memory table, cut into regions.
@@ -280,7 +288,10 @@ impl FrontEnd {
         let queue = &self.queues[number];
         let (size, index) = (u32::from(queue.size), u32::from(queue.index));
         assert_eq!(self.set_state(request::SET_VRING_NUM, number, size), Ok(0));
-        assert_eq!(self.set_state(request::SET_VRING_BASE, number, index), Ok(0));
+        assert_eq!(
+            self.set_state(request::SET_VRING_BASE, number, index),
+            Ok(0)
+        );
         assert_eq!(self.set_addresses(number, 0), Ok(0));
         assert_eq!(self.set_event(request::SET_VRING_KICK, number), Ok(0));
         assert_eq!(self.set_event(request::SET_VRING_CALL, number), Ok(0));
@@ -290,7 +301,12 @@ impl FrontEnd {
     pub fn set_addresses(&mut self, number: usize, flags: u32) -> Result<u64, String> {
         let queue = &self.queues[number];
         let user = |guest: u64| guest - GUEST_BASE + USER_BASE;
-        let words = [user(queue.descriptors), user(queue.used), user(queue.available), queue.used];
+        let words = [
+            user(queue.descriptors),
+            user(queue.used),
+            user(queue.available),
+            queue.used,
+        ];
         let mut body = (number as u32).to_le_bytes().to_vec();
         body.extend(flags.to_le_bytes());
         body.extend(words.iter().flat_map(|word| word.to_le_bytes()));
@@ -305,7 +321,11 @@ impl FrontEnd {
 
     fn set_event(&mut self, request: u32, number: usize) -> Result<u64, String> {
         let queue = &self.queues[number];
-        let fd = if request == request::SET_VRING_KICK { &queue.kick } else { &queue.call };
+        let fd = if request == request::SET_VRING_KICK {
+            &queue.kick
+        } else {
+            &queue.call
+        };
         let fd = fd.try_clone().expect("clone");
         self.set(request, &(number as u64).to_le_bytes(), &[fd.as_fd()])
     }
@@ -321,10 +341,17 @@ impl FrontEnd {
 
     /// Sends a message and waits for its acknowledgement: 0 is success. An error when the port
     /// closed the connection.
-    pub fn set(&mut self, request: u32, body: &[u8], fds: &[BorrowedFd<'_>]) -> Result<u64, String> {
+    pub fn set(
+        &mut self,
+        request: u32,
+        body: &[u8],
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<u64, String> {
         self.send(request, 1 | 8, body, fds);
         let reply = self.reply()?;
-        Ok(u64::from_le_bytes(reply[..8].try_into().map_err(|_| "short reply")?))
+        Ok(u64::from_le_bytes(
+            reply[..8].try_into().map_err(|_| "short reply")?,
+        ))
     }
 
     pub fn ask_u64(&mut self, request: u32) -> u64 {
@@ -368,13 +395,19 @@ impl FrontEnd {
         }
         let size = u32::from_le_bytes([header[8], header[9], header[10], header[11]]);
         let mut body = vec![0; size as usize];
-        self.stream.read_exact(&mut body).map_err(|e| e.to_string())?;
+        self.stream
+            .read_exact(&mut body)
+            .map_err(|e| e.to_string())?;
         Ok(body)
     }
 
     /// Bytes of the header before each frame.
     pub fn header_bytes(&self) -> usize {
-        if self.features & (feature::VERSION_1 | feature::MRG_RXBUF) != 0 { 12 } else { 10 }
+        if self.features & (feature::VERSION_1 | feature::MRG_RXBUF) != 0 {
+            12
+        } else {
+            10
+        }
     }
 
     /// Writes descriptor number `index` of a virtqueue.
@@ -587,26 +620,32 @@ pub fn relay(from: &mut Port, to: &mut Port) -> (usize, TxReport) {
 /// Why a port is down; waits for it.
 pub fn wait_down(port: &mut Port, with: &str) -> String {
     let mut last = String::new();
-    wait_for(&format!("the port to be down for {with:?}"), || {
-        match port.monitor.health() {
+    wait_for(
+        &format!("the port to be down for {with:?}"),
+        || match port.monitor.health() {
             Health::Down(why) if why.contains(with) => Some(why),
             other => {
                 last = format!("{other:?}");
                 None
             }
-        }
-    })
+        },
+    )
 }
 
 /// Waits until a port is up.
 pub fn wait_up(port: &mut Port) {
-    wait_for("the port to be up", || (port.monitor.health() == Health::Up).then_some(()));
+    wait_for("the port to be up", || {
+        (port.monitor.health() == Health::Up).then_some(())
+    });
 }
 
 /// A counter of a port, by name.
 pub fn count(port: &mut Port, name: &str) -> u64 {
     let counts = port.monitor.counts();
-    counts.iter().find(|(it, _)| *it == name).map_or(0, |(_, value)| *value)
+    counts
+        .iter()
+        .find(|(it, _)| *it == name)
+        .map_or(0, |(_, value)| *value)
 }
 
 /// A port in the server role, with a socket of its own.
