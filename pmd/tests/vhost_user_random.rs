@@ -14,7 +14,7 @@ use front_end::{
 };
 use pmd::{Frame, Health};
 
-/// SplitMix64 (Steele, Lea, Flood 2014).
+/// `SplitMix64` (Steele, Lea, Flood 2014).
 struct Random(u64);
 
 impl Random {

@@ -178,6 +178,11 @@ impl MemoryMap {
         Ok(Self { regions })
     }
 
+    /// True when just this region is there.
+    pub(super) fn holds(&self, claim: Claim) -> bool {
+        self.regions.iter().any(|region| region.claim == claim)
+    }
+
     /// A map without the region at `guest` and `user` of `size` bytes; `None` if there is none.
     pub(super) fn without(&self, guest: u64, user: u64, size: u64) -> Option<Self> {
         let is_it = |r: &Region| (r.claim.guest, r.claim.user, r.claim.size) == (guest, user, size);
