@@ -9,10 +9,18 @@
 //! matches.
 //!
 //! A measurement is a *turn*: a switch wakes, its guest sends; after a while frames are counted for
-//! some time ([`Row::mframes_per_s`]); then the switch is braked ([`brake`]), and frames are
-//! counted together with the CPU time that the switch takes ([`Row::mframes_per_cpu_s`]), with all
-//! its threads, as the scheduler accounts it. Then the guest is silent and the switch is put to
-//! sleep by SIGSTOP. The switches take turns, A B A B, and the figure is the median turn.
+//! some time ([`Row::mframes_per_s`]). Then the switch gets a quota of its core ([`QUOTA_PERCENT`]),
+//! so that it and not the guest is the limit, and frames are counted together with the CPU time
+//! that the switch takes with all its threads, as the scheduler accounts it
+//! ([`Row::mframes_per_cpu_s`]). Then the guest is silent and the switch is put to sleep by SIGSTOP.
+//! The switches take turns, A B A B, and the figure is the median turn.
+//!
+//! The kernel enforces a quota in slices of milliseconds, and within one the switch runs at full
+//! speed. So a switch that outruns the guest is underrated: it finds the rings full at the start of
+//! a slice and then waits for frames as before. [`Row::refused_share`] tells. Shorter slices would
+//! cure that and falsify more: taking the core away every 200 µs and for 400 µs by a thread of
+//! real-time priority cost Open vSwitch up to half of its frames per CPU second, slices of 12 ms
+//! a twentieth, against none.
 //!
 //! What must hold: only one switch runs at a time; when the run ends, in whichever way but SIGKILL,
 //! nothing of it is left.
@@ -22,7 +30,6 @@ use std::{path::PathBuf, time::Duration};
 use anyhow::{Context, ensure};
 use pmd::Clock;
 
-mod brake;
 mod contender;
 mod hugepages;
 mod open_vswitch;
@@ -35,13 +42,12 @@ mod vswitch;
 pub use contender::Case;
 pub use report::{Report, Row};
 
-use brake::Brake;
 use contender::Contender;
 use hugepages::Hugepages;
 use testpmd::Testpmd;
 
 use crate::{
-    process::{Directory, interrupt},
+    process::{Directory, Process, interrupt},
     walk::Spread,
 };
 
@@ -51,8 +57,8 @@ const FIRST_FRAME: Duration = Duration::from_secs(20);
 /// How long frames run before they are counted: rings, caches and flow tables fill.
 const WARM_UP: Duration = Duration::from_millis(500);
 
-/// How long before they are counted when the brake has been put on.
-const SETTLE: Duration = Duration::from_millis(50);
+/// The quota under which frames per CPU second are counted, in hundredths of a core.
+pub const QUOTA_PERCENT: u32 = 30;
 
 /// What to measure.
 #[derive(Clone, Debug)]
@@ -65,7 +71,7 @@ pub struct Options {
     pub sizes_bytes: Vec<usize>,
     /// Turns of each switch.
     pub rounds: usize,
-    /// Seconds that frames are counted, without brake and again with it.
+    /// Seconds that frames are counted, without quota and again with it.
     pub seconds: f64,
     /// The binary of `vswitch`; `None` leaves it out.
     pub switch: Option<PathBuf>,
@@ -83,21 +89,38 @@ struct Bed {
     guest: Option<Testpmd>,
     /// Where the guest keeps its files.
     directory: Directory,
+    /// Whether the switch can be given a quota.
+    governed: bool,
     turns: Vec<Turn>,
 }
 
 /// What one turn found.
 #[derive(Clone, Copy, Debug)]
 struct Turn {
-    mframes_per_s: f64,
-    mframes_per_cpu_s: f64,
+    /// Without a quota.
+    free: Count,
+    /// With it, where there can be one.
+    limited: Count,
+}
+
+/// What happened in some time.
+#[derive(Clone, Copy, Debug)]
+struct Count {
+    seconds: f64,
+    cpu_seconds: f64,
+    mframes: f64,
+    /// Of the frames that the guest wanted to send, those that found the ring full.
+    refused_share: f64,
 }
 
 /// Measures, and hands each row to `finished` as soon as it is there. Needs root.
 ///
 /// # Errors
 /// When a program is missing or ends, frames do not come through, or the run is interrupted.
-pub fn run(options: &Options, mut finished: impl FnMut(&Row) -> anyhow::Result<()>) -> anyhow::Result<Report> {
+pub fn run(
+    options: &Options,
+    mut finished: impl FnMut(&Row) -> anyhow::Result<()>,
+) -> anyhow::Result<Report> {
     ensure!(
         options.switch_core != options.guest_core,
         "the switch and the generator need a core each, and both are to have core {}",
@@ -152,11 +175,19 @@ fn beds(options: &Options) -> anyhow::Result<Vec<Bed>> {
         sleep_all(&mut switches)?;
     }
     ensure!(!switches.is_empty(), "there is no switch to measure");
-    let bed = |switch| {
+    let bed = |mut switch: Box<dyn Contender>| {
+        let governed = switch.process().govern();
+        if let Err(error) = &governed {
+            eprintln!(
+                "{}: no CPU quota, frames per CPU second are counted without: {error:#}",
+                switch.name()
+            );
+        }
         Ok(Bed {
             switch,
             guest: None,
             directory: Directory::new()?,
+            governed: governed.is_ok(),
             turns: Vec::new(),
         })
     };
@@ -193,7 +224,7 @@ impl Bed {
             guest.begin(64)?;
             interrupt::wait_for("frames both ways", FIRST_FRAME, || {
                 bed.switch.process().check()?;
-                Ok((!guest.received()?.contains(&0)).then_some(()))
+                Ok((!guest.sample()?.received.contains(&0)).then_some(()))
             })?;
             guest.end()?;
             bed.guest = Some(guest);
@@ -201,7 +232,10 @@ impl Bed {
         })
         .with_context(|| {
             let log = self.switch.process().log();
-            format!("{}: connecting a guest; it said:\n{log}", self.switch.name())
+            format!(
+                "{}: connecting a guest; it said:\n{log}",
+                self.switch.name()
+            )
         })
     }
 
@@ -210,32 +244,23 @@ impl Bed {
     }
 
     fn turn(&mut self, options: &Options, size_bytes: usize) -> anyhow::Result<Turn> {
+        let governed = self.governed;
+        let duration = Duration::from_secs_f64(options.seconds);
         self.awake(|bed| {
             let guest = bed.guest.as_mut().context("there is no guest")?;
+            let process = bed.switch.process();
             guest.begin(size_bytes)?;
             interrupt::sleep(WARM_UP)?;
-            let seconds = Duration::from_secs_f64(options.seconds);
-
-            let before = guest.sample()?;
-            interrupt::sleep(seconds)?;
-            let mframes_per_s = testpmd::mframes_per_s(before, guest.sample()?)?;
-
-            let brake = Brake::apply(options.switch_core)?;
-            interrupt::sleep(SETTLE)?;
-            let process = bed.switch.process();
-            let (before, cpu_before_ns) = (guest.sample()?, process.cpu_time_ns()?);
-            interrupt::sleep(seconds)?;
-            let (after, cpu_after_ns) = (guest.sample()?, process.cpu_time_ns()?);
-            drop(brake);
-
+            let free = Count::during(duration, guest, process)?;
+            let mut limited = free;
+            if governed {
+                process.limit(Some(QUOTA_PERCENT))?;
+                limited = Count::during(duration, guest, process)?;
+                process.limit(None)?;
+            }
             guest.end()?;
             process.check()?;
-            let cpu_s = (cpu_after_ns - cpu_before_ns) as f64 / 1e9;
-            let mframes = (after.received - before.received) as f64 / 1e6;
-            Ok(Turn {
-                mframes_per_s,
-                mframes_per_cpu_s: mframes / cpu_s,
-            })
+            Ok(Turn { free, limited })
         })
     }
 
@@ -245,5 +270,25 @@ impl Bed {
         let done = work(self);
         self.switch.process().pause()?;
         done
+    }
+}
+
+impl Count {
+    /// Counts for some time.
+    fn during(duration: Duration, guest: &mut Testpmd, process: &Process) -> anyhow::Result<Self> {
+        let (from, cpu_from_ns) = (guest.sample()?, process.cpu_time_ns()?);
+        interrupt::sleep(duration)?;
+        let (to, cpu_to_ns) = (guest.sample()?, process.cpu_time_ns()?);
+        let frames = (0..2)
+            .map(|port| to.received[port] - from.received[port])
+            .sum::<u64>();
+        let (sent, refused) = (to.sent - from.sent, to.refused - from.refused);
+        ensure!(frames > 0, "no frame came through in {duration:?}");
+        Ok(Self {
+            seconds: (to.at - from.at).as_secs_f64(),
+            cpu_seconds: (cpu_to_ns - cpu_from_ns) as f64 / 1e9,
+            mframes: frames as f64 / 1e6,
+            refused_share: refused as f64 / (sent + refused).max(1) as f64,
+        })
     }
 }

@@ -23,13 +23,16 @@ pub struct Row {
     pub mframes_per_s: f64,
     /// Over the rounds.
     pub mframes_per_s_spread: Spread,
-    /// Millions of frames that came through in a second of the braked switch's CPU time, in the
-    /// median round.
+    /// Millions of frames that came through in a second of the switch's CPU time, under a quota,
+    /// in the median round.
     pub mframes_per_cpu_s: f64,
     /// Over the rounds.
     pub mframes_per_cpu_s_spread: Spread,
     /// The same turned round: ticks of the time-stamp counter for a frame.
     pub cycles_per_frame: f64,
+    /// Of the frames that the guest wanted to send, those that found the ring full, without a quota,
+    /// in the median round. Near 0 the guest was the limit and the switch could have done more.
+    pub refused_share: f64,
     /// Rounds measured.
     pub rounds: usize,
 }
@@ -41,8 +44,14 @@ impl Row {
         turns: &[Turn],
         cycles_per_s: f64,
     ) -> Self {
-        let wall = Spread::of(turns.iter().map(|turn| turn.mframes_per_s));
-        let cpu = Spread::of(turns.iter().map(|turn| turn.mframes_per_cpu_s));
+        let wall = turns
+            .iter()
+            .map(|turn| turn.free.mframes / turn.free.seconds);
+        let cpu = turns
+            .iter()
+            .map(|turn| turn.limited.mframes / turn.limited.cpu_seconds);
+        let refused = turns.iter().map(|turn| turn.free.refused_share);
+        let (wall, cpu) = (Spread::of(wall), Spread::of(cpu));
         Self {
             switch,
             case: case.name(),
@@ -54,6 +63,7 @@ impl Row {
             mframes_per_cpu_s: cpu.median,
             mframes_per_cpu_s_spread: cpu,
             cycles_per_frame: cycles_per_s / (cpu.median * 1e6),
+            refused_share: Spread::of(refused).median,
             rounds: turns.len(),
         }
     }
@@ -61,8 +71,15 @@ impl Row {
     /// The heading of a table of rows.
     pub fn heading() -> String {
         format!(
-            "{:12} {:>7} {:>5} {:12} {:>22} {:>24} {:>12}",
-            "case", "flows", "bytes", "switch", "Mframes/s", "Mframes/CPU second", "cycles/frame"
+            "{:12} {:>7} {:>5} {:12} {:>20} {:>8} {:>20} {:>12}",
+            "case",
+            "flows",
+            "bytes",
+            "switch",
+            "Mframes/s",
+            "refused",
+            "Mframes/CPU second",
+            "cycles/frame"
         )
     }
 }
@@ -72,12 +89,13 @@ impl fmt::Display for Row {
         let spread = |Spread { min, median, max }| format!("{median:.2} ({min:.2}–{max:.2})");
         write!(
             f,
-            "{:12} {:>7} {:>5} {:12} {:>22} {:>24} {:>12.0}",
+            "{:12} {:>7} {:>5} {:12} {:>20} {:>6.0} % {:>20} {:>12.0}",
             self.case,
             self.flows,
             self.size_bytes,
             self.switch,
             spread(self.mframes_per_s_spread),
+            self.refused_share * 100.0,
             spread(self.mframes_per_cpu_s_spread),
             self.cycles_per_frame
         )

@@ -54,16 +54,18 @@ pub(super) fn for_vswitch() -> String {
 
 /// The rules as OpenFlow flows, a line each, above the priority of what lets the rest pass.
 pub(super) fn for_openflow() -> String {
-    (0..).zip(rules()).fold(String::new(), |mut text, (index, rule)| {
-        let _ = writeln!(
-            text,
-            "priority={},udp,nw_dst={}/{},tp_dst={},actions=drop",
-            // Ordered, as an ACL is.
-            2 * RULES - index,
-            rule.network,
-            rule.prefix_len,
-            rule.port
-        );
-        text
-    })
+    (0..)
+        .zip(rules())
+        .fold(String::new(), |mut text, (index, rule)| {
+            let _ = writeln!(
+                text,
+                "priority={},udp,nw_dst={}/{},tp_dst={},actions=drop",
+                // Ordered, as an ACL is.
+                2 * RULES - index,
+                rule.network,
+                rule.prefix_len,
+                rule.port
+            );
+            text
+        })
 }

@@ -15,7 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 
 use super::reply;
 use crate::process::{Directory, Process, interrupt};
@@ -35,11 +35,17 @@ pub(super) const MEMORY_MIB: u64 = 128;
 
 const PROMPT: &str = "testpmd> ";
 
-/// What has come through so far, and when that was.
+/// What has happened since frames began.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Sample {
+    /// When it was so.
     pub(super) at: Instant,
-    pub(super) received: u64,
+    /// Frames that came through, by port.
+    pub(super) received: [u64; 2],
+    /// Frames that the switch's ring took.
+    pub(super) sent: u64,
+    /// Frames that found it full.
+    pub(super) refused: u64,
 }
 
 /// The running generator.
@@ -89,6 +95,7 @@ impl Testpmd {
         command.stdin(Stdio::piped());
         let mut process = Process::start(&mut command, directory.join("testpmd.log"), None)
             .context("starting testpmd; install dpdk-dev and librte-net-virtio23")?;
+        process.govern()?;
         let commands = process.take_stdin().context("testpmd has no input")?;
         let mut testpmd = Self {
             process,
@@ -118,31 +125,34 @@ impl Testpmd {
         self.command("stop").map(drop)
     }
 
-    /// What has come through since it began, on each port.
-    ///
-    /// # Errors
-    /// When it does not answer.
-    pub(super) fn received(&mut self) -> anyhow::Result<[u64; 2]> {
-        let answer = self.command("show fwd stats all")?;
-        let mut counts = answer
-            .lines()
-            .filter_map(|line| line.trim_start().strip_prefix("RX-packets:"))
-            .filter_map(|rest| rest.split_whitespace().next()?.parse().ok());
-        match (counts.next(), counts.next()) {
-            (Some(first), Some(second)) => Ok([first, second]),
-            _ => anyhow::bail!("testpmd: no counts in its answer:\n{answer}"),
-        }
-    }
-
-    /// What has come through since it began.
+    /// What has happened since it began.
     ///
     /// # Errors
     /// When it does not answer.
     pub(super) fn sample(&mut self) -> anyhow::Result<Sample> {
-        let received = self.received()?.iter().sum();
+        let answer = self.command("show fwd stats all")?;
+        let at = Instant::now();
+        // One block for each port, and one for their sums.
+        let words: Vec<&str> = answer.split_whitespace().collect();
+        let counts = |name: &str| -> Option<[u64; 2]> {
+            let named = words.windows(2).filter(|pair| pair[0] == name);
+            let mut counts = named.filter_map(|pair| pair[1].parse().ok());
+            Some([counts.next()?, counts.next()?])
+        };
+        let all = || {
+            Some((
+                counts("RX-packets:")?,
+                counts("TX-packets:")?,
+                counts("TX-dropped:")?,
+            ))
+        };
+        let (received, sent, refused) =
+            all().with_context(|| format!("testpmd: no counts in its answer:\n{answer}"))?;
         Ok(Sample {
-            at: Instant::now(),
+            at,
             received,
+            sent: sent.iter().sum(),
+            refused: refused.iter().sum(),
         })
     }
 
@@ -174,14 +184,4 @@ impl Testpmd {
 fn tail(log: &str) -> String {
     let lines: Vec<&str> = log.lines().collect();
     lines[lines.len().saturating_sub(20)..].join("\n")
-}
-
-/// Mega-frames per second between two samples.
-pub(super) fn mframes_per_s(from: Sample, to: Sample) -> anyhow::Result<f64> {
-    let seconds = (to.at - from.at).as_secs_f64();
-    ensure!(
-        to.received > from.received,
-        "no frame came through in {seconds:.1} s"
-    );
-    Ok((to.received - from.received) as f64 / seconds / 1e6)
 }
