@@ -25,7 +25,9 @@ use std::sync::{
 
 use arrayvec::ArrayVec;
 
-use crate::{BURST, Counts, Health, Monitor, Port, RxQueue, TxBurst, TxPlan, TxQueue, TxReport};
+use crate::{
+    BURST, Counts, Details, Health, Monitor, Port, RxQueue, TxBurst, TxPlan, TxQueue, TxReport,
+};
 use random::Random;
 use rx::FaultRx;
 
@@ -182,6 +184,10 @@ struct FaultMonitor {
 impl Monitor for FaultMonitor {
     fn health(&mut self) -> Health {
         self.inner.health()
+    }
+
+    fn details(&mut self) -> Details {
+        self.inner.details()
     }
 
     fn counts(&mut self) -> Counts {

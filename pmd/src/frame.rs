@@ -5,7 +5,7 @@
 
 use arrayvec::ArrayVec;
 
-use crate::BURST;
+use crate::{BURST, guest};
 
 /// Up to [`BURST`] frames on loan. Dropping it ends the loan; `RxQueue::release` takes it back.
 pub type Burst<'a> = ArrayVec<Frame<'a>, BURST>;
@@ -40,7 +40,7 @@ impl Segment {
     /// # Safety
     ///
     /// The bytes must stay mapped and readable for as long as any [`Frame`] that refers to this
-    /// segment lives.
+    /// segment lives. They may change meanwhile.
     pub unsafe fn new(start: *const u8, len_bytes: u32) -> Self {
         Self { start, len_bytes }
     }
@@ -58,10 +58,8 @@ impl Segment {
     fn copy_to(&self, from: usize, dst: &mut [u8]) {
         assert!(from + dst.len() <= self.len());
         // SAFETY: the range was checked against the segment, which `new`'s contract keeps
-        // readable; `dst` is the caller's own memory and so does not overlap a lent frame.
-        unsafe {
-            std::ptr::copy_nonoverlapping(self.start.add(from), dst.as_mut_ptr(), dst.len());
-        }
+        // readable.
+        unsafe { guest::copy(self.start.add(from), dst.as_mut_ptr(), dst.len()) };
     }
 }
 
@@ -105,6 +103,23 @@ impl<'a> Frame<'a> {
             head,
             tail,
             len_bytes: (head.len() + tail_bytes) as u32,
+            vlan_tci: None,
+            partial_checksum: None,
+            segment_bytes: 0,
+        }
+    }
+
+    /// As [`Frame::segmented`], for a driver that knows the whole length already.
+    #[inline(always)]
+    pub(crate) fn with_tail(head: &'a [u8], tail: &'a [Segment], len_bytes: u32) -> Self {
+        debug_assert_eq!(
+            len_bytes as usize,
+            head.len() + tail.iter().map(Segment::len).sum::<usize>()
+        );
+        Self {
+            head,
+            tail,
+            len_bytes,
             vlan_tci: None,
             partial_checksum: None,
             segment_bytes: 0,
@@ -168,6 +183,42 @@ impl<'a> Frame<'a> {
         }
     }
 
+    /// Gives each piece of `frame[from..from + len]` to `take`, in order: a place and how many
+    /// bytes are there, at least one.
+    ///
+    /// # Panics
+    ///
+    /// When the range does not lie within the frame.
+    #[inline(always)]
+    pub(crate) fn pieces(&self, from: usize, len: usize, mut take: impl FnMut(*const u8, usize)) {
+        let end = from + len;
+        if end <= self.head.len() {
+            if len > 0 {
+                take(self.head[from..end].as_ptr(), len);
+            }
+        } else {
+            self.segment_pieces(from, end, &mut take);
+        }
+    }
+
+    fn segment_pieces(&self, from: usize, end: usize, take: &mut impl FnMut(*const u8, usize)) {
+        assert!(end <= self.len(), "range beyond the frame");
+        if let Some(source) = self.head.get(from..).filter(|source| !source.is_empty()) {
+            take(source.as_ptr(), source.len());
+        }
+        let mut segment_start = self.head.len();
+        for segment in self.tail {
+            let segment_end = segment_start + segment.len();
+            let (first, last) = (from.max(segment_start), end.min(segment_end));
+            if first < last {
+                // SAFETY: `first` lies within the segment.
+                let start = unsafe { segment.start.add(first - segment_start) };
+                take(start, last - first);
+            }
+            segment_start = segment_end;
+        }
+    }
+
     /// The whole frame in one vector, for captures, traces and tests.
     pub fn to_vec(&self) -> Vec<u8> {
         let mut bytes = vec![0; self.len()];
@@ -196,6 +247,12 @@ mod tests {
                     let mut out = vec![0; len];
                     frame.copy_to(from, &mut out);
                     assert_eq!(out, whole[from..from + len]);
+                    let mut pieces = Vec::new();
+                    // SAFETY: the pieces lie in `whole`.
+                    frame.pieces(from, len, |start, len| unsafe {
+                        pieces.extend_from_slice(std::slice::from_raw_parts(start, len));
+                    });
+                    assert_eq!(pieces, out);
                 }
             }
         }

@@ -14,13 +14,15 @@
 //! ```
 //!
 //! So no port ever owns another port's memory, and a stalled or removed port starves nobody.
-//! This crate knows frames and offload metadata, never protocols, and is the only one with
-//! `unsafe` in it.
+//! This crate knows frames and offload metadata, never protocols (but for [`segment`], which does
+//! what hardware would), and is the only one with `unsafe` in it.
 //!
 //! Rooms: [`frame`] (what is lent), [`transmit`] (what is copied), [`port`] (the traits),
-//! then one module per driver: [`memory`], [`pcap`], [`tap`], [`af_xdp`], and [`fault`], which
-//! wraps any of them. [`clock`] is the time of a turn, [`cpu`] what the processor is asked for,
-//! [`allocations`] how a bench holds that nothing allocates.
+//! then one module per driver: [`memory`], [`pcap`], [`tap`], [`af_xdp`], [`vhost_user`], and two
+//! that wrap any of them: [`segment`], which lets them take TCP super-segments, and [`fault`].
+//! `guest` touches memory that a guest may write at any time. [`clock`] is the time of a turn,
+//! [`cpu`] what the processor is asked for, [`allocations`] how a bench holds that nothing
+//! allocates.
 
 pub mod af_xdp;
 pub mod allocations;
@@ -28,16 +30,19 @@ pub mod clock;
 pub mod cpu;
 pub mod fault;
 pub mod frame;
+mod guest;
 pub mod memory;
 pub mod pcap;
 pub mod port;
+pub mod segment;
 pub mod tap;
 pub mod transmit;
+pub mod vhost_user;
 
 pub use clock::Clock;
 pub use frame::{Burst, Frame, PartialChecksum, Segment};
 pub use port::{
-    Counts, Health, Monitor, OpenError, Port, PortInfo, RxQueue, TxQueue, TxReport, Wait,
+    Counts, Details, Health, Monitor, OpenError, Port, PortInfo, RxQueue, TxQueue, TxReport, Wait,
 };
 pub use transmit::{PrefixArena, TxBurst, TxPlan};
 

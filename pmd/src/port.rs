@@ -77,18 +77,25 @@ pub enum Health {
 /// What a driver counts that the switch cannot see, by name, since the port was opened.
 pub type Counts = Vec<(&'static str, u64)>;
 
+/// What there is to know of a port, as (name, text) pairs in the order they are to be shown.
+pub type Details = Vec<(&'static str, String)>;
+
 /// Watches a port from outside the workers.
 pub trait Monitor: Send {
     /// How the port is doing now.
     fn health(&mut self) -> Health;
     /// The driver's own counters, such as frames the kernel dropped before the port saw them.
     fn counts(&mut self) -> Counts;
+    /// What a person who looks at the port wants to know beyond that. Empty for most drivers.
+    fn details(&mut self) -> Details {
+        Details::new()
+    }
 }
 
 /// What was obtained when a port was opened, for people and for the worker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PortInfo {
-    /// The driver's name: `af_xdp`, `memory`, `pcap`, `tap`.
+    /// The driver's name: `af_xdp`, `memory`, `pcap`, `tap`, `vhost_user`.
     pub driver: &'static str,
     /// What the driver got, in words: mode, zero-copy or copy, ring and frame sizes.
     pub mode: String,

@@ -6,9 +6,10 @@
 
 use crate::frame::{Frame, PartialChecksum};
 
-/// The longest prefix a plan may put before a frame, in bytes: an outer Ethernet header, a tag,
-/// IPv6, GRE and an ERSPAN III header with its subheader fit.
-pub const MAX_PREFIX_BYTES: usize = 96;
+/// The longest prefix a plan may put before a frame, in bytes: Ethernet, two tags, IPv6 with 70
+/// bytes of extension headers and the longest TCP header fit, as [`crate::segment`] makes them.
+/// A prefix costs memory only once it was used.
+pub const MAX_PREFIX_BYTES: usize = 192;
 
 /// How many prefixes a burst may use at most.
 pub const MAX_PREFIXES: usize = 256;
@@ -26,7 +27,15 @@ pub struct TxPlan {
     pub prefix_len_bytes: u8,
     /// Which frame of the burst.
     pub frame: u8,
+    /// Where in the bytes that leave the range of the transport checksum begins, for a plan that
+    /// carries a segment of its frame's payload behind headers of its own, all in the prefix; 0
+    /// for every other plan, whose frame says it. The prefix then holds the sum of the segment's
+    /// own pseudo header.
+    pub checksum_start: u8,
 }
+
+// A burst's plans are written, and read again, for every frame.
+const _: () = assert!(size_of::<TxPlan>() == 12);
 
 impl TxPlan {
     /// The whole of frame number `index` of the burst, as it came.
@@ -79,7 +88,7 @@ impl PrefixArena {
     }
 
     #[inline]
-    fn get(&self, plan: &TxPlan) -> &[u8] {
+    pub(crate) fn get(&self, plan: &TxPlan) -> &[u8] {
         &self.bytes[plan.prefix as usize][..plan.prefix_len_bytes as usize]
     }
 }
@@ -116,18 +125,56 @@ impl TxBurst<'_> {
         }
         plan.wire_len()
     }
+
+    /// Byte number `at` of what leaves for `plan`, as far as it lies in the prefix or the
+    /// frame's head.
+    pub(crate) fn wire_byte(&self, plan: &TxPlan, at: usize) -> Option<u8> {
+        let prefix = if plan.prefix_len_bytes > 0 {
+            self.prefixes.get(plan)
+        } else {
+            &[]
+        };
+        match at.checked_sub(prefix.len()) {
+            None => Some(prefix[at]),
+            Some(behind) => {
+                let head = self.frames[plan.frame as usize].head();
+                head.get(plan.skip_bytes as usize + behind).copied()
+            }
+        }
+    }
+
+    /// Gives each piece of what leaves for `plan` to `take`, in order, for a driver whose own
+    /// memory does not lie in one piece. A partial checksum is left to that driver.
+    #[inline(always)]
+    pub(crate) fn pieces(&self, plan: &TxPlan, mut take: impl FnMut(*const u8, usize)) {
+        if plan.prefix_len_bytes > 0 {
+            let prefix = self.prefixes.get(plan);
+            take(prefix.as_ptr(), prefix.len());
+        }
+        let frame = &self.frames[plan.frame as usize];
+        frame.pieces(plan.skip_bytes as usize, plan.len_bytes as usize, take);
+    }
 }
 
 /// Completes a partial checksum in `wire`, the bytes that leave. A truncated frame is left as it
 /// is: its checksum covers bytes that do not leave.
 fn complete_checksum(plan: &TxPlan, partial: PartialChecksum, frame_len: usize, wire: &mut [u8]) {
+    if plan.checksum_start > 0 {
+        return complete_from(plan, plan.checksum_start.into(), partial.offset, wire);
+    }
     let untouched = partial.start >= plan.skip_bytes;
     let whole = plan.skip_bytes as usize + plan.len_bytes as usize == frame_len;
     if !(untouched && whole) {
         return;
     }
     let start = plan.prefix_len_bytes as usize + (partial.start - plan.skip_bytes) as usize;
-    let field = start + partial.offset as usize;
+    complete_from(plan, start, partial.offset, wire);
+}
+
+/// Completes the checksum of `wire[start..]` in its field `offset` bytes behind `start`. A field
+/// outside the bytes that leave is left alone.
+fn complete_from(plan: &TxPlan, start: usize, offset: u16, wire: &mut [u8]) {
+    let field = start + offset as usize;
     let Some(summed) = wire.get(start..plan.wire_len()) else {
         return;
     };
@@ -179,6 +226,7 @@ mod tests {
             prefix_len_bytes: prefix.len() as u8,
             skip_bytes: skip,
             len_bytes: len,
+            checksum_start: 0,
         };
         let burst = TxBurst {
             frames: &[frame],

@@ -21,9 +21,10 @@ const PARTIAL: Option<PartialChecksum> = Some(PartialChecksum {
     start: 1,
     offset: 2,
 });
+const SEGMENT_BYTES: u16 = 1448;
 
-/// A port that receives what it is given, marks every frame with [`TCI`] and [`PARTIAL`], and
-/// insists on the loan rules.
+/// A port that receives what it is given, marks every frame with [`TCI`], [`PARTIAL`] and
+/// [`SEGMENT_BYTES`], and insists on the loan rules.
 #[derive(Default)]
 struct Scripted {
     waiting: VecDeque<Vec<u8>>,
@@ -40,6 +41,7 @@ impl RxQueue for Scripted {
             let mut frame = Frame::contiguous(bytes);
             frame.vlan_tci = TCI;
             frame.partial_checksum = PARTIAL;
+            frame.segment_bytes = SEGMENT_BYTES;
             burst.push(frame);
         }
     }
@@ -133,6 +135,7 @@ fn receive_into(port: &mut Port, room: usize) -> Vec<Vec<u8>> {
     let frames = frames
         .map(|frame| {
             assert_eq!((frame.vlan_tci, frame.partial_checksum), (TCI, PARTIAL));
+            assert_eq!(frame.segment_bytes, SEGMENT_BYTES);
             frame.to_vec()
         })
         .collect();

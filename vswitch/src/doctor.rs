@@ -12,7 +12,12 @@ use rustix::{
 };
 use serde::Serialize;
 
-use crate::config::{Config, DEFAULT_SOCKET, Machine, types::Driver};
+use pmd::vhost_user::Role;
+
+use crate::config::{
+    Config, DEFAULT_SOCKET, Machine,
+    types::{Driver, VhostUser},
+};
 
 /// How a finding is to be taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -71,7 +76,49 @@ pub fn examine(config: Option<&Config>) -> Vec<Finding> {
     findings.push(socket_folder(config));
     findings.push(tun(config));
     findings.extend(interfaces(config, &release));
+    let ports = config.map_or(&[][..], |config| &config.ports);
+    findings.extend(ports.iter().filter_map(|port| match &port.driver {
+        Driver::VhostUser(wanted) => Some(guest_socket(&port.name, wanted)),
+        _ => None,
+    }));
     findings
+}
+
+/// Whether the switch and a guest's front end can meet.
+fn guest_socket(port: &str, wanted: &VhostUser) -> Finding {
+    use rustix::fs::{Access, access};
+    let subject = format!("port {port}");
+    let socket = wanted.socket.display();
+    let folder = wanted.socket.parent().unwrap_or(Path::new("/"));
+    let problem =
+        |found: String, advice: &str| Finding::new(&subject, Status::Problem, found, advice);
+    if !folder.is_dir() {
+        return problem(
+            format!("{} does not exist", folder.display()),
+            "make it, where the switch and QEMU may both use it: docs/vm-ports.md",
+        );
+    }
+    match wanted.role {
+        Role::Server if access(folder, Access::WRITE_OK).is_err() => problem(
+            format!(
+                "{} is not writable, and the switch makes {socket}",
+                folder.display()
+            ),
+            "let the switch's user write to the folder, or use role = \"client\"",
+        ),
+        Role::Server => Finding::ok(&subject, format!("{socket} can be made")),
+        Role::Client if !wanted.socket.exists() => Finding::new(
+            &subject,
+            Status::Note,
+            format!("{socket} is not there"),
+            "start the VM, with server=on; the switch connects when it comes",
+        ),
+        Role::Client if access(&wanted.socket, Access::WRITE_OK).is_err() => problem(
+            format!("{socket} may not be used by this user"),
+            "run as root, or let the switch's group write to it: docs/vm-ports.md",
+        ),
+        Role::Client => Finding::ok(&subject, format!("{socket} is there")),
+    }
 }
 
 /// Major and minor number of a kernel release.
@@ -245,7 +292,7 @@ fn hugepages(memory: &str) -> Finding {
                 "none free ({} in all); ordinary pages are used",
                 total.unwrap_or(0)
             ),
-            "for fewer TLB misses: sysctl vm.nr_hugepages=64",
+            "for fewer TLB misses, above all with guests of many GiB: sysctl vm.nr_hugepages=64, and docs/vm-ports.md",
         ),
     }
 }
@@ -506,6 +553,31 @@ mod tests {
         let finding = interface(Path::new("/nonexistent"), "veth9", true, "6.12.0");
         assert_eq!(finding.status, Status::Problem);
         assert!(!finding.advice.is_empty());
+    }
+
+    #[test]
+    fn a_guest_and_the_switch_must_be_able_to_meet() {
+        let folder = tempfile::tempdir().expect("temp");
+        let wanted = |socket: &Path, role| VhostUser {
+            socket: socket.to_owned(),
+            role,
+            socket_mode: 0o600,
+            queues: 1,
+            features: pmd::vhost_user::Features::default(),
+            max_frame_bytes: 1514,
+        };
+        let socket = folder.path().join("vm.sock");
+        let nowhere = folder.path().join("no/vm.sock");
+        for role in [Role::Client, Role::Server] {
+            let finding = guest_socket("p", &wanted(&nowhere, role));
+            assert_eq!(finding.status, Status::Problem);
+            assert!(!finding.advice.is_empty());
+        }
+        let judged = |role| guest_socket("p", &wanted(&socket, role)).status;
+        assert_eq!(judged(Role::Server), Status::Ok);
+        assert_eq!(judged(Role::Client), Status::Note);
+        fs::write(&socket, "").expect("a file");
+        assert_eq!(judged(Role::Client), Status::Ok);
     }
 
     #[test]

@@ -19,6 +19,17 @@ fn every_drop_reason_is_explained() {
 }
 
 #[test]
+fn every_feature_of_a_guest_is_documented() {
+    let config = include_str!("../../docs/config.md");
+    let costs = include_str!("../../docs/vm-ports.md");
+    for (feature, _) in pmd::vhost_user::Features::known() {
+        let row = format!("\n| `{feature}` |");
+        assert!(config.contains(&row), "{feature} in docs/config.md");
+        assert!(costs.contains(&row), "{feature} in docs/vm-ports.md");
+    }
+}
+
+#[test]
 fn every_route_is_documented() {
     let text = include_str!("../../docs/cli.md");
     for (method, path) in vswitch::api::ROUTES {

@@ -204,6 +204,7 @@ struct Meta {
     len: usize,
     vlan_tci: Option<u16>,
     partial_checksum: Option<PartialChecksum>,
+    segment_bytes: u16,
 }
 
 impl Copies {
@@ -229,6 +230,7 @@ impl Copies {
             len: frame.len(),
             vlan_tci: frame.vlan_tci,
             partial_checksum: frame.partial_checksum,
+            segment_bytes: frame.segment_bytes,
         };
         Some(copy)
     }
@@ -252,6 +254,7 @@ impl Copies {
         let mut frame = Frame::contiguous(&self.bytes[start..start + meta.len]);
         frame.vlan_tci = meta.vlan_tci;
         frame.partial_checksum = meta.partial_checksum;
+        frame.segment_bytes = meta.segment_bytes;
         frame
     }
 }

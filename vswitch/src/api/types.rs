@@ -15,10 +15,13 @@ pub struct Port {
     pub name: String,
     /// Its number while it exists.
     pub id: u16,
-    /// `af_xdp`, `tap`, `pcap` or `memory`.
+    /// `af_xdp`, `tap`, `pcap`, `memory` or `vhost_user`.
     pub driver: String,
     /// The interface it holds; empty when it holds none.
     pub interface: String,
+    /// The socket by which it meets its guest; empty when it meets none.
+    #[serde(default)]
+    pub socket: String,
     /// `up`, `down` or `waiting`.
     pub state: String,
     /// Why it is not up; empty when it is.
@@ -49,9 +52,21 @@ pub struct Port {
     pub reattached: u64,
     /// What the driver counts itself.
     pub driver_counts: BTreeMap<String, u64>,
+    /// What else the driver tells, such as what a guest negotiated, in the order to be shown.
+    #[serde(default)]
+    pub details: Vec<Detail>,
     /// What was counted.
     #[serde(flatten)]
     pub counts: PortCounts,
+}
+
+/// Something that a driver tells of a port.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Detail {
+    /// What it is about.
+    pub name: String,
+    /// What there is to know.
+    pub text: String,
 }
 
 /// What is counted per port.

@@ -114,6 +114,7 @@ pub(super) fn port(port: &Port) -> String {
     row("reason", port.reason.clone());
     row("driver", port.driver.clone());
     row("interface", port.interface.clone());
+    row("socket", port.socket.clone());
     row("mode", port.mode.clone());
     if port.max_frame_bytes > 0 {
         row("longest frame", format!("{} bytes", port.max_frame_bytes));
@@ -129,6 +130,9 @@ pub(super) fn port(port: &Port) -> String {
     );
     row("vNIC", port.vnic.clone().unwrap_or_default());
     row("VM", port.vm.clone().unwrap_or_default());
+    for detail in &port.details {
+        row(&detail.name, detail.text.clone());
+    }
     for queue in &port.queues {
         row(
             &format!("queue {}", queue.queue),

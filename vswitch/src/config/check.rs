@@ -245,27 +245,31 @@ fn port_workers(draft: &Draft<'_>, port: &Named<'_, super::types::Port>) {
     }
 }
 
-/// One interface and one output file belong to one port.
+/// One interface, output file and socket belong to one port.
 fn resources(draft: &Draft<'_>) {
     let mut interfaces: HashMap<String, String> = HashMap::new();
     let mut files: HashMap<String, String> = HashMap::new();
+    let control = draft.switch.socket.display().to_string();
+    let mut sockets = HashMap::from([(control, "[switch]".to_owned())]);
     for port in &draft.ports {
         let Some(value) = &port.value else { continue };
         let interface = value.driver.interface().map(str::to_owned);
         let file = value.driver.output().map(|p| p.display().to_string());
+        let socket = value.driver.socket().map(|p| p.display().to_string());
         for (field, taken, resource) in [
             ("interface", &mut interfaces, interface),
             ("write", &mut files, file),
+            ("socket", &mut sockets, socket),
         ] {
             let Some(resource) = resource else { continue };
             if let Some(owner) = taken.get(&resource) {
                 draft.reader.report(
                     &port.section.value_span(field),
-                    format!("{field} \"{resource}\" is used by port \"{owner}\" already"),
-                    "two ports cannot share it",
+                    format!("{field} \"{resource}\" is used by {owner} already"),
+                    "it cannot be shared",
                 );
             } else {
-                taken.insert(resource, value.name.to_string());
+                taken.insert(resource, format!("port \"{}\"", value.name));
             }
         }
     }

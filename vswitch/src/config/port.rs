@@ -6,18 +6,25 @@ use pmd::{
     af_xdp::{Mode, ZeroCopy},
     fault::Probability,
     pcap::{Pace, Repeat},
+    vhost_user::{Features, Role},
 };
 use policy::model::StormLimits;
 
 use super::{
+    problem::nearest,
     read::own_mac,
     schema,
     section::Section,
-    types::{AfXdp, Attachment, Driver, Memory, Pcap, Port},
+    types::{AfXdp, Attachment, Driver, Memory, Pcap, Port, VhostUser},
 };
 
 /// The most that the buffers of a `memory` port may take in one direction.
 const MAX_MEMORY_PORT_BYTES: usize = 256 << 20;
+
+/// The longest path of a socket, in bytes (unix(7): 108 with the zero behind it).
+pub(super) const MAX_SOCKET_BYTES: usize = 107;
+/// The permissions that a socket may have.
+const SOCKET_MODES: &[(&str, u32)] = &[("0600", 0o600), ("0660", 0o660), ("0666", 0o666)];
 
 pub(super) fn port(section: &Section<'_>, name: &Arc<str>) -> Option<Port> {
     let driver = driver(section);
@@ -119,6 +126,7 @@ fn driver(section: &Section<'_>) -> Option<Driver> {
         ("tap", "tap"),
         ("pcap", "pcap"),
         ("memory", "memory"),
+        ("vhost_user", "vhost_user"),
     ];
     let name = section.required("driver")?;
     let driver = section.reader.choice(&name, DRIVERS)?;
@@ -127,27 +135,31 @@ fn driver(section: &Section<'_>) -> Option<Driver> {
         "af_xdp" => af_xdp(section).map(Driver::AfXdp),
         "tap" => tap(section).map(Driver::Tap),
         "pcap" => pcap(section).map(Driver::Pcap),
+        "vhost_user" => vhost_user(section).map(Driver::VhostUser),
         _ => Some(Driver::Memory(memory(section))),
     }
 }
 
-/// Notes fields that belong to another driver.
+/// Notes fields that belong to other drivers.
 fn foreign_fields(section: &Section<'_>, driver: &str) {
     let own = schema::DRIVER_FIELDS
         .iter()
         .find(|(name, _)| *name == driver)
         .map_or(&[][..], |(_, fields)| fields);
-    for (other, fields) in schema::DRIVER_FIELDS {
-        for field in fields.iter().filter(|field| !own.contains(field)) {
-            if let Some(span) = section.key_span(field).filter(|_| *other != driver) {
-                section.reader.report(
-                    &span,
-                    format!(
-                        "{field} is a field of driver \"{other}\", and this port's is \"{driver}\""
-                    ),
-                    format!("fields of \"{driver}\": {}", own.join(", ")),
-                );
-            }
+    for field in schema::PORT.fields.iter().filter(|f| !own.contains(f)) {
+        let owners = schema::DRIVER_FIELDS
+            .iter()
+            .filter(|(_, fields)| fields.contains(field));
+        let owners: Vec<_> = owners.map(|(name, _)| format!("\"{name}\"")).collect();
+        if let Some(span) = section.key_span(field).filter(|_| !owners.is_empty()) {
+            section.reader.report(
+                &span,
+                format!(
+                    "{field} is a field of driver {}, and this port's is \"{driver}\"",
+                    owners.join(" and ")
+                ),
+                format!("fields of \"{driver}\": {}", own.join(", ")),
+            );
         }
     }
 }
@@ -285,4 +297,65 @@ fn memory(section: &Section<'_>) -> Memory {
         );
     }
     memory
+}
+
+fn vhost_user(section: &Section<'_>) -> Option<VhostUser> {
+    const ROLES: &[(&str, Role)] = &[("client", Role::Client), ("server", Role::Server)];
+    let socket = section.required("socket");
+    if let Some(socket) = &socket
+        && (!socket.value.starts_with('/') || socket.value.len() > MAX_SOCKET_BYTES)
+    {
+        section.reader.report(
+            &socket.span,
+            format!("socket must be an absolute path of at most {MAX_SOCKET_BYTES} bytes"),
+            "as in \"/run/vhost/vm1.sock\"",
+        );
+    }
+    let role = section
+        .string("role")
+        .and_then(|text| section.reader.choice(&text, ROLES));
+    if let Some(span) = section
+        .key_span("socket_mode")
+        .filter(|_| role != Some(Role::Server))
+    {
+        section.reader.report(
+            &span,
+            "with role = \"client\" the socket is the front end's",
+            "set its permissions there, or use role = \"server\"",
+        );
+    }
+    let socket_mode = section
+        .string("socket_mode")
+        .and_then(|text| section.reader.choice(&text, SOCKET_MODES));
+    let queues = section.integer("queues", 1..=8_u16);
+    let features = features(section);
+    let max_frame_bytes = section.integer("max_frame_bytes", 1514..=65_550_u32);
+    Some(VhostUser {
+        socket: socket?.value.into(),
+        // The one that survives a restart of the switch.
+        role: role.unwrap_or(Role::Client),
+        socket_mode: socket_mode.unwrap_or(0o600),
+        queues: queues.unwrap_or(1),
+        features,
+        max_frame_bytes: max_frame_bytes.unwrap_or(65_550) as usize,
+    })
+}
+
+/// What is offered: all that is known, or what is named.
+fn features(section: &Section<'_>) -> Features {
+    if section.get("features").is_none() {
+        return Features::default();
+    }
+    let mut features = Features::NONE;
+    for name in section.strings("features") {
+        match features.with(&name.value) {
+            Some(more) => features = more,
+            None => section.reader.report(
+                &name.span,
+                format!("there is no feature \"{}\"", name.value),
+                nearest(&name.value, Features::known().map(|(name, _)| name)),
+            ),
+        }
+    }
+    features
 }

@@ -112,10 +112,13 @@ fn switch(section: Option<&Section<'_>>) -> Switch {
         return switch;
     };
     if let Some(socket) = section.string("socket") {
-        if !socket.value.starts_with('/') || socket.value.len() > 107 {
+        if !socket.value.starts_with('/') || socket.value.len() > port::MAX_SOCKET_BYTES {
             section.reader.report(
                 &socket.span,
-                "socket must be an absolute path of at most 107 bytes",
+                format!(
+                    "socket must be an absolute path of at most {} bytes",
+                    port::MAX_SOCKET_BYTES
+                ),
                 format!("the default is \"{DEFAULT_SOCKET}\""),
             );
         }

@@ -67,6 +67,10 @@ pub const PORT: Schema = Schema {
         "write",
         "slots",
         "max_frame_bytes",
+        "socket",
+        "socket_mode",
+        "role",
+        "features",
     ],
 };
 /// The fields of `[[port]]` that belong to a driver, by driver.
@@ -85,6 +89,17 @@ pub const DRIVER_FIELDS: &[(&str, &[&str])] = &[
     ("tap", &["interface", "queues", "mtu", "mac"]),
     ("pcap", &["replay", "pace", "rate_pps", "repeat", "write"]),
     ("memory", &["slots", "max_frame_bytes"]),
+    (
+        "vhost_user",
+        &[
+            "socket",
+            "role",
+            "socket_mode",
+            "queues",
+            "features",
+            "max_frame_bytes",
+        ],
+    ),
 ];
 /// `storm` of a port
 pub const STORM: Schema = Schema {

@@ -3,7 +3,10 @@
 use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
 use ipnet::{Ipv4Net, Ipv6Net};
-use pmd::af_xdp::{Mode, ZeroCopy};
+use pmd::{
+    af_xdp::{Mode, ZeroCopy},
+    vhost_user::{Features, Role},
+};
 use policy::{
     Mac, VlanId,
     model::{Action, SenderChecks, StormLimits},
@@ -100,6 +103,8 @@ pub enum Driver {
     Pcap(Pcap),
     /// An in-process pair; a program that embeds the switch holds the other end.
     Memory(Memory),
+    /// A VM's network card.
+    VhostUser(VhostUser),
 }
 
 /// Settings of an `af_xdp` port.
@@ -141,6 +146,23 @@ pub struct Memory {
     pub max_frame_bytes: usize,
 }
 
+/// Settings of a `vhost_user` port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VhostUser {
+    /// Where the switch and the guest's front end meet.
+    pub socket: PathBuf,
+    /// Which end of it the switch is.
+    pub role: Role,
+    /// Its permissions, when the switch makes it.
+    pub socket_mode: u32,
+    /// Most queue pairs that the guest may use.
+    pub queues: u16,
+    /// What the guest may be offered.
+    pub features: Features,
+    /// Longest frame.
+    pub max_frame_bytes: usize,
+}
+
 impl Driver {
     /// Its name in the configuration.
     pub fn name(&self) -> &'static str {
@@ -149,6 +171,7 @@ impl Driver {
             Self::Tap(_) => "tap",
             Self::Pcap(_) => "pcap",
             Self::Memory(_) => "memory",
+            Self::VhostUser(_) => "vhost_user",
         }
     }
 
@@ -157,7 +180,15 @@ impl Driver {
         match self {
             Self::AfXdp(config) => Some(&config.interface),
             Self::Tap(config) => Some(&config.interface),
-            Self::Pcap(_) | Self::Memory(_) => None,
+            Self::Pcap(_) | Self::Memory(_) | Self::VhostUser(_) => None,
+        }
+    }
+
+    /// The socket by which it meets a guest, if it meets one.
+    pub fn socket(&self) -> Option<&std::path::Path> {
+        match self {
+            Self::VhostUser(config) => Some(&config.socket),
+            _ => None,
         }
     }
 

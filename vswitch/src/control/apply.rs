@@ -64,6 +64,7 @@ impl<'c> Plan<'c> {
             a.name == b.name
                 || same(a.driver.interface(), b.driver.interface())
                 || (a.driver.output().is_some() && a.driver.output() == b.driver.output())
+                || (a.driver.socket().is_some() && a.driver.socket() == b.driver.socket())
         };
         let (close_first, close_last) = going
             .iter()
@@ -255,9 +256,9 @@ impl Control {
             let id = hands.ids.port(&port.name).ok_or(ControlError::TooMany)?;
             let state = match open {
                 Opened::Open(open) => {
-                    let info = self.attach(hands, id, port, *open)?;
+                    let (info, condition) = self.attach(hands, id, port, *open)?;
                     attached.push(port);
-                    PortState::new(id, Condition::Up, Some(info))
+                    PortState::new(id, condition, Some(info))
                 }
                 Opened::Missing(reason) => {
                     tracing::warn!(port = %port.name, "port waits: {reason}");

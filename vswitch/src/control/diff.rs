@@ -249,6 +249,19 @@ fn driver(details: &mut Vec<String>, old: &Driver, new: &Driver) {
                 &new.max_frame_bytes,
             );
         }
+        (Driver::VhostUser(old), Driver::VhostUser(new)) => {
+            field(details, "socket", &old.socket, &new.socket);
+            field(details, "role", &old.role, &new.role);
+            field(details, "socket_mode", &old.socket_mode, &new.socket_mode);
+            field(details, "queues", &old.queues, &new.queues);
+            field(details, "features", &old.features, &new.features);
+            field(
+                details,
+                "max_frame_bytes",
+                &old.max_frame_bytes,
+                &new.max_frame_bytes,
+            );
+        }
         _ => field(details, "driver", &old.name(), &new.name()),
     }
 }

@@ -40,11 +40,10 @@ impl Drivers {
                 write: config.write.clone(),
             }),
             types::Driver::Memory(config) => self.memory(&port.name, *config),
+            // Carries super-segments as they are, or cuts them itself where its guest cannot.
+            types::Driver::VhostUser(config) => return Ok(faulty(vhost_user(config)?, port)),
         }?;
-        Ok(match port.fault {
-            Some(fault) => pmd::fault::wrap(opened, fault),
-            None => opened,
-        })
+        Ok(faulty(pmd::segment::wrap(opened), port))
     }
 
     /// The far end of a `memory` port that is open, for a program that embeds the switch. It can
@@ -64,6 +63,25 @@ impl Drivers {
         far_ends.retain(|_, far| far.monitor.health() == pmd::Health::Up);
         far_ends.insert(name.to_owned(), far);
         Ok(near)
+    }
+}
+
+fn vhost_user(config: &types::VhostUser) -> Result<Port, OpenError> {
+    pmd::vhost_user::open(&pmd::vhost_user::Config {
+        socket: config.socket.clone(),
+        role: config.role,
+        socket_mode: config.socket_mode,
+        queue_pairs: config.queues,
+        features: config.features,
+        max_frame_bytes: config.max_frame_bytes,
+    })
+}
+
+/// The port with the faults that are to be injected.
+fn faulty(opened: Port, port: &types::Port) -> Port {
+    match port.fault {
+        Some(fault) => pmd::fault::wrap(opened, fault),
+        None => opened,
     }
 }
 

@@ -34,7 +34,7 @@ use std::{
 };
 
 use parking_lot::{Mutex, RwLock};
-use pmd::{Counts, Monitor, OpenError, PortInfo};
+use pmd::{Counts, Details, Monitor, OpenError, PortInfo};
 use policy::{PortId, snapshot::CompileError};
 
 pub use apply::Applied;
@@ -111,6 +111,8 @@ struct PortState {
     info: Option<PortInfo>,
     /// The driver's own counters, as they were asked for last.
     counts: Counts,
+    /// What else the driver tells, the same way.
+    details: Details,
     /// How often it was attached again after it was gone.
     reattached: u64,
 }
@@ -123,6 +125,7 @@ impl PortState {
             since: Instant::now(),
             info,
             counts: Counts::new(),
+            details: Details::new(),
             reattached: 0,
         }
     }
@@ -279,14 +282,15 @@ impl Control {
         Ok(open)
     }
 
-    /// Hands an open port to the workers and keeps its monitor.
+    /// Hands an open port to the workers and keeps its monitor. Some ports are down at first, such
+    /// as one whose guest is not there yet.
     fn attach(
         &self,
         hands: &mut Hands,
         id: PortId,
         port: &Port,
-        open: pmd::Port,
-    ) -> Result<PortInfo, EngineError> {
+        mut open: pmd::Port,
+    ) -> Result<(PortInfo, Condition), EngineError> {
         let info = open.info.clone();
         let queues = PortQueues {
             info: open.info,
@@ -298,12 +302,17 @@ impl Control {
             let _ = self.datapath.detach(id);
             return Err(error);
         }
+        // What is gone already is found at the supervisor's next look.
+        let condition = datapath::condition(open.monitor.health()).unwrap_or(Condition::Up);
         hands.monitors.insert(Arc::clone(&port.name), open.monitor);
         tracing::info!(port = %port.name, driver = info.driver, mode = %info.mode, "port attached");
         for note in &info.notes {
             tracing::info!(port = %port.name, "{note}");
         }
-        Ok(info)
+        if let Condition::Down(why) = &condition {
+            tracing::info!(port = %port.name, "port down: {why}");
+        }
+        Ok((info, condition))
     }
 }
 

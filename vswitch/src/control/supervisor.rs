@@ -73,11 +73,13 @@ impl Control {
         for (name, monitor) in &mut hands.monitors {
             let health = super::datapath::condition(monitor.health());
             let counts = monitor.counts();
+            let details = monitor.details();
             let mut state = self.state.write();
             let Some(port) = state.ports.get_mut(name) else {
                 continue;
             };
             port.counts = counts;
+            port.details = details;
             match health {
                 Ok(condition) => {
                     if port.condition != condition {
@@ -148,11 +150,11 @@ impl Control {
                 continue;
             };
             match outcome {
-                Ok(info) => {
+                Ok((info, condition)) => {
                     hands.retries.remove(&name);
                     known.info = Some(info);
                     known.reattached += 1;
-                    known.set(Condition::Up);
+                    known.set(condition);
                 }
                 Err(reason) => {
                     hands.retries.insert(Arc::clone(&name), retry.later());

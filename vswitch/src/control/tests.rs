@@ -54,6 +54,10 @@ impl pmd::Monitor for FakeMonitor {
     fn counts(&mut self) -> pmd::Counts {
         vec![("asked", 1)]
     }
+
+    fn details(&mut self) -> pmd::Details {
+        vec![("name of its own", self.0.clone())]
+    }
 }
 
 impl Datapath for FakeDatapath {
@@ -282,6 +286,41 @@ fn a_trunk_that_does_not_see_tags_is_refused_and_an_access_port_is_not() {
     let reason = || control.port("c").expect("there").reason;
     look_until(&control, || reason().contains("VLAN tags"));
     assert_eq!(state(&control, "c"), "waiting");
+}
+
+#[test]
+fn a_port_whose_guest_is_away_is_attached_and_down_until_it_comes() {
+    let (control, world) = running(&["a"]);
+    let away = Health::Down("no guest is connected".into());
+    world.lock().health.insert("b".into(), away);
+    log(&world);
+    let applied = control.apply(origin(&text(&["a", "b"])), false);
+    assert!(applied.expect("applied").waiting.is_empty());
+    assert_eq!(log(&world), ["open b", "publish", "attach 1"]);
+    // At once, not at the supervisor's first look.
+    let port = control.port("b").expect("there");
+    assert_eq!(
+        (&*port.state, &*port.reason),
+        ("down", "no guest is connected")
+    );
+    control.look();
+    assert_eq!(
+        log(&world),
+        [""; 0],
+        "nothing is forgotten of what was never there"
+    );
+    let port = control.port("b").expect("there");
+    let details: Vec<_> = port.details.iter().map(|d| (&*d.name, &*d.text)).collect();
+    assert_eq!(details, [("name of its own", "b")]);
+
+    world.lock().health.clear();
+    control.look();
+    assert_eq!(state(&control, "b"), "up");
+    let away = Health::Down("the guest left".into());
+    world.lock().health.insert("b".into(), away);
+    control.look();
+    assert_eq!(state(&control, "b"), "down");
+    assert_eq!(log(&world), ["forget 1"], "it is not closed");
 }
 
 #[test]

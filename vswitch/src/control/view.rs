@@ -213,6 +213,10 @@ fn port_row(
         id: known.id.0,
         driver: port.driver.name().to_owned(),
         interface: port.driver.interface().unwrap_or_default().to_owned(),
+        socket: port
+            .driver
+            .socket()
+            .map_or_else(String::new, |path| path.display().to_string()),
         state: word.to_owned(),
         reason: reason.to_owned(),
         since_s: known.since.elapsed().as_secs(),
@@ -235,6 +239,14 @@ fn port_row(
             .counts
             .iter()
             .map(|(name, count)| ((*name).to_owned(), *count))
+            .collect(),
+        details: known
+            .details
+            .iter()
+            .map(|(name, text)| types::Detail {
+                name: (*name).to_owned(),
+                text: text.clone(),
+            })
             .collect(),
         counts: counts.get(&known.id).cloned().unwrap_or_default(),
     })

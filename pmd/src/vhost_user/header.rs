@@ -1,0 +1,163 @@
+//! The virtio-net header before each frame (virtio 1.2 §5.1.6.1), and what it says of offloads.
+//!
+//! In: a header from a guest and the frame behind it, or a plan for a guest. Out: a frame's
+//! offload metadata, or a header. What must hold: an offset that is lent further lies within its
+//! frame; a guest is only told of offloads that it negotiated.
+
+use super::{
+    features::{CSUM, GUEST_CSUM, GUEST_TSO4, GUEST_TSO6, HOST_TSO4, HOST_TSO6, Negotiated},
+    violation::Violation,
+};
+use crate::{Frame, PartialChecksum, TxBurst, TxPlan};
+
+const NEEDS_CSUM: u8 = 1;
+const GSO_NONE: u8 = 0;
+const GSO_TCPV4: u8 = 1;
+const GSO_TCPV6: u8 = 4;
+/// The bits of `flags` and `gso_type` that ask for something, in the header's first eight bytes
+/// as a little-endian word.
+const ASKS: u64 = 0xff01;
+
+const TCP_MIN_HEADER_BYTES: usize = 20;
+const ETHERTYPE_IPV4: [u8; 2] = [0x08, 0x00];
+const ETHERTYPE_IPV6: [u8; 2] = [0x86, 0xdd];
+/// IEEE 802.1Q §9.6: C-VLAN and S-VLAN tags.
+const TAGS: [[u8; 2]; 2] = [[0x81, 0x00], [0x88, 0xa8]];
+
+/// The longest header.
+pub(super) const MAX_HEADER_BYTES: usize = 12;
+
+/// True when a header, of which `first` is the first eight bytes, asks for nothing.
+#[inline(always)]
+pub(super) fn is_plain(first: u64) -> bool {
+    u64::from_le(first) & ASKS == 0
+}
+
+/// What the header says of `frame`. `header` is the first ten bytes.
+///
+/// # Errors
+///
+/// When it asks for what was not negotiated, or points outside the frame.
+#[cold]
+pub(super) fn decode(
+    header: [u8; 10],
+    negotiated: Negotiated,
+    frame: &mut Frame<'_>,
+) -> Result<(), Violation> {
+    let [flags, kind, _, _, size @ .., s0, s1, o0, o1] = header;
+    if kind == GSO_NONE && flags & NEEDS_CSUM == 0 {
+        return Ok(());
+    }
+    if !negotiated.has(CSUM) {
+        return Err(Violation::OffloadNotNegotiated);
+    }
+    if flags & NEEDS_CSUM == 0 {
+        return Err(Violation::Segmentation);
+    }
+    let start = u16::from_le_bytes([s0, s1]);
+    let offset = u16::from_le_bytes([o0, o1]);
+    if usize::from(start) + usize::from(offset) + 2 > frame.len() {
+        return Err(Violation::Checksum);
+    }
+    frame.partial_checksum = Some(PartialChecksum { start, offset });
+    if kind == GSO_NONE {
+        return Ok(());
+    }
+    let (feature, ethertype) = match kind {
+        GSO_TCPV4 => (HOST_TSO4, ETHERTYPE_IPV4),
+        GSO_TCPV6 => (HOST_TSO6, ETHERTYPE_IPV6),
+        _ => return Err(Violation::OffloadNotNegotiated),
+    };
+    if !negotiated.has(feature) {
+        return Err(Violation::OffloadNotNegotiated);
+    }
+    let segment_bytes = u16::from_le_bytes(size);
+    let fits = usize::from(start) + TCP_MIN_HEADER_BYTES <= frame.len();
+    if segment_bytes == 0
+        || !fits
+        || ethertype_of(|at| frame.head().get(at).copied()) != Some(ethertype)
+    {
+        return Err(Violation::Segmentation);
+    }
+    frame.segment_bytes = segment_bytes;
+    Ok(())
+}
+
+/// What is to stand before a frame for a guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Encoded {
+    /// This header; the checksum is as it has to be.
+    Header([u8; MAX_HEADER_BYTES]),
+    /// This header, and a checksum that the switch completes: where in what leaves.
+    Complete([u8; MAX_HEADER_BYTES], PartialChecksum),
+    /// The guest cannot take the frame in one piece.
+    TooBig,
+}
+
+/// A header for a frame without offloads that fills one buffer.
+pub(super) const PLAIN: [u8; MAX_HEADER_BYTES] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0];
+
+/// The header of what leaves for `plan`.
+///
+/// A truncated frame leaves with its checksum as it is, which covers bytes that do not leave,
+/// and as no segment of anything.
+#[cold]
+pub(super) fn encode(burst: &TxBurst<'_>, plan: &TxPlan, negotiated: Negotiated) -> Encoded {
+    let frame = &burst.frames[plan.frame as usize];
+    let Some(partial) = frame.partial_checksum else {
+        return Encoded::Header(PLAIN);
+    };
+    let whole = plan.skip_bytes as usize + plan.len_bytes as usize == frame.len();
+    let Some(from_skip) = partial.start.checked_sub(plan.skip_bytes).filter(|_| whole) else {
+        return Encoded::Header(PLAIN);
+    };
+    let start = u16::from(plan.prefix_len_bytes).saturating_add(from_skip);
+    let moved = PartialChecksum {
+        start,
+        offset: partial.offset,
+    };
+    if usize::from(start) + usize::from(partial.offset) + 2 > plan.wire_len() {
+        return Encoded::Header(PLAIN);
+    }
+    let mut header = PLAIN;
+    if negotiated.has(GUEST_CSUM) {
+        header[0] = NEEDS_CSUM;
+        header[6..8].copy_from_slice(&start.to_le_bytes());
+        header[8..10].copy_from_slice(&partial.offset.to_le_bytes());
+    }
+    if frame.segment_bytes > 0 {
+        let byte = |at| burst.wire_byte(plan, at);
+        let (kind, feature) = match ethertype_of(byte) {
+            Some(ETHERTYPE_IPV4) => (GSO_TCPV4, GUEST_TSO4),
+            Some(ETHERTYPE_IPV6) => (GSO_TCPV6, GUEST_TSO6),
+            _ => return Encoded::TooBig,
+        };
+        if !negotiated.has(feature) || !negotiated.has(GUEST_CSUM) {
+            return Encoded::TooBig;
+        }
+        // The data offset of the TCP header, in words (RFC 9293 §3.1).
+        let words = byte(start as usize + 12).map_or(5, |byte| byte >> 4).max(5);
+        header[1] = kind;
+        let headers = start.saturating_add(u16::from(words) * 4);
+        header[2..4].copy_from_slice(&headers.to_le_bytes());
+        header[4..6].copy_from_slice(&frame.segment_bytes.to_le_bytes());
+    }
+    if negotiated.has(GUEST_CSUM) {
+        Encoded::Header(header)
+    } else {
+        Encoded::Complete(header, moved)
+    }
+}
+
+/// The type behind up to two tags.
+fn ethertype_of(byte: impl Fn(usize) -> Option<u8>) -> Option<[u8; 2]> {
+    let mut at = 12;
+    for _ in 0..3 {
+        let found = [byte(at)?, byte(at + 1)?];
+        if !TAGS.contains(&found) {
+            return Some(found);
+        }
+        at += 4;
+    }
+    None
+}

@@ -1,0 +1,531 @@
+//! A split virtqueue, seen from the device's side and polled (virtio 1.2 §2.7).
+//!
+//! In: what the guest makes available. Out: chains of descriptors as places, and used entries.
+//! What must hold:
+//! - whatever is read from the ring is copied to a local first, and that copy is checked and
+//!   used: the guest may change the ring at any moment;
+//! - every index is below the size it belongs to, every place lies within one region, every walk
+//!   along a chain ends;
+//! - used entries are written before the index that publishes them (one release store a burst);
+//! - a notification is sent unless the guest, seen after a full fence behind that store, asks
+//!   for none (§2.7.7, §2.7.10).
+
+use std::{
+    os::fd::OwnedFd,
+    sync::{
+        Arc,
+        atomic::{Ordering, fence},
+    },
+};
+
+use super::{
+    dirty_log::DirtyLog,
+    features::{EVENT_IDX, INDIRECT_DESC, Negotiated},
+    memory::{MemoryMap, Window},
+    violation::Violation,
+};
+use crate::guest;
+
+const NEXT: u16 = 1;
+const WRITE: u16 = 2;
+const INDIRECT: u16 = 4;
+const DESCRIPTOR_BYTES: u32 = 16;
+/// `VIRTQ_USED_F_NO_NOTIFY` and `VIRTQ_AVAIL_F_NO_INTERRUPT`.
+const NO_NOTIFY: u16 = 1;
+
+/// The largest ring (virtio 1.2 §2.7).
+pub(super) const MAX_SIZE: u32 = 32_768;
+
+/// Most pieces that one chain, or the buffers of one frame, may have: the longest chain that
+/// common guests make is a ring of 1,024.
+pub(super) const MAX_PIECES: usize = 1024;
+
+/// A run of guest memory that a chain names.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Piece {
+    pub(super) place: *mut u8,
+    pub(super) len: u32,
+    /// Where it is for the guest; the dirty log wants to know.
+    pub(super) guest: u64,
+}
+
+// SAFETY: a piece is only a place; whoever uses it holds the ring's lock, and with it the map.
+unsafe impl Send for Piece {}
+
+/// Pieces, in a vector that never grows.
+#[derive(Debug)]
+pub(super) struct Pieces(Vec<Piece>);
+
+impl Default for Pieces {
+    fn default() -> Self {
+        Self(Vec::with_capacity(MAX_PIECES))
+    }
+}
+
+impl Pieces {
+    pub(super) fn clear(&mut self) {
+        self.0.clear();
+    }
+
+    fn push(&mut self, piece: Piece) -> Result<(), Violation> {
+        if self.0.len() == MAX_PIECES {
+            return Err(Violation::TooManyDescriptors);
+        }
+        self.0.push(piece);
+        Ok(())
+    }
+
+    pub(super) fn as_slice(&self) -> &[Piece] {
+        &self.0
+    }
+}
+
+/// One descriptor, copied out of its table.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Descriptor {
+    pub(super) guest: u64,
+    pub(super) len: u32,
+    flags: u16,
+    next: u16,
+}
+
+impl Descriptor {
+    #[inline(always)]
+    fn from_words(guest: u64, rest: u64) -> Self {
+        Self {
+            guest,
+            len: rest as u32,
+            flags: (rest >> 32) as u16,
+            next: (rest >> 48) as u16,
+        }
+    }
+
+    /// A chain of this descriptor alone, for the switch to read.
+    #[inline(always)]
+    pub(super) fn is_single_readable(self) -> bool {
+        self.flags & (NEXT | WRITE | INDIRECT) == 0
+    }
+
+    /// A chain of this descriptor alone, for the switch to write.
+    #[inline(always)]
+    pub(super) fn is_single_writable(self) -> bool {
+        self.flags & (NEXT | WRITE | INDIRECT) == WRITE
+    }
+}
+
+/// Where a ring lies: places in this process, checked for length and alignment.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Parts {
+    pub(super) size: u16,
+    pub(super) descriptors: *const u64,
+    pub(super) available: *const u16,
+    pub(super) used: *mut u32,
+    /// The guest address of the used ring, where writes to it are to be logged.
+    pub(super) used_log: Option<u64>,
+}
+
+/// What a ring came to, to go on from there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Position {
+    pub(super) available: u16,
+    pub(super) used: u16,
+}
+
+/// A ring that frames may pass. Whoever holds it is inside its queue's lock.
+#[derive(Debug)]
+pub(super) struct Ring {
+    parts: Parts,
+    at: Position,
+    /// The guest's available index as last loaded.
+    seen: u16,
+    /// The used index at the last decision about a notification, if there was one.
+    signalled: Option<u16>,
+    /// The guest was asked to notify.
+    kicks_on: bool,
+    window: Window,
+    memory: MemoryMap,
+    call: Option<OwnedFd>,
+    log: Option<Arc<DirtyLog>>,
+    pub(super) negotiated: Negotiated,
+}
+
+// SAFETY: the places belong to the process and are accessed by whoever holds the queue's lock.
+unsafe impl Send for Ring {}
+
+impl Ring {
+    /// A ring that goes on at `at`. The `parts` are places within `memory`.
+    pub(super) fn new(
+        parts: Parts,
+        at: Position,
+        memory: MemoryMap,
+        negotiated: Negotiated,
+        call: Option<OwnedFd>,
+        log: Option<Arc<DirtyLog>>,
+    ) -> Self {
+        Self {
+            parts,
+            at,
+            seen: at.available,
+            signalled: None,
+            kicks_on: true,
+            window: Window::NOTHING,
+            memory,
+            call,
+            log,
+            negotiated,
+        }
+    }
+
+    /// Where the ring stands.
+    pub(super) fn position(&self) -> Position {
+        self.at
+    }
+
+    /// The ring's size.
+    #[inline(always)]
+    pub(super) fn size(&self) -> u16 {
+        self.parts.size
+    }
+
+    #[inline(always)]
+    fn slot(&self, index: u16) -> usize {
+        (index & (self.parts.size - 1)) as usize
+    }
+
+    /// How many chains are available, at most the ring's size; looks at the guest's index when
+    /// fewer than `wanted` are known of.
+    #[inline(always)]
+    pub(super) fn available(&mut self, wanted: u16) -> Result<u16, Violation> {
+        let known = self.seen.wrapping_sub(self.at.available);
+        if known >= wanted {
+            return Ok(known);
+        }
+        // SAFETY: the index is the second word of the available ring, which has two words and
+        // more, aligned to 2.
+        self.seen = unsafe { guest::load_index(self.parts.available.add(1), Ordering::Acquire) };
+        let ahead = self.seen.wrapping_sub(self.at.available);
+        if ahead > self.parts.size {
+            return Err(Violation::AvailIndex);
+        }
+        Ok(ahead)
+    }
+
+    /// The head of the chain that is available `ahead` places further.
+    #[inline(always)]
+    pub(super) fn head(&self, ahead: u16) -> u16 {
+        let slot = self.slot(self.at.available.wrapping_add(ahead));
+        // SAFETY: entries begin at the third word, and there are as many as the ring's size.
+        unsafe { self.parts.available.add(2 + slot).read_volatile() }
+    }
+
+    /// The descriptor that heads a chain.
+    #[inline(always)]
+    pub(super) fn descriptor(&self, head: u16) -> Result<Descriptor, Violation> {
+        if head >= self.parts.size {
+            return Err(Violation::HeadIndex);
+        }
+        Ok(self.table_entry(head))
+    }
+
+    #[inline(always)]
+    fn table_entry(&self, index: u16) -> Descriptor {
+        debug_assert!(index < self.parts.size);
+        // SAFETY: the index is below the ring's size (checked by both callers); the table has
+        // that many entries of two words, aligned to 16.
+        unsafe {
+            let entry = self.parts.descriptors.add(index as usize * 2);
+            Descriptor::from_words(entry.read_volatile(), entry.add(1).read_volatile())
+        }
+    }
+
+    /// The place of a buffer that lies in one region.
+    #[inline(always)]
+    pub(super) fn place(&mut self, guest: u64, len: u32) -> Option<*mut u8> {
+        self.window
+            .find(guest, len)
+            .or_else(|| self.place_elsewhere(guest, len))
+    }
+
+    #[inline(never)]
+    fn place_elsewhere(&mut self, guest: u64, len: u32) -> Option<*mut u8> {
+        self.window = self.memory.window(guest)?;
+        self.window.find(guest, len)
+    }
+
+    /// Appends every piece of the chain at `head` to `pieces` and returns their bytes together.
+    pub(super) fn chain(
+        &mut self,
+        head: u16,
+        writable: bool,
+        pieces: &mut Pieces,
+    ) -> Result<u32, Violation> {
+        let mut descriptor = self.descriptor(head)?;
+        if descriptor.flags & INDIRECT != 0 {
+            return self.indirect_chain(descriptor, writable, pieces);
+        }
+        let mut bytes = self.append(descriptor, writable, pieces)?;
+        let mut steps = 1;
+        while descriptor.flags & NEXT != 0 {
+            if steps == self.parts.size {
+                return Err(Violation::Loop);
+            }
+            steps += 1;
+            if descriptor.next >= self.parts.size {
+                return Err(Violation::NextIndex);
+            }
+            descriptor = self.table_entry(descriptor.next);
+            if descriptor.flags & INDIRECT != 0 {
+                return Err(Violation::IndirectNext);
+            }
+            bytes = add(bytes, self.append(descriptor, writable, pieces)?)?;
+        }
+        Ok(bytes)
+    }
+
+    /// §2.7.5.3.
+    fn indirect_chain(
+        &mut self,
+        table: Descriptor,
+        writable: bool,
+        pieces: &mut Pieces,
+    ) -> Result<u32, Violation> {
+        if !self.negotiated.has(INDIRECT_DESC) {
+            return Err(Violation::IndirectNotNegotiated);
+        }
+        if table.flags & NEXT != 0 {
+            return Err(Violation::IndirectNext);
+        }
+        let entries = table.len / DESCRIPTOR_BYTES;
+        if entries == 0 || table.len % DESCRIPTOR_BYTES != 0 || entries as usize > MAX_PIECES {
+            return Err(Violation::IndirectLength);
+        }
+        let start = self
+            .place(table.guest, table.len)
+            .ok_or(Violation::Address)?;
+        let (mut bytes, mut index, mut steps) = (0, 0, 0);
+        loop {
+            // SAFETY: `index` is below `entries`, and the table's `entries * 16` bytes lie at
+            // `start`.
+            let descriptor = unsafe {
+                let entry = start.add((index * DESCRIPTOR_BYTES) as usize);
+                Descriptor::from_words(guest::load_u64(entry), guest::load_u64(entry.add(8)))
+            };
+            if descriptor.flags & INDIRECT != 0 {
+                return Err(Violation::IndirectNested);
+            }
+            bytes = add(bytes, self.append(descriptor, writable, pieces)?)?;
+            if descriptor.flags & NEXT == 0 {
+                return Ok(bytes);
+            }
+            steps += 1;
+            if steps == entries {
+                return Err(Violation::Loop);
+            }
+            index = u32::from(descriptor.next);
+            if index >= entries {
+                return Err(Violation::NextIndex);
+            }
+        }
+    }
+
+    fn append(
+        &mut self,
+        descriptor: Descriptor,
+        writable: bool,
+        pieces: &mut Pieces,
+    ) -> Result<u32, Violation> {
+        let Descriptor {
+            guest, len, flags, ..
+        } = descriptor;
+        if len == 0 {
+            return Err(Violation::ZeroLength);
+        }
+        if (flags & WRITE != 0) != writable {
+            return Err(Violation::Direction);
+        }
+        if let Some(place) = self.place(guest, len) {
+            pieces.push(Piece { place, len, guest })?;
+            return Ok(len);
+        }
+        let (mut at, mut pushed) = (guest, Ok(()));
+        let whole = self.memory.places(guest, len, |place, len| {
+            let piece = Piece {
+                place,
+                len,
+                guest: at,
+            };
+            at = at.wrapping_add(u64::from(len));
+            if pushed.is_ok() {
+                pushed = pieces.push(piece);
+            }
+        });
+        pushed?;
+        if whole {
+            Ok(len)
+        } else {
+            Err(Violation::Address)
+        }
+    }
+
+    /// Steps past `count` chains.
+    #[inline(always)]
+    pub(super) fn take(&mut self, count: u16) {
+        self.at.available = self.at.available.wrapping_add(count);
+    }
+
+    /// Writes the used entry `ahead` places further: the chain at `head`, in which `len` bytes
+    /// were written.
+    #[inline(always)]
+    pub(super) fn write_used(&mut self, ahead: u16, head: u16, len: u32) {
+        let slot = self.slot(self.at.used.wrapping_add(ahead));
+        // SAFETY: entries of two words begin at the second word of the used ring, aligned to 4,
+        // and there are as many as the ring's size.
+        unsafe {
+            let entry = self.parts.used.add(1 + 2 * slot);
+            entry.write_volatile(u32::from(head));
+            entry.add(1).write_volatile(len);
+        }
+    }
+
+    /// Publishes `count` used entries.
+    #[inline(always)]
+    pub(super) fn publish(&mut self, count: u16) {
+        let first = self.at.used;
+        self.at.used = first.wrapping_add(count);
+        // SAFETY: the index is the second 16-bit word of the used ring, aligned to 4.
+        unsafe {
+            let index = self.parts.used.cast::<u16>().add(1);
+            guest::store_index(index, self.at.used, Ordering::Release);
+        }
+        if self.log.is_some() {
+            self.log_used(first, count);
+        }
+    }
+
+    #[cold]
+    fn log_used(&self, first: u16, count: u16) {
+        let (Some(log), Some(start)) = (&self.log, self.parts.used_log) else {
+            return;
+        };
+        for ahead in 0..count {
+            let slot = self.slot(first.wrapping_add(ahead)) as u64;
+            log.mark(start + 4 + 8 * slot, 8);
+        }
+        log.mark(start, 4);
+    }
+
+    /// True while the guest is migrated.
+    #[inline(always)]
+    pub(super) fn is_logged(&self) -> bool {
+        self.log.is_some()
+    }
+
+    /// Marks what was written to a guest's buffer.
+    pub(super) fn log_written(&self, guest: u64, len: u32) {
+        if let Some(log) = &self.log {
+            log.mark(guest, u64::from(len));
+        }
+    }
+
+    /// Tells the guest of what was published since the last call, if it wants to know. True when
+    /// it was told.
+    ///
+    /// The fence pairs with the guest's own: it writes what it wants to be told of, fences, and
+    /// looks at the used index once more before it sleeps. Either it sees the index, or this
+    /// sees the wish.
+    #[inline(always)]
+    pub(super) fn notify(&mut self) -> bool {
+        fence(Ordering::SeqCst);
+        if !self.is_told() {
+            return false;
+        }
+        if let Some(call) = &self.call {
+            // The descriptor does not block (`device::event_fd`). A counter that is full is
+            // readable already, which is all that is wanted.
+            let _ = rustix::io::write(call, &1u64.to_ne_bytes());
+        }
+        true
+    }
+
+    #[inline(always)]
+    fn is_told(&mut self) -> bool {
+        if !self.negotiated.has(EVENT_IDX) {
+            // SAFETY: the flags are the first word of the available ring.
+            let flags = unsafe { self.parts.available.read_volatile() };
+            return flags & NO_NOTIFY == 0;
+        }
+        let new = self.at.used;
+        let Some(old) = self.signalled.replace(new) else {
+            return true;
+        };
+        // SAFETY: `used_event` is the word behind the entries (checked with the ring's length).
+        let event = unsafe {
+            self.parts
+                .available
+                .add(2 + self.parts.size as usize)
+                .read_volatile()
+        };
+        new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(old)
+    }
+
+    /// Asks the guest not to notify. With an event index there is nothing to do: the index that
+    /// was asked for stays behind.
+    #[inline(always)]
+    pub(super) fn stop_kicks(&mut self) {
+        if self.kicks_on {
+            self.kicks_on = false;
+            if !self.negotiated.has(EVENT_IDX) {
+                self.write_used_flags(NO_NOTIFY);
+            }
+        }
+    }
+
+    /// Asks the guest to notify of whatever comes next, and looks whether something came before.
+    /// True when there is nothing, so that the worker may sleep.
+    ///
+    /// The guest makes available, fences, then looks whether to notify; this side writes its
+    /// wish, fences, then looks at what is available. One of the two sees the other's write.
+    pub(super) fn ask_for_kicks(&mut self) -> bool {
+        self.kicks_on = true;
+        if self.negotiated.has(EVENT_IDX) {
+            // SAFETY: `avail_event` is the 16-bit word behind the used entries, aligned to 4.
+            unsafe {
+                let event = self.parts.used.add(1 + 2 * self.parts.size as usize);
+                event.cast::<u16>().write_volatile(self.at.available);
+            }
+            if let (Some(log), Some(start)) = (&self.log, self.parts.used_log) {
+                log.mark(start + 4 + 8 * u64::from(self.parts.size), 2);
+            }
+        } else {
+            self.write_used_flags(0);
+        }
+        fence(Ordering::SeqCst);
+        // SAFETY: as in `available`.
+        let index = unsafe { guest::load_index(self.parts.available.add(1), Ordering::Acquire) };
+        index == self.at.available
+    }
+
+    fn write_used_flags(&mut self, flags: u16) {
+        // SAFETY: the flags are the first 16-bit word of the used ring, aligned to 4.
+        unsafe { self.parts.used.cast::<u16>().write_volatile(flags) };
+        if let (Some(log), Some(start)) = (&self.log, self.parts.used_log) {
+            log.mark(start, 2);
+        }
+    }
+
+    /// The used index that stands in the guest's memory.
+    pub(super) fn published(parts: &Parts) -> u16 {
+        // SAFETY: as in `publish`.
+        unsafe { guest::load_index(parts.used.cast::<u16>().add(1), Ordering::Acquire) }
+    }
+
+    /// True when memory of the guest went away under an access.
+    #[inline(always)]
+    pub(super) fn is_memory_lost(&self) -> bool {
+        self.memory.is_lost() || self.log.as_ref().is_some_and(|log| log.is_lost())
+    }
+}
+
+fn add(bytes: u32, more: u32) -> Result<u32, Violation> {
+    bytes.checked_add(more).ok_or(Violation::FrameTooLong)
+}

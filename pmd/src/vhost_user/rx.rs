@@ -1,0 +1,408 @@
+//! Receiving: the frames that a guest transmits.
+//!
+//! ```text
+//!   available ring ─► heads ─► descriptors ─► places      (stage 1: copied, checked, on their way)
+//!   header + first bytes ─► this queue's own memory       (stage 2: the snapshot that is judged)
+//!   the rest stays in the guest until a port copies it    (the frame's tail)
+//!   release ─► used ring, one index store, one notification at most
+//! ```
+//!
+//! What must hold: from `receive` to `release` this side stays inside the queue's lock, so that
+//! the memory which frames refer to stays mapped; a chain goes back to the guest only in
+//! `release`, when every port has copied from it; what is judged is the snapshot, which the
+//! guest cannot reach.
+
+use std::{cell::UnsafeCell, os::fd::BorrowedFd, sync::Arc};
+
+use super::{
+    PortHandle, header,
+    queue::{Queue, Tally},
+    ring::{Piece, Pieces, Ring},
+    violation::Violation,
+};
+use crate::{BURST, Burst, Frame, MIN_HEAD_BYTES, RxQueue, Segment, Wait, guest};
+
+/// An odd number of cache lines, so that the heads of a burst spread over the cache's sets.
+const HEAD_STRIDE: usize = MIN_HEAD_BYTES + 64;
+
+/// Pieces of the frames of one burst beyond their heads. A chain that finds no room waits for
+/// the next burst.
+const MAX_SEGMENTS: usize = 4 * super::ring::MAX_PIECES;
+
+/// Longest frame: 64 KiB of IP and its headers, as the largest TCP segments have.
+pub(super) const MAX_FRAME_BYTES: u32 = 65_550;
+
+pub(super) struct VhostRx {
+    handle: Arc<PortHandle>,
+    number: usize,
+    /// Inside the queue's lock, with `taken` chains out.
+    inside: bool,
+    taken: u16,
+    heads: [u16; BURST],
+    snapshots: Box<UnsafeCell<[[u8; HEAD_STRIDE]; BURST]>>,
+    segments: Box<UnsafeCell<[Segment; MAX_SEGMENTS]>>,
+    pieces: Pieces,
+}
+
+// SAFETY: the cells are only reached through `&mut self`, or through frames that borrow `self`.
+unsafe impl Send for VhostRx {}
+
+/// A chain of one descriptor, found good in stage 1; anything else has no length.
+#[derive(Clone, Copy)]
+struct Single {
+    place: *const u8,
+    len: u32,
+}
+
+impl VhostRx {
+    pub(super) fn new(handle: Arc<PortHandle>, number: usize) -> Self {
+        // SAFETY: no bytes to read.
+        let nothing = unsafe { Segment::new(std::ptr::null(), 0) };
+        Self {
+            handle,
+            number,
+            inside: false,
+            taken: 0,
+            heads: [0; BURST],
+            snapshots: Box::new(UnsafeCell::new([[0; HEAD_STRIDE]; BURST])),
+            segments: Box::new(UnsafeCell::new([nothing; MAX_SEGMENTS])),
+            pieces: Pieces::default(),
+        }
+    }
+
+    fn queue(&self) -> &Queue {
+        &self.handle.shared.queues[self.number]
+    }
+
+    fn leave(&mut self) {
+        if self.inside {
+            self.inside = false;
+            // SAFETY: `inside` says that `receive` kept the stay, and is false from now on.
+            drop(unsafe { self.queue().ring.resume() });
+        }
+    }
+}
+
+impl RxQueue for VhostRx {
+    #[inline]
+    fn receive<'a>(&'a mut self, burst: &mut Burst<'a>) {
+        debug_assert!(!self.inside, "receive before release");
+        let shared = &self.handle.shared;
+        let queue = &shared.queues[self.number];
+        if shared.is_broken() {
+            return;
+        }
+        let Some(mut entered) = queue.ring.try_enter() else {
+            return;
+        };
+        let Some(ring) = entered.as_mut() else {
+            return;
+        };
+        let before = burst.len();
+        let mut walk = Walk {
+            snapshots: self.snapshots.get().cast(),
+            segments: self.segments.get().cast(),
+            segments_used: 0,
+            pieces: &mut self.pieces,
+        };
+        match walk.lend(ring, &mut self.heads, burst) {
+            Ok(0) => {}
+            Ok(taken) => {
+                self.taken = taken;
+                self.inside = true;
+                entered.keep();
+            }
+            Err(violation) => {
+                burst.truncate(before);
+                shared.break_off(self.number, violation);
+            }
+        }
+    }
+
+    #[inline]
+    fn release(&mut self) {
+        if !self.inside {
+            return;
+        }
+        self.inside = false;
+        let shared = &self.handle.shared;
+        let queue = &shared.queues[self.number];
+        // SAFETY: `inside` said that `receive` kept the stay.
+        let mut entered = unsafe { queue.ring.resume() };
+        let Some(ring) = entered.as_mut() else {
+            return;
+        };
+        for (ahead, head) in self.heads[..self.taken as usize].iter().enumerate() {
+            ring.write_used(ahead as u16, *head, 0);
+        }
+        ring.publish(self.taken);
+        let told = ring.notify();
+        if ring.is_memory_lost() {
+            shared.break_off(self.number, Violation::MemoryLost);
+        }
+        let tally = &queue.tally;
+        Tally::add(
+            if told {
+                &tally.notified
+            } else {
+                &tally.suppressed
+            },
+            1,
+        );
+    }
+
+    fn prepare_wait(&mut self) -> Wait {
+        debug_assert!(!self.inside, "wait before release");
+        let shared = &self.handle.shared;
+        let queue = &shared.queues[self.number];
+        // Whatever comes from here on makes the descriptor readable again.
+        if queue.waker().is_some_and(super::queue::Waker::drain) {
+            Tally::add(&queue.tally.woken, 1);
+        }
+        if shared.is_broken() {
+            return Wait::Until(None);
+        }
+        // Where control is inside it nudges after it left; where no ring is, when there is one.
+        let empty = queue
+            .ring
+            .try_enter()
+            .is_none_or(|mut entered| entered.as_mut().is_none_or(Ring::ask_for_kicks));
+        if empty {
+            Wait::Until(None)
+        } else {
+            Wait::Ready
+        }
+    }
+
+    fn wake_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.queue().waker().map(super::queue::Waker::as_fd)
+    }
+}
+
+impl Drop for VhostRx {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}
+
+/// One burst's way out of the ring.
+struct Walk<'a> {
+    snapshots: *mut [u8; HEAD_STRIDE],
+    segments: *mut Segment,
+    segments_used: usize,
+    pieces: &'a mut Pieces,
+}
+
+impl Walk<'_> {
+    /// Lends what is available and returns how many chains that takes.
+    #[inline(always)]
+    fn lend<'f>(
+        &mut self,
+        ring: &mut Ring,
+        heads: &mut [u16; BURST],
+        burst: &mut Burst<'f>,
+    ) -> Result<u16, Violation> {
+        ring.stop_kicks();
+        let room = burst.remaining_capacity().min(BURST) as u16;
+        let count = ring.available(room)?.min(room);
+        if count == 0 {
+            return Ok(0);
+        }
+        let singles = Self::find(ring, heads, count)?;
+        let header_bytes = ring.negotiated.header_bytes();
+        for index in 0..count as usize {
+            let Single { place, len } = singles[index];
+            let frame = if len > 0 {
+                // SAFETY: stage 1 found `len` bytes at `place`, more than a header's.
+                unsafe { self.snapshot_single(index, place, len, header_bytes, ring) }?
+            } else {
+                match self.snapshot_chain(index, heads[index], ring)? {
+                    Some(frame) => frame,
+                    None => {
+                        ring.take(index as u16);
+                        return Ok(index as u16);
+                    }
+                }
+            };
+            burst.push(frame);
+        }
+        ring.take(count);
+        Ok(count)
+    }
+
+    /// Stage 1.
+    #[inline(always)]
+    fn find(
+        ring: &mut Ring,
+        heads: &mut [u16; BURST],
+        count: u16,
+    ) -> Result<[Single; BURST], Violation> {
+        let mut singles = [Single {
+            place: std::ptr::null(),
+            len: 0,
+        }; BURST];
+        let least = ring.negotiated.header_bytes();
+        for ahead in 0..count {
+            let head = ring.head(ahead);
+            heads[ahead as usize] = head;
+            let descriptor = ring.descriptor(head)?;
+            if descriptor.is_single_readable()
+                && descriptor.len > least
+                && descriptor.len - least <= MAX_FRAME_BYTES
+                && let Some(place) = ring.place(descriptor.guest, descriptor.len)
+            {
+                guest::prefetch(place);
+                guest::prefetch(place.wrapping_add(64));
+                singles[ahead as usize] = Single {
+                    place,
+                    len: descriptor.len,
+                };
+            }
+        }
+        Ok(singles)
+    }
+
+    /// Stage 2, for a chain that is one run of memory.
+    ///
+    /// # Safety
+    ///
+    /// `place` has `len` bytes, which is more than `header_bytes`, for as long as this side is
+    /// inside the lock.
+    #[inline(always)]
+    unsafe fn snapshot_single<'f>(
+        &mut self,
+        index: usize,
+        place: *const u8,
+        len: u32,
+        header_bytes: u32,
+        ring: &Ring,
+    ) -> Result<Frame<'f>, Violation> {
+        let frame_len = len - header_bytes;
+        let head_len = frame_len.min(MIN_HEAD_BYTES as u32);
+        // SAFETY: header, head and tail lie within the `len` bytes at `place`. Snapshot number
+        // `index` belongs to this frame of the burst alone, and has room for the head. The frame
+        // borrows it for as long as the burst borrows the queue.
+        unsafe {
+            let first = guest::load_u64(place);
+            let bytes = place.add(header_bytes as usize);
+            let snapshot = self.snapshots.add(index).cast::<u8>();
+            guest::copy(bytes, snapshot, head_len as usize);
+            let head = std::slice::from_raw_parts(snapshot, head_len as usize);
+            let mut frame = if frame_len == head_len {
+                Frame::contiguous(head)
+            } else {
+                let rest = Segment::new(bytes.add(head_len as usize), frame_len - head_len);
+                let slot = self.segments.add(self.segments_used);
+                // Room: each frame takes its first segment from the last BURST, see
+                // `snapshot_chain`.
+                self.segments_used += 1;
+                slot.write(rest);
+                Frame::with_tail(head, std::slice::from_raw_parts(slot, 1), frame_len)
+            };
+            if !header::is_plain(first) {
+                let mut header = [0; 10];
+                header[..8].copy_from_slice(&first.to_ne_bytes());
+                guest::copy(place.add(8), header.as_mut_ptr().add(8), 2);
+                header::decode(header, ring.negotiated, &mut frame)?;
+            }
+            Ok(frame)
+        }
+    }
+
+    /// Stage 2, for every other chain. `None` when its pieces find no room in this burst.
+    #[inline(never)]
+    fn snapshot_chain<'f>(
+        &mut self,
+        index: usize,
+        head: u16,
+        ring: &mut Ring,
+    ) -> Result<Option<Frame<'f>>, Violation> {
+        self.pieces.clear();
+        let total = ring.chain(head, false, self.pieces)?;
+        let pieces = self.pieces.as_slice();
+        // One segment is kept for each frame that may come behind this one.
+        let room = MAX_SEGMENTS - BURST - self.segments_used.min(MAX_SEGMENTS - BURST);
+        if pieces.len() > room {
+            return if index == 0 {
+                Err(Violation::TooManyDescriptors)
+            } else {
+                Ok(None)
+            };
+        }
+        let header_bytes = ring.negotiated.header_bytes();
+        if total <= header_bytes {
+            return Err(Violation::ShorterThanHeader);
+        }
+        let frame_len = total - header_bytes;
+        if frame_len > MAX_FRAME_BYTES {
+            return Err(Violation::FrameTooLong);
+        }
+        let head_len = frame_len.min(MIN_HEAD_BYTES as u32);
+        let mut reader = Reader { pieces, skip: 0 };
+        let mut header = [0; header::MAX_HEADER_BYTES];
+        // SAFETY: as in `snapshot_single`: the pieces have `total` bytes, of which the header,
+        // then the head, then the tail is taken; the segments lie within the room just checked.
+        let mut frame = unsafe {
+            reader.read(header.as_mut_ptr(), header_bytes);
+            let snapshot = self.snapshots.add(index).cast::<u8>();
+            reader.read(snapshot, head_len);
+            let first = self.segments.add(self.segments_used);
+            let mut count = 0;
+            while let Some((place, len)) = reader.next_run(u32::MAX) {
+                first.add(count).write(Segment::new(place, len));
+                count += 1;
+            }
+            self.segments_used += count;
+            let head = std::slice::from_raw_parts(snapshot, head_len as usize);
+            let tail = std::slice::from_raw_parts(first, count);
+            Frame::with_tail(head, tail, frame_len)
+        };
+        let mut first_ten = [0; 10];
+        first_ten.copy_from_slice(&header[..10]);
+        header::decode(first_ten, ring.negotiated, &mut frame)?;
+        Ok(Some(frame))
+    }
+}
+
+/// Reads along the pieces of a chain.
+struct Reader<'a> {
+    pieces: &'a [Piece],
+    /// Bytes of the first piece that are read.
+    skip: u32,
+}
+
+impl Reader<'_> {
+    /// The next run, of at most `most` bytes.
+    fn next_run(&mut self, most: u32) -> Option<(*const u8, u32)> {
+        let (piece, rest) = self.pieces.split_first()?;
+        let place = piece.place.wrapping_add(self.skip as usize).cast_const();
+        let left = piece.len - self.skip;
+        if left > most {
+            self.skip += most;
+            return Some((place, most));
+        }
+        self.pieces = rest;
+        self.skip = 0;
+        Some((place, left))
+    }
+
+    /// Copies the next `len` bytes, or as many as there are.
+    ///
+    /// # Safety
+    ///
+    /// The pieces are readable and `to` has room for `len` bytes.
+    unsafe fn read(&mut self, mut to: *mut u8, len: u32) {
+        let mut left = len;
+        while left > 0 {
+            let Some((place, run)) = self.next_run(left) else {
+                return;
+            };
+            // SAFETY: the caller's promise; `run` is at most what is left.
+            unsafe {
+                guest::copy(place, to, run as usize);
+                to = to.add(run as usize);
+            }
+            left -= run;
+        }
+    }
+}

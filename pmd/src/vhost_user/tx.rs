@@ -1,0 +1,335 @@
+//! Transmitting: the frames that a guest receives.
+//!
+//! In: plans. Out: header and frame in the guest's buffers, used entries, one index store and
+//! one notification at most for a burst. What must hold: a plan takes all the buffers it needs
+//! or none; nothing is written outside a buffer that the guest made available for writing; with
+//! the frame's source still in the lock of its own queue, the copy is the only one there is.
+
+use std::sync::Arc;
+
+use super::{
+    PortHandle,
+    features::MRG_RXBUF,
+    header::{self, Encoded, MAX_HEADER_BYTES},
+    queue::Tally,
+    ring::{MAX_PIECES, Piece, Pieces, Ring},
+    sum::Summer,
+    violation::Violation,
+};
+use crate::{PartialChecksum, TxBurst, TxPlan, TxQueue, TxReport, guest};
+
+pub(super) struct VhostTx {
+    handle: Arc<PortHandle>,
+    number: usize,
+    pieces: Pieces,
+    /// Head and bytes of each buffer that a frame fills.
+    buffers: Vec<(u16, u32)>,
+    max_wire_bytes: usize,
+}
+
+/// A VLAN tag may come on top of the longest frame.
+const TAG_BYTES: usize = 4;
+
+impl VhostTx {
+    pub(super) fn new(handle: Arc<PortHandle>, number: usize, max_frame_bytes: usize) -> Self {
+        Self {
+            handle,
+            number,
+            pieces: Pieces::default(),
+            buffers: Vec::with_capacity(MAX_PIECES),
+            max_wire_bytes: max_frame_bytes + TAG_BYTES,
+        }
+    }
+}
+
+/// What becomes of one plan.
+enum Outcome {
+    Sent,
+    Full,
+    TooBig,
+}
+
+impl TxQueue for VhostTx {
+    #[inline]
+    fn transmit(&mut self, burst: &TxBurst<'_>) -> TxReport {
+        let mut report = TxReport::default();
+        let all = burst.plans.len() as u32;
+        let shared = &self.handle.shared;
+        let target = shared.transmit_target(self.number);
+        let Some(number) = target.filter(|_| !shared.is_broken()) else {
+            report.down = all;
+            return report;
+        };
+        let queue = &shared.queues[number];
+        let Some(mut entered) = queue.ring.enter_behind_worker() else {
+            report.full = all;
+            return report;
+        };
+        let Some(ring) = entered.as_mut() else {
+            report.down = all;
+            return report;
+        };
+        let mut walk = Walk {
+            ring,
+            used: 0,
+            pieces: &mut self.pieces,
+            buffers: &mut self.buffers,
+            max_wire_bytes: self.max_wire_bytes,
+        };
+        let sent = walk.send_all(burst, &mut report);
+        let used = walk.used;
+        if used > 0 {
+            ring.publish(used);
+            let told = ring.notify();
+            let tally = &queue.tally;
+            Tally::add(
+                if told {
+                    &tally.notified
+                } else {
+                    &tally.suppressed
+                },
+                1,
+            );
+        }
+        if let Err(violation) = sent {
+            shared.break_off(number, violation);
+            report.down = all - report.sent - report.full - report.too_big;
+        } else if ring.is_memory_lost() {
+            shared.break_off(number, Violation::MemoryLost);
+        }
+        report
+    }
+}
+
+/// One burst's way into the ring.
+struct Walk<'a> {
+    ring: &'a mut Ring,
+    /// Used entries written and not yet published.
+    used: u16,
+    pieces: &'a mut Pieces,
+    buffers: &'a mut Vec<(u16, u32)>,
+    max_wire_bytes: usize,
+}
+
+impl Walk<'_> {
+    #[inline(always)]
+    fn send_all(&mut self, burst: &TxBurst<'_>, report: &mut TxReport) -> Result<(), Violation> {
+        self.ring.stop_kicks();
+        for plan in burst.plans {
+            let outcome = if plan.wire_len() > self.max_wire_bytes {
+                Outcome::TooBig
+            } else {
+                self.send(burst, plan)?
+            };
+            match outcome {
+                Outcome::Sent => {
+                    report.sent += 1;
+                    report.sent_bytes += plan.wire_len() as u64;
+                }
+                Outcome::Full => report.full += 1,
+                Outcome::TooBig => report.too_big += 1,
+            }
+        }
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn send(&mut self, burst: &TxBurst<'_>, plan: &TxPlan) -> Result<Outcome, Violation> {
+        let frame = &burst.frames[plan.frame as usize];
+        if frame.partial_checksum.is_some() || self.ring.is_logged() {
+            return self.send_with_care(burst, plan);
+        }
+        if self.ring.available(1)? == 0 {
+            return Ok(Outcome::Full);
+        }
+        let head = self.ring.head(0);
+        let descriptor = self.ring.descriptor(head)?;
+        let header_bytes = self.ring.negotiated.header_bytes();
+        let needed = header_bytes + plan.wire_len() as u32;
+        if descriptor.is_single_writable()
+            && descriptor.len >= needed
+            && let Some(place) = self.ring.place(descriptor.guest, needed)
+        {
+            // SAFETY: `needed` bytes at `place` are the guest's and mapped while this side is
+            // inside the lock; header and pieces have that many together.
+            unsafe {
+                guest::copy(header::PLAIN.as_ptr(), place, header_bytes as usize);
+                let mut to = place.add(header_bytes as usize);
+                burst.pieces(plan, |from, len| {
+                    guest::copy(from, to, len);
+                    to = to.add(len);
+                });
+            }
+            self.ring.take(1);
+            self.ring.write_used(self.used, head, needed);
+            self.used += 1;
+            return Ok(Outcome::Sent);
+        }
+        self.send_in_pieces(burst, plan, header::PLAIN, None)
+    }
+
+    /// A frame with offloads, or to a guest that is being migrated.
+    #[inline(never)]
+    fn send_with_care(&mut self, burst: &TxBurst<'_>, plan: &TxPlan) -> Result<Outcome, Violation> {
+        match header::encode(burst, plan, self.ring.negotiated) {
+            Encoded::Header(header) => self.send_in_pieces(burst, plan, header, None),
+            Encoded::Complete(header, partial) => {
+                self.send_in_pieces(burst, plan, header, Some(partial))
+            }
+            Encoded::TooBig => Ok(Outcome::TooBig),
+        }
+    }
+
+    /// A frame into as many buffers and pieces as it takes.
+    #[inline(never)]
+    fn send_in_pieces(
+        &mut self,
+        burst: &TxBurst<'_>,
+        plan: &TxPlan,
+        mut header: [u8; MAX_HEADER_BYTES],
+        complete: Option<PartialChecksum>,
+    ) -> Result<Outcome, Violation> {
+        let header_bytes = self.ring.negotiated.header_bytes();
+        let needed = header_bytes + plan.wire_len() as u32;
+        if let Some(refused) = self.reserve(needed)? {
+            return Ok(refused);
+        }
+        let count = self.buffers.len() as u16;
+        header[10..].copy_from_slice(&count.to_le_bytes());
+        let mut writer = Writer {
+            pieces: self.pieces.as_slice(),
+            skip: 0,
+        };
+        // SAFETY: the pieces are the guest's buffers, mapped while this side is inside the lock.
+        unsafe { writer.write(header.as_ptr(), header_bytes as usize) };
+        let body = writer;
+        burst.pieces(plan, |from, len| {
+            // SAFETY: as above; `from` has `len` bytes.
+            unsafe { writer.write(from, len) };
+        });
+        if let Some(partial) = complete {
+            complete_checksum(&body, partial, plan.wire_len());
+        }
+        let mut left = needed;
+        for (ahead, (head, len)) in self.buffers.iter().enumerate() {
+            let written = left.min(*len);
+            left -= written;
+            self.ring
+                .write_used(self.used + ahead as u16, *head, written);
+        }
+        if self.ring.is_logged() {
+            let mut left = needed;
+            for piece in self.pieces.as_slice() {
+                let written = left.min(piece.len);
+                left -= written;
+                self.ring.log_written(piece.guest, written);
+            }
+        }
+        self.ring.take(count);
+        self.used += count;
+        Ok(Outcome::Sent)
+    }
+
+    /// Finds buffers for `needed` bytes, in `pieces` and `buffers`. Takes none of them.
+    fn reserve(&mut self, needed: u32) -> Result<Option<Outcome>, Violation> {
+        self.pieces.clear();
+        self.buffers.clear();
+        let mergeable = self.ring.negotiated.has(MRG_RXBUF);
+        let mut room = 0;
+        while room < needed {
+            let ahead = self.buffers.len() as u16;
+            if ahead > 0 && !mergeable {
+                return Ok(Some(Outcome::TooBig));
+            }
+            if ahead >= self.ring.size() {
+                return Ok(Some(Outcome::TooBig));
+            }
+            if self.ring.available(ahead + 1)? <= ahead {
+                return Ok(Some(Outcome::Full));
+            }
+            let head = self.ring.head(ahead);
+            let len = self.ring.chain(head, true, self.pieces)?;
+            if self.buffers.len() == MAX_PIECES {
+                return Err(Violation::TooManyDescriptors);
+            }
+            self.buffers.push((head, len));
+            room += len.min(needed - room);
+        }
+        Ok(None)
+    }
+}
+
+/// Writes along the pieces of a frame's buffers.
+#[derive(Clone, Copy)]
+struct Writer<'a> {
+    pieces: &'a [Piece],
+    /// Bytes of the first piece that are written.
+    skip: u32,
+}
+
+impl Writer<'_> {
+    /// Writes `len` bytes, or as many as there is room for.
+    ///
+    /// # Safety
+    ///
+    /// The pieces are writable, and `from` has `len` bytes.
+    unsafe fn write(&mut self, mut from: *const u8, mut len: usize) {
+        while len > 0 {
+            let Some((piece, rest)) = self.pieces.split_first() else {
+                return;
+            };
+            let room = (piece.len - self.skip) as usize;
+            let run = room.min(len);
+            // SAFETY: the run lies within the piece and within what is left.
+            unsafe {
+                guest::copy(from, piece.place.add(self.skip as usize), run);
+                from = from.add(run);
+            }
+            len -= run;
+            self.skip += run as u32;
+            if run == room {
+                self.pieces = rest;
+                self.skip = 0;
+            }
+        }
+    }
+
+    /// Each run of `len` bytes from byte `from` on.
+    fn runs(&self, from: usize, len: usize, mut take: impl FnMut(*mut u8, usize)) {
+        let (mut begin, end) = (0, from + len);
+        let mut skip = self.skip;
+        for piece in self.pieces {
+            let room = (piece.len - skip) as usize;
+            let (first, last) = (from.max(begin), end.min(begin + room));
+            if first < last {
+                let place = piece.place.wrapping_add(skip as usize + first - begin);
+                take(place, last - first);
+            }
+            begin += room;
+            skip = 0;
+        }
+    }
+}
+
+/// Completes the checksum of the frame that was written to `body`, in the guest's buffers. A
+/// guest that writes there meanwhile only spoils its own frame.
+fn complete_checksum(body: &Writer<'_>, partial: PartialChecksum, wire_len: usize) {
+    let start = partial.start as usize;
+    let mut sum = Summer::default();
+    body.runs(start, wire_len - start, |place, len| {
+        // SAFETY: the runs lie within the guest's buffers, mapped while the lock is held.
+        unsafe { sum.add(place, len) };
+    });
+    // A transmitted zero would mean "no checksum" to UDP (RFC 768).
+    let checksum = match !sum.folded() {
+        0 => 0xffff,
+        checksum => checksum,
+    };
+    let value = checksum.to_be_bytes();
+    let mut at = 0;
+    body.runs(start + partial.offset as usize, 2, |place, len| {
+        // SAFETY: the runs have two bytes together, as `value` has.
+        unsafe { guest::copy(value.as_ptr().add(at), place, len) };
+        at += len;
+    });
+}
