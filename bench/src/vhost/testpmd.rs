@@ -25,10 +25,10 @@ const START: Duration = Duration::from_secs(30);
 const ANSWER: Duration = Duration::from_secs(10);
 
 /// Descriptors of each ring: what libvirt calls the largest receive queue of a virtio interface.
-pub(super) const RING_SLOTS: u32 = 1024;
+pub(super) const RING_SLOTS: u32 = 256;
 
 /// Frame buffers: all rings full, and as many again.
-const BUFFERS: u32 = 8 * RING_SLOTS;
+const BUFFERS: u32 = 5 * RING_SLOTS;
 
 /// Memory of the guest, in hugepages.
 pub(super) const MEMORY_MIB: u64 = 128;
