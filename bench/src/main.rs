@@ -1,7 +1,7 @@
 //! `vswitch-bench`: measures the switch and prints what it found.
 #![forbid(unsafe_code)]
 
-use std::path::PathBuf;
+use std::{io::Write, path::PathBuf};
 
 use bench::{
     generator::size::SizeMix,
@@ -147,8 +147,10 @@ struct Vhost {
 enum VhostCase {
     /// Each port's frames leave at the other
     PortToPort,
-    /// The same, where 1,000 rules allow it
+    /// The same, where 1,000 rules allow it that lie among the flows' addresses
     Acl,
+    /// The same, where the rules are far from any flow
+    AclElsewhere,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -246,6 +248,7 @@ impl From<VhostCase> for Case {
         match case {
             VhostCase::PortToPort => Self::PortToPort,
             VhostCase::Acl => Self::Acl,
+            VhostCase::AclElsewhere => Self::AclElsewhere,
         }
     }
 }
@@ -260,10 +263,11 @@ impl From<Compare> for Path {
 }
 
 fn print<R: Serialize + std::fmt::Display>(report: &R, json: bool) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
     if json {
-        println!("{}", serde_json::to_string(report)?);
+        writeln!(out, "{}", serde_json::to_string(report)?)?;
     } else {
-        println!("{report}");
+        writeln!(out, "{report}")?;
     }
     Ok(())
 }

@@ -9,8 +9,10 @@ use crate::process::Process;
 pub enum Case {
     /// Each port's frames leave at the other.
     PortToPort,
-    /// The same, where rules allow it.
+    /// The same, where rules allow it that lie among the flows' addresses: [`super::rules`].
     Acl,
+    /// The same, where the rules are far from any flow.
+    AclElsewhere,
 }
 
 impl Case {
@@ -19,6 +21,7 @@ impl Case {
         match self {
             Self::PortToPort => "port-to-port",
             Self::Acl => "acl",
+            Self::AclElsewhere => "acl-elsewhere",
         }
     }
 
@@ -26,7 +29,7 @@ impl Case {
     pub fn rules(self) -> u32 {
         match self {
             Self::PortToPort => 0,
-            Self::Acl => super::rules::RULES,
+            Self::Acl | Self::AclElsewhere => super::rules::RULES,
         }
     }
 }

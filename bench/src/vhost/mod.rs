@@ -4,9 +4,8 @@
 //! In: flows, sizes and cases to measure. Out: a [`Row`] for each of them and each switch. Each
 //! switch has one core and a guest of its own, DPDK's testpmd, which sends both ways from another
 //! core, the same for both ([`testpmd`]). Both guests negotiate what their switch offers, and have
-//! rings of the same size. In the case [`Case::PortToPort`] there is no policy; in
-//! [`Case::Acl`] both switches enforce the same thousand rules ([`rules`]), none of which
-//! matches.
+//! rings of the same size. In the case [`Case::PortToPort`] there is no policy; in the
+//! others both switches enforce the same thousand rules ([`rules`]), none of which matches.
 //!
 //! A measurement is a *turn*: a switch wakes, its guest sends; after a while frames are counted for
 //! some time ([`Row::mframes_per_s`]). Then the switch gets a quota of its core ([`QUOTA_PERCENT`]),

@@ -133,10 +133,7 @@ impl Contender for OpenVswitch {
     }
 
     fn enforce(&mut self, case: Case) -> anyhow::Result<()> {
-        let mut flows = match case {
-            Case::PortToPort => String::new(),
-            Case::Acl => rules::for_openflow(),
-        };
+        let mut flows = rules::for_openflow(case);
         flows += "priority=1,in_port=1,actions=output:2\npriority=1,in_port=2,actions=output:1\n";
         let file = self.directory.join("flows");
         fs::write(&file, flows)?;

@@ -11,7 +11,7 @@ use super::{Case, Spread, Turn};
 pub struct Row {
     /// `vswitch` or `openvswitch`.
     pub switch: &'static str,
-    /// `port-to-port` or `acl`.
+    /// `port-to-port`, `acl` or `acl-elsewhere`.
     pub case: &'static str,
     /// Flows each way.
     pub flows: u32,
@@ -71,7 +71,7 @@ impl Row {
     /// The heading of a table of rows.
     pub fn heading() -> String {
         format!(
-            "{:12} {:>7} {:>5} {:12} {:>20} {:>8} {:>20} {:>12}",
+            "{:13} {:>7} {:>5} {:12} {:>20} {:>8} {:>20} {:>12}",
             "case",
             "flows",
             "bytes",
@@ -89,7 +89,7 @@ impl fmt::Display for Row {
         let spread = |Spread { min, median, max }| format!("{median:.2} ({min:.2}–{max:.2})");
         write!(
             f,
-            "{:12} {:>7} {:>5} {:12} {:>20} {:>6.0} % {:>20} {:>12.0}",
+            "{:13} {:>7} {:>5} {:12} {:>20} {:>6.0} % {:>20} {:>12.0}",
             self.case,
             self.flows,
             self.size_bytes,

@@ -1,7 +1,7 @@
 //! `vswitch` with two vhost-user ports, one worker that never sleeps, on the switch's core.
 //!
 //! Its flow cache has room for every flow in both directions. In the case `port-to-port` both ports
-//! are in one network and nobody is judged; in the case `acl` each has a vNIC, whose senders are
+//! are in one network and nobody is judged; in the others each has a vNIC, whose senders are
 //! checked and whose outbound frames meet the rules.
 
 use std::{
@@ -112,7 +112,7 @@ fn config(directory: &Directory, core: usize, case: Case) -> String {
             socket.display()
         );
     }
-    if case == Case::Acl {
+    if case != Case::PortToPort {
         for (index, mac) in MACS.iter().enumerate() {
             let _ = write!(
                 text,
@@ -121,7 +121,7 @@ fn config(directory: &Directory, core: usize, case: Case) -> String {
                  outbound = {{ acl = \"bench\", default = \"allow\" }}\n"
             );
         }
-        let rules = rules::for_vswitch();
+        let rules = rules::for_vswitch(case);
         let _ = write!(text, "\n[[acl]]\nname = \"bench\"\nrules = [\n{rules}]\n");
     }
     text
