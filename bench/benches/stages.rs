@@ -13,10 +13,10 @@ use bench::{
 };
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use pmd::BURST;
-use policy::{Epoch, PortId};
+use policy::{Epoch, FlowKey, PortId};
 use vswitch::{
     bridge::Generations,
-    flow_cache::{Entry, FlowCache, Hash, NO_NETWORK},
+    flow_cache::{Candidate, Entry, FlowCache, Hash, Standing},
     verdict::Verdict,
 };
 
@@ -80,39 +80,32 @@ fn probe(c: &mut Criterion) {
             let key = policy::parse(&frame, 64, None, PortId(0)).key;
             cache.insert(
                 cache.hash(&key),
-                Entry {
-                    key,
-                    epoch: Epoch(1),
-                    verdict: Verdict::NOTHING,
-                    hits: 0,
-                    generation: 0,
-                    refresh_s: 0,
-                    network: NO_NETWORK,
-                },
+                Entry::new(key, Epoch(1), Verdict::NOTHING),
             );
             keys.push(key);
         }
         seeds.shuffle(&mut keys);
         let generations = Generations::default();
+        let now = Standing {
+            epoch: Epoch(1),
+            generations: &generations,
+        };
+        let all = FlowKey([u64::MAX; 8]);
         let mut bursts = keys.chunks_exact(BURST).cycle();
         group.throughput(Throughput::Elements(BURST as u64));
         group.bench_function(BenchmarkId::from_parameter(flows), |b| {
             b.iter(|| {
                 let keys = bursts.next().unwrap_or(&[]);
-                let mut found = [(Hash::default(), 0); BURST];
+                let mut found = [(Hash::default(), Candidate::NONE); BURST];
                 for (key, (hash, _)) in keys.iter().zip(&mut found) {
                     *hash = cache.hash(key);
                     cache.prefetch_set(*hash);
                 }
-                for (hash, ways) in &mut found {
-                    *ways = cache.candidates(*hash);
+                for (hash, candidate) in &mut found {
+                    *candidate = cache.candidate(*hash);
                 }
-                for (key, (hash, ways)) in keys.iter().zip(&found) {
-                    black_box(
-                        cache
-                            .get(*hash, *ways, key, Epoch(1), &generations)
-                            .is_some(),
-                    );
+                for (key, (hash, candidate)) in keys.iter().zip(&found) {
+                    black_box(cache.get(*hash, *candidate, key, &all, now).is_some());
                 }
             });
         });

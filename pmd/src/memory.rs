@@ -137,18 +137,12 @@ impl Ring {
         })
     }
 
-    /// Where a slot's buffer begins, and its length's place.
-    ///
-    /// Inlined by hand, without the bounds checks that indexing would make twice a frame.
-    #[inline(always)]
-    fn slot(&self, index: u32) -> (*mut u8, *mut u32) {
-        let slot = index as usize & (self.lengths.len() - 1);
-        // SAFETY: `slot` is less than the number of slots, a power of two; `buffers` has `stride`
-        // bytes and `lengths` one place for each.
-        unsafe {
-            let buffer = self.buffers.as_ptr().add(slot * self.stride);
-            let length = self.lengths.as_ptr().add(slot);
-            (UnsafeCell::raw_get(buffer), UnsafeCell::raw_get(length))
+    fn slots(&self) -> Slots {
+        Slots {
+            buffers: UnsafeCell::raw_get(self.buffers.as_ptr()),
+            lengths: UnsafeCell::raw_get(self.lengths.as_ptr()),
+            mask: self.lengths.len() - 1,
+            stride: self.stride,
         }
     }
 
@@ -160,6 +154,27 @@ impl Ring {
             // A full eventfd counter is readable already, which is all that is wanted.
             let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
         }
+    }
+}
+
+/// Where a ring's buffers are: copied out of it for a burst, so that what is written to the
+/// buffers cannot, for all the compiler knows, have changed it.
+#[derive(Clone, Copy)]
+struct Slots {
+    buffers: *mut u8,
+    lengths: *mut u32,
+    mask: usize,
+    stride: usize,
+}
+
+impl Slots {
+    /// Where a slot's buffer begins, and its length's place.
+    #[inline(always)]
+    fn at(&self, index: u32) -> (*mut u8, *mut u32) {
+        let slot = index as usize & self.mask;
+        // SAFETY: `slot` is less than the number of slots, a power of two; `buffers` has `stride`
+        // bytes and `lengths` one place for each.
+        unsafe { (self.buffers.add(slot * self.stride), self.lengths.add(slot)) }
     }
 }
 
@@ -175,8 +190,9 @@ impl RxQueue for MemoryRx {
         let tail = ring.tail.load(Ordering::Relaxed);
         let ready = ring.head.load(Ordering::Acquire).wrapping_sub(tail);
         self.lent = ready.min(burst.remaining_capacity() as u32);
+        let slots = ring.slots();
         for index in 0..self.lent {
-            let (buffer, length) = ring.slot(tail.wrapping_add(index));
+            let (buffer, length) = slots.at(tail.wrapping_add(index));
             // SAFETY: slots from `tail` to `head` are the consumer's until it stores `tail`,
             // which `release` does only after the burst, and so this borrow, has ended. The
             // producer wrote the length, at most `stride`.
@@ -234,8 +250,9 @@ impl TxQueue for MemoryTx {
         let free = ring.lengths.len() as u32 - used;
         // In locals, which stay in registers.
         let (mut sent, mut sent_bytes) = (0, 0);
+        let (slots, max_frame_bytes) = (ring.slots(), ring.max_frame_bytes);
         for plan in burst.plans {
-            if plan.wire_len() > ring.max_frame_bytes {
+            if plan.wire_len() > max_frame_bytes {
                 report.too_big += 1;
                 continue;
             }
@@ -243,12 +260,12 @@ impl TxQueue for MemoryTx {
                 report.full += 1;
                 continue;
             }
-            let (buffer, length) = ring.slot(head.wrapping_add(sent));
+            let (buffer, length) = slots.at(head.wrapping_add(sent));
             // SAFETY: slots from `head` to `tail + slots` are the producer's until it stores
             // `head`, and `&mut self` makes this the only producer.
             let (buffer, length) = unsafe {
                 (
-                    std::slice::from_raw_parts_mut(buffer, ring.stride),
+                    std::slice::from_raw_parts_mut(buffer, slots.stride),
                     &mut *length,
                 )
             };

@@ -111,8 +111,24 @@ impl TxBurst<'_> {
     ///
     /// When `dst` is shorter than [`TxPlan::wire_len`]: the driver checks that first, because a
     /// frame too long for it is the driver's to refuse.
-    #[inline]
+    #[inline(always)]
     pub fn write(&self, plan: &TxPlan, dst: &mut [u8]) -> usize {
+        let frame = &self.frames[plan.frame as usize];
+        // What most plans are: the head, or the beginning of it, as it came.
+        let len = plan.len_bytes as usize;
+        if plan.prefix_len_bytes == 0
+            && frame.partial_checksum.is_none()
+            && plan.skip_bytes == 0
+            && let Some(source) = frame.head().get(..len)
+        {
+            copy_short(&mut dst[..len], source);
+            return len;
+        }
+        self.assemble(plan, dst)
+    }
+
+    #[cold]
+    fn assemble(&self, plan: &TxPlan, dst: &mut [u8]) -> usize {
         let frame = &self.frames[plan.frame as usize];
         let prefix_len = plan.prefix_len_bytes as usize;
         if prefix_len > 0 {
@@ -154,6 +170,42 @@ impl TxBurst<'_> {
         let frame = &self.frames[plan.frame as usize];
         frame.pieces(plan.skip_bytes as usize, plan.len_bytes as usize, take);
     }
+}
+
+/// Copies a frame; one of 32 to 128 bytes, as most are by number, without a call, so that the
+/// loop around it keeps what it needs in registers: a fifth of what a memory port transmits in.
+///
+/// # Panics
+///
+/// When the lengths differ.
+#[inline(always)]
+fn copy_short(dst: &mut [u8], src: &[u8]) {
+    assert_eq!(dst.len(), src.len());
+    match src.len() {
+        32..=64 => {
+            copy_ends::<32>(dst, src);
+        }
+        65..=128 => {
+            copy_ends::<64>(dst, src);
+        }
+        _ => copy_long(dst, src),
+    }
+}
+
+/// Copies the first and the last `N` bytes, which overlap where there are fewer than twice `N`.
+#[inline(always)]
+fn copy_ends<const N: usize>(dst: &mut [u8], src: &[u8]) {
+    if let (Some(to), Some(from)) = (dst.first_chunk_mut::<N>(), src.first_chunk()) {
+        *to = *from;
+    }
+    if let (Some(to), Some(from)) = (dst.last_chunk_mut::<N>(), src.last_chunk()) {
+        *to = *from;
+    }
+}
+
+#[cold]
+fn copy_long(dst: &mut [u8], src: &[u8]) {
+    dst.copy_from_slice(src);
 }
 
 /// Completes a partial checksum in `wire`, the bytes that leave. A truncated frame is left as it

@@ -23,7 +23,7 @@ use std::{
 use crate::{Mac, PortId};
 
 /// A frame's key, or a mask of key bits.
-#[repr(C, align(64))]
+#[repr(C, align(16))]
 #[derive(Clone, Copy, Debug, Default, Eq)]
 pub struct FlowKey(pub [u64; 8]);
 

@@ -37,13 +37,27 @@ pub struct Snapshot {
     ports: Vec<Option<PortPolicy>>,
     networks: Vec<Option<NetworkPolicy>>,
     /// By port number, then class.
-    masks: Vec<[FlowKey; Class::COUNT]>,
+    masks: Vec<Masks>,
     /// Which list has the rule, and where.
     rules: HashMap<RuleId, (Arc<[Rule]>, u32)>,
 }
 
-/// The mask of a port that has no policy: no frame is like another.
-static ALL_ONES: FlowKey = FlowKey([u64::MAX; 8]);
+/// A port's footprint masks: for each class, the key bits that any decision could read for a
+/// frame of that class from that port.
+#[derive(Clone, Copy, Debug)]
+#[repr(align(64))]
+pub struct Masks([FlowKey; Class::COUNT]);
+
+impl Masks {
+    /// Of a port that has no policy: no frame is like another.
+    const ALL_ONES: Self = Self([FlowKey([u64::MAX; 8]); Class::COUNT]);
+
+    /// The mask of a class.
+    #[inline]
+    pub fn of(&self, class: Class) -> &FlowKey {
+        &self.0[class as usize]
+    }
+}
 
 impl Snapshot {
     /// The state before the first: no ports, epoch 0.
@@ -79,14 +93,10 @@ impl Snapshot {
         self.networks.iter().flatten()
     }
 
-    /// The footprint mask: the key bits that any decision could read for a frame of `class` from
-    /// `port`. All ones for a port without policy.
+    /// The footprint masks of frames from `port`. All ones for a port without policy.
     #[inline]
-    pub fn mask(&self, port: PortId, class: Class) -> &FlowKey {
-        match self.masks.get(port.index()) {
-            Some(masks) => &masks[class as usize],
-            None => &ALL_ONES,
-        }
+    pub fn masks(&self, port: PortId) -> &Masks {
+        self.masks.get(port.index()).unwrap_or(&Masks::ALL_ONES)
     }
 
     /// A rule of any vNIC's lists.

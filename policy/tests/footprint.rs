@@ -56,7 +56,7 @@ fn unsound(
 ) -> Option<(Parsed, Parsed)> {
     let mut seen: HashMap<(Class, FlowKey), &Parsed> = HashMap::new();
     for frame in frames.iter().filter(|frame| frame.class.cacheable()) {
-        let mut mask = *snapshot.mask(frame.key.ingress(), frame.class);
+        let mut mask = *snapshot.masks(frame.key.ingress()).of(frame.class);
         narrow(&mut mask);
         let first = *seen
             .entry((frame.class, &frame.key & &mask))
@@ -161,7 +161,7 @@ proptest! {
             for port in (0..4).map(PortId) {
                 let parsed = parse(&frame, frame.len(), tci, port);
                 let claim = NeighborClaim::read(&frame, &parsed);
-                let mask = snapshot.mask(port, parsed.class);
+                let mask = snapshot.masks(port).of(parsed.class);
                 let expected = judge(&snapshot, &parsed.key, claim.as_ref());
                 prop_assert!(expected.is_some());
                 for noise in &noise {
@@ -208,7 +208,7 @@ proptest! {
             let frames: Vec<Parsed> = specs.iter().map(|spec| spec.parse(port).1).collect();
             prop_assert_eq!(unsound(&snapshot, &frames, |_| {}), None);
             for class in Class::ALL {
-                let mask = snapshot.mask(port, class);
+                let mask = snapshot.masks(port).of(class);
                 let of_class: std::collections::HashSet<FlowKey> = frames
                     .iter()
                     .filter(|frame| frame.class == class)
@@ -230,7 +230,7 @@ proptest! {
         );
         let snapshot = two_ports(rules);
         for class in Class::ALL {
-            let mask = snapshot.mask(PortId(0), class);
+            let mask = snapshot.masks(PortId(0)).of(class);
             prop_assert!(reads_flags || mask.get(Field::TCP_FLAGS) == 0);
             let destination = mask.get(Field::IP_DST_LOW) | mask.get(Field::IP_DST_HIGH);
             prop_assert!(reads_destination || destination == 0);
@@ -287,6 +287,6 @@ fn a_mask_that_lost_the_fragment_bits_is_caught() {
 fn frames_of_a_port_without_policy_share_nothing() {
     let snapshot = Snapshot::empty();
     assert_eq!(snapshot.epoch(), Epoch(0));
-    let mask = snapshot.mask(PortId(9), Class::Ipv4Tcp);
+    let mask = snapshot.masks(PortId(9)).of(Class::Ipv4Tcp);
     assert_eq!(*mask, FlowKey([u64::MAX; 8]));
 }

@@ -298,7 +298,7 @@ fn a_network_s_masks_hold_what_its_receivers_read() {
     ports[1].vnic = Some(guest);
     let snapshot = compile(ports).expect("valid");
     let reads_port = |id, class| {
-        let mask = snapshot.mask(PortId(id), class);
+        let mask = snapshot.masks(PortId(id)).of(class);
         mask.get(policy::Field::L4_DST) == 0xffff
     };
     assert!(reads_port(1, Class::Ipv4Tcp));

@@ -27,11 +27,18 @@ use policy::{DropReason, Mac, NetworkId, PortId, snapshot::Snapshot};
 
 /// A number per network that tells whether decisions made from its MAC table still stand.
 #[derive(Debug)]
-pub struct Generations(Box<[AtomicU32]>);
+pub struct Generations(Box<[AtomicU32; NETWORKS]>);
+
+/// As many as a [`NetworkId`] can name, so that none is looked for in vain.
+const NETWORKS: usize = 1 << 16;
 
 impl Default for Generations {
     fn default() -> Self {
-        Self((0..=u16::MAX).map(|_| AtomicU32::new(0)).collect())
+        let all: Box<[AtomicU32]> = (0..NETWORKS).map(|_| AtomicU32::new(0)).collect();
+        let Ok(all) = all.try_into() else {
+            unreachable!("as many were collected")
+        };
+        Self(all)
     }
 }
 

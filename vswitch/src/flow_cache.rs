@@ -19,12 +19,15 @@
 //! - at most a quarter of a set's ways hold drop verdicts;
 //! - the hash is keyed per process, so that nobody outside can aim at one set.
 
-use policy::{Epoch, FlowKey, NetworkId};
+use policy::{Epoch, FlowKey, NetworkId, PortId, key::shape};
 
 use crate::{bridge::Generations, verdict::Verdict};
 
 const WAYS: usize = 16;
 const MAX_DROP_WAYS: u8 = WAYS as u8 / 4;
+
+/// Every so many hits, an entry is marked as referenced.
+const HITS_A_TOUCH: u64 = 8;
 
 const PROTECTED: u8 = 1;
 const REFERENCED: u8 = 2;
@@ -105,12 +108,68 @@ pub struct Entry {
     pub refresh_s: u32,
     /// Whose MAC table that was; [`NO_NETWORK`] when none was read.
     pub network: NetworkId,
+    /// The port that its frames go to, when that is one and they leave there as they came.
+    straight_to: Option<PortId>,
+}
+
+impl Entry {
+    /// An entry for a decision, for whose target no MAC table was read.
+    pub fn new(key: FlowKey, epoch: Epoch, verdict: Verdict) -> Self {
+        let straight_to = match verdict {
+            Verdict::Unicast(to)
+                if to.denied.is_none() && to.tag.is_none() && !key.has(shape::TAGGED) =>
+            {
+                Some(to.port)
+            }
+            _ => None,
+        };
+        Self {
+            key,
+            epoch,
+            verdict,
+            hits: 0,
+            generation: 0,
+            refresh_s: u32::MAX,
+            network: NO_NETWORK,
+            straight_to,
+        }
+    }
+
+    /// Whether it has an answer for frames whose key is `key` under `mask`.
+    #[inline(always)]
+    fn answers(&self, key: &FlowKey, mask: &FlowKey, now: Standing<'_>) -> bool {
+        self.key == (key & mask) && self.stands(now)
+    }
+
+    #[inline(always)]
+    fn stands(&self, now: Standing<'_>) -> bool {
+        self.epoch == now.epoch && self.generation == now.generations.current(self.network)
+    }
+
+    /// Counts a hit. The first one protects the entry; that it is still in use is noted by
+    /// `touch` now and then only, for its set's line would be written for each frame.
+    #[inline(always)]
+    fn hit(&mut self, touch: impl FnOnce()) {
+        if self.hits.is_multiple_of(HITS_A_TOUCH) {
+            touch();
+        }
+        self.hits += 1;
+    }
+}
+
+/// What an entry must have been decided under to answer.
+#[derive(Clone, Copy, Debug)]
+pub struct Standing<'a> {
+    /// The snapshot in force.
+    pub epoch: Epoch,
+    /// The MAC tables' generations.
+    pub generations: &'a Generations,
 }
 
 /// The network of a decision that no MAC table had a part in.
 pub const NO_NETWORK: NetworkId = NetworkId(u16::MAX);
 
-/// A key's place in the cache.
+/// Which set a key belongs to, and its tag there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Hash(u64);
 
@@ -118,8 +177,17 @@ impl Hash {
     /// Never 0, which marks a free way.
     #[inline]
     fn tag(self) -> u16 {
-        ((self.0 >> 48) as u16).max(1)
+        (self.0 >> 48) as u16 | 1
     }
+}
+
+/// The first entry that may hold a key, if any.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Candidate(u32);
+
+impl Candidate {
+    /// No entry can.
+    pub const NONE: Self = Self(u32::MAX);
 }
 
 /// The table. One worker's own.
@@ -133,17 +201,11 @@ pub struct FlowCache {
 
 impl FlowCache {
     /// A cache of at least `entries` entries, whose hash is keyed with `secret`.
-    pub fn new(entries: usize, secret: [u64; 8]) -> Self {
+    pub fn new(entries: usize, mut secret: [u64; 8]) -> Self {
+        // A factor too: odd, it makes no two values one.
+        secret[4] |= 1;
         let sets = entries.div_ceil(WAYS).next_power_of_two();
-        let empty = Entry {
-            key: FlowKey::default(),
-            epoch: Epoch(0),
-            verdict: Verdict::NOTHING,
-            hits: 0,
-            generation: 0,
-            refresh_s: 0,
-            network: NO_NETWORK,
-        };
+        let empty = Entry::new(FlowKey::default(), Epoch(0), Verdict::NOTHING);
         Self {
             sets: pmd::cpu::huge_vec(Set::default(), sets),
             entries: pmd::cpu::huge_vec(empty, sets * WAYS),
@@ -163,16 +225,20 @@ impl FlowCache {
     }
 
     /// The place of a masked key.
-    #[inline]
-    pub fn hash(&self, key: &FlowKey) -> Hash {
-        let [a, b, c, d, e, f, g, h] = key.0;
+    ///
+    /// What has no IPv6 address in it, which is told by the key's content alone, is hashed in
+    /// fewer steps.
+    #[inline(always)]
+    pub fn hash(&self, masked: &FlowKey) -> Hash {
+        let [a, b, c, d, e, f, g, h] = masked.0;
         let s = &self.secret;
-        Hash(
-            fold(a ^ s[0], b ^ s[1])
-                ^ fold(c ^ s[2], d ^ s[3])
-                ^ fold(e ^ s[4], f ^ s[5])
-                ^ fold(g ^ s[6], h ^ s[7]),
-        )
+        let link = fold(a ^ s[0], b ^ s[1]);
+        Hash(if c | e | (d | f) >> 32 == 0 {
+            let rest = g ^ h.wrapping_mul(s[4]);
+            link ^ fold((d << 32 | f) ^ s[2], rest ^ s[3])
+        } else {
+            link ^ fold(c ^ s[2], d ^ s[3]) ^ fold(e ^ s[4], f ^ s[5]) ^ fold(g ^ s[6], h ^ s[7])
+        })
     }
 
     #[inline]
@@ -186,44 +252,75 @@ impl FlowCache {
         pmd::cpu::prefetch(&self.sets[self.set_index(hash)]);
     }
 
-    /// Second step: which ways may hold the key; their entries' lines are on their way.
+    /// Second step: where the key may be; that entry's lines are on their way.
     #[inline]
-    pub fn candidates(&self, hash: Hash) -> u32 {
+    pub fn candidate(&self, hash: Hash) -> Candidate {
         let set = self.set_index(hash);
         let ways = self.sets[set].matching(hash.tag());
-        if ways != 0 {
-            let entry = &self.entries[set * WAYS + ways.trailing_zeros() as usize];
-            pmd::cpu::prefetch(&entry.key);
-            pmd::cpu::prefetch(&entry.epoch);
+        if ways == 0 {
+            return Candidate::NONE;
         }
-        ways
+        let index = set * WAYS + ways.trailing_zeros() as usize;
+        let entry = &self.entries[index];
+        pmd::cpu::prefetch(&entry.key);
+        pmd::cpu::prefetch(&entry.epoch);
+        Candidate(index as u32)
     }
 
-    /// Third step: the entry of `key` among `ways`, if it still stands.
-    #[inline]
+    /// Third step, for what most frames are: the candidate, if it answers and its frames go
+    /// straight to a port. It has one hit more.
+    #[inline(always)]
+    pub fn straight(
+        &mut self,
+        candidate: Candidate,
+        key: &FlowKey,
+        mask: &FlowKey,
+        now: Standing<'_>,
+    ) -> Option<(&mut Entry, PortId)> {
+        let index = candidate.0 as usize;
+        let entry = self.entries.get_mut(index)?;
+        let port = entry.straight_to?;
+        if !entry.answers(key, mask, now) {
+            return None;
+        }
+        entry.hit(|| self.sets[index / WAYS].touch(index % WAYS));
+        Some((entry, port))
+    }
+
+    /// Third step: the entry of `key` under `mask`, if it still stands. It has one hit more.
     pub fn get(
         &mut self,
         hash: Hash,
-        mut ways: u32,
+        candidate: Candidate,
         key: &FlowKey,
-        epoch: Epoch,
-        generations: &Generations,
+        mask: &FlowKey,
+        now: Standing<'_>,
     ) -> Option<&mut Entry> {
-        let set = self.set_index(hash);
-        while ways != 0 {
-            let way = ways.trailing_zeros() as usize;
-            ways &= ways - 1;
-            let index = set * WAYS + way;
-            let entry = &self.entries[index];
-            if entry.key == *key
-                && entry.epoch == epoch
-                && entry.generation == generations.current(entry.network)
-            {
-                self.sets[set].touch(way);
-                return Some(&mut self.entries[index]);
-            }
+        let mut index = candidate.0 as usize;
+        if !self.entries.get(index)?.answers(key, mask, now) {
+            index = self.next_candidate(hash, index, key, mask, now)?;
         }
-        None
+        let entry = &mut self.entries[index];
+        entry.hit(|| self.sets[index / WAYS].touch(index % WAYS));
+        Some(entry)
+    }
+
+    /// The entry that answers, when it is not the first with the key's tag.
+    #[cold]
+    fn next_candidate(
+        &self,
+        hash: Hash,
+        first: usize,
+        key: &FlowKey,
+        mask: &FlowKey,
+        now: Standing<'_>,
+    ) -> Option<usize> {
+        let set = self.set_index(hash);
+        let ways = self.sets[set].matching(hash.tag());
+        (first % WAYS + 1..WAYS)
+            .filter(|way| ways & 1 << way != 0)
+            .map(|way| set * WAYS + way)
+            .find(|index| self.entries[*index].answers(key, mask, now))
     }
 
     /// Whether there is an entry of `key`, even one that no longer stands.
@@ -270,16 +367,13 @@ impl FlowCache {
         &'a self,
         from: usize,
         count: usize,
-        epoch: Epoch,
-        generations: &'a Generations,
+        now: Standing<'a>,
     ) -> impl Iterator<Item = &'a Entry> {
         let end = (from + count).min(self.entries.len());
         (from..end).filter_map(move |index| {
             let entry = &self.entries[index];
             let used = self.sets[index / WAYS].tags[index % WAYS] != 0;
-            let stands =
-                entry.epoch == epoch && entry.generation == generations.current(entry.network);
-            (used && stands).then_some(entry)
+            (used && entry.stands(now)).then_some(entry)
         })
     }
 }
@@ -315,6 +409,8 @@ mod tests {
         0x5899_65cc_7537_4cc3,
     ];
 
+    const ALL: FlowKey = FlowKey([u64::MAX; 8]);
+
     fn key(flow: u64) -> FlowKey {
         FlowKey([flow, 1, 2, 3, 4, 5, 6, 7])
     }
@@ -337,15 +433,7 @@ mod tests {
     }
 
     fn entry(flow: u64, epoch: u64, verdict: Verdict) -> Entry {
-        Entry {
-            key: key(flow),
-            epoch: Epoch(epoch),
-            verdict,
-            hits: 0,
-            generation: 0,
-            refresh_s: 0,
-            network: NO_NETWORK,
-        }
+        Entry::new(key(flow), Epoch(epoch), verdict)
     }
 
     struct Bed {
@@ -369,10 +457,12 @@ mod tests {
         fn look(&mut self, flow: u64, epoch: u64) -> Option<Verdict> {
             let key = key(flow);
             let hash = self.cache.hash(&key);
-            let ways = self.cache.candidates(hash);
-            let found = self
-                .cache
-                .get(hash, ways, &key, Epoch(epoch), &self.generations);
+            let candidate = self.cache.candidate(hash);
+            let now = Standing {
+                epoch: Epoch(epoch),
+                generations: &self.generations,
+            };
+            let found = self.cache.get(hash, candidate, &key, &ALL, now);
             found.map(|entry| entry.verdict)
         }
     }

@@ -28,6 +28,7 @@ const TPID: [u8; 2] = [0x81, 0x00];
 
 #[derive(Debug, Default)]
 struct Lane {
+    /// Never full between two pushes.
     plans: Box<ArrayVec<TxPlan, BURST>>,
     /// `None` while the port is not attached.
     queue: Option<Queue>,
@@ -81,11 +82,6 @@ impl Outbox {
         parsed: &Parsed,
         to: Destination,
     ) {
-        // A plan that has its prefix must not be overtaken by the transmit that clears them.
-        let full = |lane: &Lane| lane.plans.is_full();
-        if self.lanes.get(to.port.index()).is_some_and(full) {
-            self.transmit(bundle, frames);
-        }
         let frame = &frames[index];
         let mut plan = TxPlan::whole(index, frame);
         if !self.retag(&mut plan, frame, parsed, to.tag) {
@@ -106,22 +102,11 @@ impl Outbox {
         if lane.plans.is_empty() {
             self.busy.push(port);
         }
-        if lane.plans.try_push(plan).is_err() {
-            self.push_after_transmit(bundle, frames, port, plan);
+        lane.plans.push(plan);
+        // Now, not when the next comes: no plan with a prefix may wait when prefixes are cleared.
+        if lane.plans.is_full() {
+            self.transmit(bundle, frames);
         }
-    }
-
-    #[cold]
-    fn push_after_transmit(
-        &mut self,
-        bundle: &Bundle,
-        frames: &[Frame<'_>],
-        port: PortId,
-        plan: TxPlan,
-    ) {
-        self.transmit(bundle, frames);
-        self.busy.push(port);
-        self.lanes[port.index()].plans.push(plan);
     }
 
     #[cold]
@@ -165,6 +150,7 @@ impl Outbox {
     }
 
     /// Hands every plan to its port's driver and counts what became of it.
+    #[inline(never)]
     pub fn transmit(&mut self, bundle: &Bundle, frames: &[Frame<'_>]) {
         for port in self.busy.drain(..) {
             let lane = &mut self.lanes[port.index()];

@@ -25,25 +25,49 @@ use policy::{Class, Denial, DropReason, FlowKey, key::shape, parse::Parsed};
 use crate::{
     budget::Budget,
     counters::{PortCounters, WorkerCounters},
-    flow_cache::{Entry, FlowCache, Hash, NO_NETWORK},
-    intake::{Groups, Intake},
+    flow_cache::{Candidate, Entry, FlowCache, Hash, NO_NETWORK, Standing},
+    intake::{Group, Groups, Intake},
     outbox::Outbox,
     published::{Acknowledged, Bundle, Shared},
     slow_path::{Decision, Inputs, SlowPath},
     verdict::{Denied, Destination, DestinationLog, Verdict},
 };
 
-/// What the stages know of each frame of the burst.
+/// What the stages know of one frame of the burst.
+#[derive(Clone, Copy, Debug)]
+#[repr(align(64))]
+struct Slot {
+    parsed: Parsed,
+    /// Of the key under its footprint mask.
+    hash: Hash,
+    candidate: Candidate,
+    verdict: Verdict,
+}
+
+/// What the stages know of the burst.
 #[derive(Debug)]
-struct Lanes {
-    parsed: [Parsed; BURST],
-    /// The key under its footprint mask.
-    masked: [FlowKey; BURST],
-    hash: [Hash; BURST],
-    ways: [u32; BURST],
-    verdict: [Verdict; BURST],
+struct Slots {
+    frames: [Slot; BURST],
     /// Frames that the cache had no answer for.
     misses: arrayvec::ArrayVec<u8, BURST>,
+    /// How many frames, from the first on, have their plan already.
+    planned: usize,
+}
+
+impl Slots {
+    fn new() -> Self {
+        let slot = Slot {
+            parsed: policy::parse::parse(&[], 0, None, policy::PortId(0)),
+            hash: Hash::default(),
+            candidate: Candidate::NONE,
+            verdict: Verdict::NOTHING,
+        };
+        Self {
+            frames: [slot; BURST],
+            misses: arrayvec::ArrayVec::new(),
+            planned: 0,
+        }
+    }
 }
 
 /// One worker.
@@ -65,7 +89,7 @@ pub struct Worker {
     pub slow_path: SlowPath,
     shared: Arc<Shared>,
     current: Cache<Arc<arc_swap::ArcSwap<Bundle>>, Arc<Bundle>>,
-    lanes: Box<Lanes>,
+    slots: Box<Slots>,
     groups: Groups,
     budget: Budget,
 }
@@ -73,7 +97,6 @@ pub struct Worker {
 impl Worker {
     /// A worker without queues, whose cache has at least `cache_entries` entries.
     pub fn new(id: usize, shared: Arc<Shared>, cache_entries: usize, secret: [u64; 8]) -> Self {
-        let nothing = policy::parse::parse(&[], 0, None, policy::PortId(0));
         Self {
             id,
             intake: Intake::default(),
@@ -84,14 +107,7 @@ impl Worker {
             slow_path: SlowPath::default(),
             current: Cache::new(Arc::clone(&shared.current)),
             shared,
-            lanes: Box::new(Lanes {
-                parsed: [nothing; BURST],
-                masked: [FlowKey::default(); BURST],
-                hash: [Hash::default(); BURST],
-                ways: [0; BURST],
-                verdict: [Verdict::NOTHING; BURST],
-                misses: arrayvec::ArrayVec::new(),
-            }),
+            slots: Box::new(Slots::new()),
             groups: Groups::new(),
             budget: Budget::default(),
         }
@@ -119,7 +135,7 @@ impl Worker {
                 shared: &self.shared,
                 now,
                 groups: &self.groups,
-                lanes: &mut self.lanes,
+                slots: &mut self.slots,
                 cache: &mut self.cache,
                 slow_path: &mut self.slow_path,
                 outbox: &mut self.outbox,
@@ -127,7 +143,7 @@ impl Worker {
             };
             walk.parse(&mut burst);
             walk.probe();
-            walk.match_entries();
+            walk.match_entries(&burst);
             walk.resolve_misses(&burst, &mut self.budget);
             walk.apply(&burst);
             walk.outbox.transmit(&bundle, &burst);
@@ -140,10 +156,13 @@ impl Worker {
 
     /// The flows that stand, among so many cache entries from the one numbered `from`.
     pub fn live_entries(&self, from: usize, count: usize) -> impl Iterator<Item = &Entry> {
-        let epoch = self.acknowledged.get();
+        let now = Standing {
+            epoch: self.acknowledged.get(),
+            generations: self.shared.bridge.generations(),
+        };
         let lists = &self.slow_path.lists;
         self.cache
-            .scan(from, count, epoch, self.shared.bridge.generations())
+            .scan(from, count, now)
             .filter(|entry| is_good(&entry.verdict, lists))
     }
 
@@ -212,7 +231,7 @@ struct Walk<'a> {
     shared: &'a Shared,
     now: Now,
     groups: &'a Groups,
-    lanes: &'a mut Lanes,
+    slots: &'a mut Slots,
     cache: &'a mut FlowCache,
     slow_path: &'a mut SlowPath,
     outbox: &'a mut Outbox,
@@ -220,30 +239,36 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    /// Stage: keys, masks and hashes; the cache's sets are on their way when it ends.
+    /// Stage: keys and the hashes of what policy reads of them; the cache's sets are on their way
+    /// when it ends.
     #[inline]
     fn parse(&mut self, burst: &mut Burst<'_>) {
-        let lanes = &mut *self.lanes;
         let mut bytes = 0;
         for group in self.groups {
             let mut group_bytes = 0;
-            let (frames, parsed) = (&mut burst[group.range()], &mut lanes.parsed[group.range()]);
-            for (frame, parsed) in frames.iter_mut().zip(parsed.iter_mut()) {
+            let masks = self.bundle.snapshot.masks(group.port);
+            let (frames, slots) = (
+                &mut burst[group.range()],
+                &mut self.slots.frames[group.range()],
+            );
+            for (frame, slot) in frames.iter().zip(slots.iter_mut()) {
                 group_bytes += frame.len() as u64;
                 let (head, len, tag) = (frame.head(), frame.len(), frame.vlan_tci);
-                policy::parse::parse_into(parsed, head, len, tag, group.port);
-                if group.unmarked_partial_checksums {
-                    find_partial_checksum(frame, parsed);
-                }
+                // Hashed where it is parsed, while the key's words are in registers.
+                slot.hash = if let Some(plain) = policy::parse::plain(head, len, tag, group.port) {
+                    slot.parsed = plain;
+                    self.cache.hash(&(&plain.key & masks.of(plain.class)))
+                } else {
+                    let parsed = &mut slot.parsed;
+                    policy::parse::general(parsed, head, len, tag, group.port);
+                    self.cache.hash(&(&parsed.key & masks.of(parsed.class)))
+                };
+                self.cache.prefetch_set(slot.hash);
             }
-            // A loop of its own: right behind parsing, the key's words would still be on their
-            // way to memory, and be waited for.
-            let masked = lanes.masked[group.range()].iter_mut();
-            let hash = lanes.hash[group.range()].iter_mut();
-            for ((parsed, masked), hash) in parsed.iter().zip(masked).zip(hash) {
-                *masked = &parsed.key & self.bundle.snapshot.mask(group.port, parsed.class);
-                *hash = self.cache.hash(masked);
-                self.cache.prefetch_set(*hash);
+            if group.unmarked_partial_checksums {
+                for (frame, slot) in frames.iter_mut().zip(slots) {
+                    find_partial_checksum(frame, &slot.parsed);
+                }
             }
             bytes += group_bytes;
             if let Some(counters) = port_counters(self.bundle, group.port, self.id) {
@@ -257,64 +282,95 @@ impl Walk<'_> {
     /// Stage: tags are compared; the entries are on their way when it ends.
     #[inline]
     fn probe(&mut self) {
-        let lanes = &mut *self.lanes;
-        let frames = frames_in(self.groups);
-        for (ways, hash) in lanes.ways[..frames].iter_mut().zip(&lanes.hash) {
-            *ways = self.cache.candidates(*hash);
+        for slot in &mut self.slots.frames[..frames_in(self.groups)] {
+            slot.candidate = self.cache.candidate(slot.hash);
         }
     }
 
-    /// Stage: keys are compared; each frame has its verdict or stands among the misses.
+    /// Stage: keys are compared. A frame has its plan, or, from the first on for which that is not
+    /// all there is to do, its verdict or a place among the misses: so frames keep their order.
     #[inline]
-    fn match_entries(&mut self) {
-        let lanes = &mut *self.lanes;
-        lanes.misses.clear();
-        let epoch = self.bundle.snapshot.epoch();
-        let generations = self.shared.bridge.generations();
+    fn match_entries(&mut self, frames: &[Frame<'_>]) {
+        self.slots.misses.clear();
+        self.slots.planned = 0;
         for group in self.groups {
-            let misses_before = lanes.misses.len();
-            for index in group.range() {
-                let (hash, ways) = (lanes.hash[index], lanes.ways[index]);
-                let key = &lanes.masked[index];
-                match self.cache.get(hash, ways, key, epoch, generations) {
-                    Some(entry) if is_good(&entry.verdict, &self.slow_path.lists) => {
-                        entry.hits += 1;
-                        lanes.verdict[index] = entry.verdict;
-                        if self.now.s >= entry.refresh_s {
-                            refresh(
-                                entry,
-                                &lanes.parsed[index],
-                                self.bundle,
-                                self.shared,
-                                self.now,
-                            );
-                        }
-                    }
-                    _ => lanes.misses.push(index as u8),
+            let misses_before = self.slots.misses.len();
+            let straight = if self.slots.planned == group.start as usize {
+                self.match_straight(*group, frames)
+            } else {
+                0
+            };
+            self.slots.planned += straight;
+            for index in group.start as usize + straight..group.end as usize {
+                match self.cached(index) {
+                    Some(verdict) => self.slots.frames[index].verdict = verdict,
+                    None => self.slots.misses.push(index as u8),
                 }
             }
-            let misses = (lanes.misses.len() - misses_before) as u64;
+            let misses = (self.slots.misses.len() - misses_before) as u64;
             if let Some(counters) = port_counters(self.bundle, group.port, self.id) {
                 counters.cache_hits.add(group.range().len() as u64 - misses);
                 counters.cache_misses.add(misses);
+                counters.forwarded.add(straight as u64);
             }
         }
-        let (frames, misses) = (frames_in(self.groups), lanes.misses.len());
+        let (frames, misses) = (frames_in(self.groups), self.slots.misses.len());
         self.counters.cache_hits.add((frames - misses) as u64);
         self.counters.cache_misses.add(misses as u64);
+    }
+
+    /// Plans the frames of `group` up to the first that does not go straight to a port, and says
+    /// how many that is.
+    #[inline(always)]
+    fn match_straight(&mut self, group: Group, frames: &[Frame<'_>]) -> usize {
+        let masks = self.bundle.snapshot.masks(group.port);
+        let now = standing(self.bundle, self.shared);
+        let slots = &self.slots.frames[group.range()];
+        let mut planned = 0;
+        for (slot, frame) in slots.iter().zip(&frames[group.range()]) {
+            let parsed = &slot.parsed;
+            let mask = masks.of(parsed.class);
+            let entry = self.cache.straight(slot.candidate, &parsed.key, mask, now);
+            let Some((entry, port)) = entry else {
+                break;
+            };
+            if self.now.s >= entry.refresh_s {
+                refresh(entry, parsed, self.bundle, self.shared, self.now);
+            }
+            let plan = TxPlan::whole(group.start as usize + planned, frame);
+            self.outbox.push(self.bundle, frames, port, plan);
+            planned += 1;
+        }
+        planned
+    }
+
+    /// The verdict that the cache has for a frame, if it still stands.
+    #[inline]
+    fn cached(&mut self, index: usize) -> Option<Verdict> {
+        let slot = &self.slots.frames[index];
+        let parsed = &slot.parsed;
+        let mask = mask_of(self.bundle, parsed);
+        let now = standing(self.bundle, self.shared);
+        let entry = self
+            .cache
+            .get(slot.hash, slot.candidate, &parsed.key, mask, now)?;
+        if self.now.s >= entry.refresh_s {
+            refresh(entry, parsed, self.bundle, self.shared, self.now);
+        }
+        is_good(&entry.verdict, &self.slow_path.lists).then_some(entry.verdict)
     }
 
     /// Stage: the slow path decides for each miss, within its port's [`Budget`].
     fn resolve_misses(&mut self, burst: &Burst<'_>, budget: &mut Budget) {
         let free = budget.is_free(self.groups, self.now.ns);
-        if self.lanes.misses.is_empty() {
+        if self.slots.misses.is_empty() {
             return;
         }
         budget.fill(self.groups, self.bundle);
-        for miss in 0..self.lanes.misses.len() {
-            let index = self.lanes.misses[miss] as usize;
-            let ingress = self.lanes.parsed[index].key.ingress();
-            self.lanes.verdict[index] = if let Some(verdict) = self.answered_since(index) {
+        for miss in 0..self.slots.misses.len() {
+            let index = self.slots.misses[miss] as usize;
+            let ingress = self.slots.frames[index].parsed.key.ingress();
+            self.slots.frames[index].verdict = if let Some(verdict) = self.answered_since(index) {
                 verdict
             } else if free {
                 self.resolve(&burst[index], index).0
@@ -336,27 +392,22 @@ impl Walk<'_> {
 
     /// The verdict for a miss whose flow an earlier miss of this burst has opened.
     fn answered_since(&mut self, index: usize) -> Option<Verdict> {
-        let (key, hash) = (&self.lanes.masked[index], self.lanes.hash[index]);
-        let epoch = self.bundle.snapshot.epoch();
-        let ways = self.cache.candidates(hash);
-        let generations = self.shared.bridge.generations();
-        let entry = self.cache.get(hash, ways, key, epoch, generations)?;
-        is_good(&entry.verdict, &self.slow_path.lists).then(|| {
-            entry.hits += 1;
-            entry.verdict
-        })
+        let slot = &mut self.slots.frames[index];
+        slot.candidate = self.cache.candidate(slot.hash);
+        self.cached(index)
     }
 
     /// Whether the miss is of a flow that was decided before, and not a new one.
     fn is_known(&self, index: usize) -> bool {
-        self.cache
-            .knows(self.lanes.hash[index], &self.lanes.masked[index])
+        let parsed = &self.slots.frames[index].parsed;
+        let masked = &parsed.key & mask_of(self.bundle, parsed);
+        self.cache.knows(self.slots.frames[index].hash, &masked)
     }
 
     /// The verdict for one miss, and what it cost.
     fn resolve(&mut self, frame: &Frame<'_>, index: usize) -> (Verdict, u32) {
-        let (key, hash) = (&self.lanes.masked[index], self.lanes.hash[index]);
-        let parsed = &self.lanes.parsed[index];
+        let hash = self.slots.frames[index].hash;
+        let parsed = &self.slots.frames[index].parsed;
         let epoch = self.bundle.snapshot.epoch();
         let bridge = &self.shared.bridge;
         let inputs = Inputs {
@@ -372,28 +423,26 @@ impl Walk<'_> {
                 generation,
                 ..
             } = decision;
-            let mut entry = Entry {
-                key: *key,
-                epoch,
-                verdict,
-                hits: 0,
-                generation,
-                refresh_s: 0,
-                network,
-            };
+            let masked = &parsed.key & mask_of(self.bundle, parsed);
+            let mut entry = Entry::new(masked, epoch, verdict);
+            (entry.network, entry.generation) = (network, generation);
             entry.refresh_s = next_refresh_s(&entry, self.bundle, self.now);
             self.cache.insert(hash, entry);
         }
         (decision.verdict, decision.cost)
     }
 
-    /// Stage: verdicts become transmit plans or drops.
+    /// Stage: the other verdicts become transmit plans or drops.
     #[inline]
     fn apply(&mut self, frames: &[Frame<'_>]) {
+        let planned = self.slots.planned;
         for group in self.groups {
+            if planned >= group.end as usize {
+                continue;
+            }
             let mut outcome = Outcome::default();
-            for index in group.range() {
-                match self.lanes.verdict[index] {
+            for index in group.range().start.max(planned)..group.range().end {
+                match self.slots.frames[index].verdict {
                     Verdict::Unicast(destination) => {
                         outcome.forwarded += 1;
                         self.send(frames, index, destination);
@@ -420,7 +469,7 @@ impl Walk<'_> {
         list: crate::verdict::ListId,
         outcome: &mut Outcome,
     ) {
-        let ingress = self.lanes.parsed[index].key.ingress();
+        let ingress = self.slots.frames[index].parsed.key.ingress();
         if let (Some(port), Some(shared)) = (
             self.bundle.snapshot.port(ingress),
             self.bundle.port(ingress),
@@ -439,11 +488,9 @@ impl Walk<'_> {
         outcome.replicas += len as u64 - 1;
     }
 
-    // Inlined, as a call for each frame costs a tenth of the walk.
-    #[inline(always)]
+    #[inline]
     fn send(&mut self, frames: &[Frame<'_>], index: usize, to: Destination) {
-        let parsed = &self.lanes.parsed[index];
-        if to.denied.is_none() && to.tag.is_none() && !parsed.key.has(shape::TAGGED) {
+        if is_plain(to, &self.slots.frames[index].parsed) {
             let plan = TxPlan::whole(index, &frames[index]);
             self.outbox.push(self.bundle, frames, to.port, plan);
         } else {
@@ -461,7 +508,7 @@ impl Walk<'_> {
             self.drop(to.port, denied);
             return;
         }
-        let parsed = &self.lanes.parsed[index];
+        let parsed = &self.slots.frames[index].parsed;
         self.outbox
             .plan_tagged(self.bundle, frames, index, parsed, to);
     }
@@ -493,6 +540,27 @@ fn is_good(verdict: &Verdict, lists: &DestinationLog) -> bool {
         Verdict::Flood(_, list) => lists.is_good(*list),
         Verdict::Drop(_) | Verdict::Unicast(_) => true,
     }
+}
+
+/// What a cached decision must have been made under.
+#[inline(always)]
+fn standing<'a>(bundle: &Bundle, shared: &'a Shared) -> Standing<'a> {
+    Standing {
+        epoch: bundle.snapshot.epoch(),
+        generations: shared.bridge.generations(),
+    }
+}
+
+/// The footprint mask of a frame.
+fn mask_of<'a>(bundle: &'a Bundle, parsed: &Parsed) -> &'a FlowKey {
+    let masks = bundle.snapshot.masks(parsed.key.ingress());
+    masks.of(parsed.class)
+}
+
+/// Whether the frame leaves as it came, untagged.
+#[inline(always)]
+fn is_plain(to: Destination, parsed: &Parsed) -> bool {
+    to.denied.is_none() && to.tag.is_none() && !parsed.key.has(shape::TAGGED)
 }
 
 /// Tells the bridge that the sender of a cached flow is still there: a few times in its ageing

@@ -97,6 +97,9 @@ pub(super) enum Encoded {
 /// A header for a frame without offloads that fills one buffer.
 pub(super) const PLAIN: [u8; MAX_HEADER_BYTES] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0];
 
+/// The same, as the words that a processor stores.
+pub(super) const PLAIN_WORDS: (u64, u32) = (0, 0x1_0000_u32.to_le());
+
 /// The header of what leaves for `plan`.
 ///
 /// A truncated frame leaves with its checksum as it is, which covers bytes that do not leave,

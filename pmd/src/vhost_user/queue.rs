@@ -47,7 +47,6 @@ pub(super) struct Tally {
     pub(super) notified: AtomicU64,
     pub(super) suppressed: AtomicU64,
     pub(super) woken: AtomicU64,
-    pub(super) closed: AtomicU64,
 }
 
 impl Tally {

@@ -12,10 +12,12 @@
 //! `release`, when every port has copied from it; what is judged is the snapshot, which the
 //! guest cannot reach.
 
-use std::{cell::UnsafeCell, os::fd::BorrowedFd, sync::Arc};
+use std::{cell::UnsafeCell, mem::MaybeUninit, os::fd::BorrowedFd, sync::Arc};
 
 use super::{
-    PortHandle, header,
+    PortHandle,
+    features::Negotiated,
+    header,
     queue::{Queue, Tally},
     ring::{Piece, Pieces, Ring},
     violation::Violation,
@@ -133,7 +135,7 @@ impl RxQueue for VhostRx {
             return;
         };
         for (ahead, head) in self.heads[..self.taken as usize].iter().enumerate() {
-            ring.write_used(ahead as u16, *head, 0);
+            ring.cursor.write_used(ahead as u16, *head, 0);
         }
         ring.publish(self.taken);
         let told = ring.notify();
@@ -204,62 +206,73 @@ impl Walk<'_> {
     ) -> Result<u16, Violation> {
         ring.stop_kicks();
         let room = burst.remaining_capacity().min(BURST) as u16;
-        let count = ring.available(room)?.min(room);
+        let count = ring.cursor.available(room)?.min(room);
         if count == 0 {
             return Ok(0);
         }
-        let singles = Self::find(ring, heads, count)?;
-        let header_bytes = ring.negotiated.header_bytes();
-        for index in 0..count as usize {
-            let Single { place, len } = singles[index];
+        let mut singles = [const { MaybeUninit::uninit() }; BURST];
+        let singles = Self::find(ring, heads, &mut singles, count)?;
+        let (header_bytes, negotiated) = (ring.negotiated.header_bytes(), ring.negotiated);
+        for (index, single) in singles.iter().enumerate() {
+            let Single { place, len } = *single;
             let frame = if len > 0 {
                 // SAFETY: stage 1 found `len` bytes at `place`, more than a header's.
-                unsafe { self.snapshot_single(index, place, len, header_bytes, ring) }?
+                unsafe { self.snapshot_single(index, place, len, header_bytes, negotiated) }?
             } else {
                 match self.snapshot_chain(index, heads[index], ring)? {
                     Some(frame) => frame,
                     None => {
-                        ring.take(index as u16);
+                        ring.cursor.take(index as u16);
                         return Ok(index as u16);
                     }
                 }
             };
             burst.push(frame);
         }
-        ring.take(count);
+        ring.cursor.take(count);
         Ok(count)
     }
 
     /// Stage 1.
     #[inline(always)]
-    fn find(
+    fn find<'s>(
         ring: &mut Ring,
         heads: &mut [u16; BURST],
+        singles: &'s mut [MaybeUninit<Single>; BURST],
         count: u16,
-    ) -> Result<[Single; BURST], Violation> {
-        let mut singles = [Single {
-            place: std::ptr::null(),
-            len: 0,
-        }; BURST];
-        let least = ring.negotiated.header_bytes();
-        for ahead in 0..count {
-            let head = ring.head(ahead);
-            heads[ahead as usize] = head;
-            let descriptor = ring.descriptor(head)?;
-            if descriptor.is_single_readable()
-                && descriptor.len > least
-                && descriptor.len - least <= MAX_FRAME_BYTES
-                && let Some(place) = ring.place(descriptor.guest, descriptor.len)
-            {
-                guest::prefetch(place);
-                guest::prefetch(place.wrapping_add(64));
-                singles[ahead as usize] = Single {
-                    place,
-                    len: descriptor.len,
-                };
-            }
+    ) -> Result<&'s [Single], Violation> {
+        let mut cursor = ring.cursor;
+        let header_bytes = ring.negotiated.header_bytes();
+        for (ahead, (single, slot)) in singles[..count as usize].iter_mut().zip(heads).enumerate() {
+            let head = cursor.head(ahead as u16);
+            *slot = head;
+            let descriptor = cursor.descriptor(head)?;
+            // At least one byte of frame, and not too many.
+            let fits = descriptor.len.wrapping_sub(header_bytes + 1) < MAX_FRAME_BYTES;
+            let found = if descriptor.is_single_readable() && fits {
+                cursor.place(&ring.memory, descriptor.guest, descriptor.len)
+            } else {
+                None
+            };
+            single.write(match found {
+                Some(place) => {
+                    guest::prefetch(place);
+                    guest::prefetch(place.wrapping_add(64));
+                    Single {
+                        place,
+                        len: descriptor.len,
+                    }
+                }
+                None => Single {
+                    place: std::ptr::null(),
+                    len: 0,
+                },
+            });
         }
-        Ok(singles)
+        ring.cursor = cursor;
+        let written = singles.as_ptr().cast::<Single>();
+        // SAFETY: the loop wrote the first `count`.
+        Ok(unsafe { std::slice::from_raw_parts(written, count as usize) })
     }
 
     /// Stage 2, for a chain that is one run of memory.
@@ -275,7 +288,7 @@ impl Walk<'_> {
         place: *const u8,
         len: u32,
         header_bytes: u32,
-        ring: &Ring,
+        negotiated: Negotiated,
     ) -> Result<Frame<'f>, Violation> {
         let frame_len = len - header_bytes;
         let head_len = frame_len.min(MIN_HEAD_BYTES as u32);
@@ -303,7 +316,7 @@ impl Walk<'_> {
                 let mut header = [0; 10];
                 header[..8].copy_from_slice(&first.to_ne_bytes());
                 guest::copy(place.add(8), header.as_mut_ptr().add(8), 2);
-                header::decode(header, ring.negotiated, &mut frame)?;
+                header::decode(header, negotiated, &mut frame)?;
             }
             Ok(frame)
         }

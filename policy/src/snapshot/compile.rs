@@ -2,7 +2,7 @@
 
 use super::{
     Action, Arc, Attachment, Class, Classifier, DropReason, Epoch, Field, FlowKey, HashMap, Judge,
-    Member, Model, NetworkId, NetworkPolicy, PortId, PortPolicy, Rule, RuleId, SenderPolicy,
+    Masks, Member, Model, NetworkId, NetworkPolicy, PortId, PortPolicy, Rule, RuleId, SenderPolicy,
     Snapshot, VlanId, VnicPolicy, model,
 };
 use crate::{reader::Tracer, rule::MatchError};
@@ -229,9 +229,6 @@ fn compile_port(
     })
 }
 
-/// Masks of each class.
-type Masks = [FlowKey; Class::COUNT];
-
 /// Rule lists by identity: compiled and traced once, whoever shares them.
 #[derive(Default)]
 struct Lists {
@@ -302,15 +299,15 @@ fn key_of(rules: &Arc<[Rule]>) -> *const Rule {
 
 /// What `decide` could read, for each class.
 fn trace(mut decide: impl FnMut(&mut Tracer)) -> Masks {
-    Class::ALL.map(|class| {
+    Masks(Class::ALL.map(|class| {
         let mut tracer = Tracer::new(class);
         decide(&mut tracer);
         tracer.mask
-    })
+    }))
 }
 
 fn widen(masks: &mut Masks, more: &Masks) {
-    for (mask, more) in masks.iter_mut().zip(more) {
+    for (mask, more) in masks.0.iter_mut().zip(&more.0) {
         *mask |= more;
     }
 }
@@ -325,7 +322,7 @@ fn compile_masks(
     let inbound: Vec<Masks> = networks
         .iter()
         .map(|network| {
-            let mut union = [FlowKey::default(); Class::COUNT];
+            let mut union = Masks([FlowKey::default(); Class::COUNT]);
             for member in network.iter().flat_map(|network| &network.members) {
                 if let Some(masks) = vnic_of(member.port).and_then(|v| lists.masks(&v.inbound)) {
                     widen(&mut union, masks);
@@ -338,7 +335,7 @@ fn compile_masks(
         .iter()
         .map(|port| {
             let Some(port) = port else {
-                return [FlowKey([u64::MAX; 8]); Class::COUNT];
+                return Masks::ALL_ONES;
             };
             let mut masks = trace(|tracer| {
                 let _ = port.admit(tracer);
