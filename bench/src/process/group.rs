@@ -33,7 +33,7 @@ impl Group {
         let unified = fs::read_to_string(controllers)
             .is_ok_and(|text| text.split_whitespace().any(|name| name == "cpu"));
         let parent = if unified {
-            write(Path::new(UNIFIED).join("cgroup.subtree_control"), "+cpu")?;
+            write(&Path::new(UNIFIED).join("cgroup.subtree_control"), "+cpu")?;
             UNIFIED
         } else if Path::new(CPU).join("cpu.shares").exists() {
             CPU
@@ -48,7 +48,7 @@ impl Group {
         } else {
             ("cpu.shares", "262144")
         };
-        write(group.path.join(file), most)?;
+        write(&group.path.join(file), most)?;
         Ok(group)
     }
 
@@ -57,7 +57,7 @@ impl Group {
     /// # Errors
     /// When it is gone.
     pub fn add(&self, process: u32) -> anyhow::Result<()> {
-        write(self.path.join("cgroup.procs"), &process.to_string())
+        write(&self.path.join("cgroup.procs"), &process.to_string())
     }
 
     /// From now on it gets at most this many hundredths of a core; `None` is no limit.
@@ -68,10 +68,10 @@ impl Group {
         let quota_us = percent.map(|percent| PERIOD_US / 100 * percent);
         if self.unified {
             let quota = quota_us.map_or_else(|| "max".to_owned(), |quota| quota.to_string());
-            write(self.path.join("cpu.max"), &format!("{quota} {PERIOD_US}"))
+            write(&self.path.join("cpu.max"), &format!("{quota} {PERIOD_US}"))
         } else {
             let quota = quota_us.map_or_else(|| "-1".to_owned(), |quota| quota.to_string());
-            write(self.path.join("cpu.cfs_quota_us"), &quota)
+            write(&self.path.join("cpu.cfs_quota_us"), &quota)
         }
     }
 }
@@ -82,7 +82,7 @@ impl Drop for Group {
     }
 }
 
-fn write(path: PathBuf, text: &str) -> anyhow::Result<()> {
+fn write(path: &Path, text: &str) -> anyhow::Result<()> {
     fs::write(&path, text)
         .with_context(|| format!("{}: writing {text:?}; are you root?", path.display()))
 }

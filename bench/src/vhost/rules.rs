@@ -67,7 +67,7 @@ pub(super) fn for_vswitch(case: Case) -> String {
     })
 }
 
-/// The rules as OpenFlow flows, a line each, above priority 1, with which the rest passes.
+/// The rules as `OpenFlow` flows, a line each, above priority 1, with which the rest passes.
 pub(super) fn for_openflow(case: Case) -> String {
     (0..)
         .zip(rules(case))
