@@ -8,7 +8,7 @@ use super::{
     features::{CSUM, GUEST_CSUM, GUEST_TSO4, GUEST_TSO6, HOST_TSO4, HOST_TSO6, Negotiated},
     violation::Violation,
 };
-use crate::{Frame, PartialChecksum, TxBurst, TxPlan};
+use crate::{Frame, PartialChecksum, TxBurst, TxPlan, segment::MIN_SEGMENT_BYTES};
 
 const NEEDS_CSUM: u8 = 1;
 const GSO_NONE: u8 = 0;
@@ -125,7 +125,9 @@ pub(super) fn encode(burst: &TxBurst<'_>, plan: &TxPlan, negotiated: Negotiated)
             Some(ETHERTYPE_IPV6) => (GSO_TCPV6, GUEST_TSO6),
             _ => return Encoded::TooBig,
         };
-        if !negotiated.has(feature) || !negotiated.has(GUEST_CSUM) {
+        // A guest's kernel is not handed what a cut here would refuse.
+        let sound = frame.segment_bytes >= MIN_SEGMENT_BYTES;
+        if !sound || !negotiated.has(feature) || !negotiated.has(GUEST_CSUM) {
             return Encoded::TooBig;
         }
         // The data offset of the TCP header, in words (RFC 9293 §3.1).

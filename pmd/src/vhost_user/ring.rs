@@ -428,7 +428,7 @@ impl Ring {
         };
         for ahead in 0..count {
             let slot = self.cursor.slot(first.wrapping_add(ahead)) as u64;
-            log.mark(start + 4 + 8 * slot, 8);
+            log.mark(start.saturating_add(4 + 8 * slot), 8);
         }
         log.mark(start, 4);
     }
@@ -518,7 +518,8 @@ impl Ring {
                 event.cast::<u16>().write_volatile(self.cursor.at.available);
             }
             if let (Some(log), Some(start)) = (&self.log, self.used_log) {
-                log.mark(start + 4 + 8 * u64::from(self.cursor.parts.size), 2);
+                let event = 4 + 8 * u64::from(self.cursor.parts.size);
+                log.mark(start.saturating_add(event), 2);
             }
         } else {
             self.write_used_flags(0);
