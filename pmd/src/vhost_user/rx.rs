@@ -16,7 +16,7 @@ use std::{cell::UnsafeCell, mem::MaybeUninit, os::fd::BorrowedFd, sync::Arc};
 
 use super::{
     PortHandle,
-    features::Negotiated,
+    features::{CSUM, Negotiated},
     header,
     queue::{Queue, Tally},
     ring::{Piece, Pieces, Ring},
@@ -26,6 +26,9 @@ use crate::{BURST, Burst, Frame, MIN_HEAD_BYTES, RxQueue, Segment, Wait, guest};
 
 /// An odd number of cache lines, so that the heads of a burst spread over the cache's sets.
 const HEAD_STRIDE: usize = MIN_HEAD_BYTES + 64;
+
+/// Of a cache line.
+const LINE_BYTES: u32 = 64;
 
 /// Pieces of the frames of one burst beyond their heads. A chain that finds no room waits for
 /// the next burst.
@@ -244,10 +247,16 @@ impl Walk<'_> {
     ) -> Result<&'s [Single], Violation> {
         let mut cursor = ring.cursor;
         let header_bytes = ring.negotiated.header_bytes();
-        for (ahead, (single, slot)) in singles[..count as usize].iter_mut().zip(heads).enumerate() {
-            let head = cursor.head(ahead as u16);
-            *slot = head;
-            let descriptor = cursor.descriptor(head)?;
+        // A header that cannot ask for anything is not read.
+        let first = if ring.negotiated.has(CSUM) {
+            0
+        } else {
+            header_bytes
+        };
+        let heads = &mut heads[..count as usize];
+        cursor.heads(heads);
+        for (single, head) in singles.iter_mut().zip(heads) {
+            let descriptor = cursor.descriptor(*head)?;
             // At least one byte of frame, and not too many.
             let fits = descriptor.len.wrapping_sub(header_bytes + 1) < MAX_FRAME_BYTES;
             let found = if descriptor.is_single_readable() && fits {
@@ -257,8 +266,9 @@ impl Walk<'_> {
             };
             single.write(match found {
                 Some(place) => {
-                    guest::prefetch(place);
-                    guest::prefetch(place.wrapping_add(64));
+                    let last = descriptor.len.min(2 * LINE_BYTES) - 1;
+                    guest::prefetch(place.wrapping_add(first as usize));
+                    guest::prefetch(place.wrapping_add(last as usize));
                     Single {
                         place,
                         len: descriptor.len,
@@ -297,7 +307,6 @@ impl Walk<'_> {
         // `index` belongs to this frame of the burst alone, and has room for the head. The frame
         // borrows it for as long as the burst borrows the queue.
         unsafe {
-            let first = guest::load_u64(place);
             let bytes = place.add(header_bytes as usize);
             let snapshot = self.snapshots.add(index).cast::<u8>();
             guest::copy(bytes, snapshot, head_len as usize);
@@ -313,11 +322,14 @@ impl Walk<'_> {
                 slot.write(rest);
                 Frame::with_tail(head, std::slice::from_raw_parts(slot, 1), frame_len)
             };
-            if !header::is_plain(first) {
-                let mut header = [0; 10];
-                header[..8].copy_from_slice(&first.to_ne_bytes());
-                guest::copy(place.add(8), header.as_mut_ptr().add(8), 2);
-                header::decode(header, negotiated, &mut frame)?;
+            if negotiated.has(CSUM) {
+                let first = guest::load_u64(place);
+                if !header::is_plain(first) {
+                    let mut header = [0; 10];
+                    header[..8].copy_from_slice(&first.to_ne_bytes());
+                    guest::copy(place.add(8), header.as_mut_ptr().add(8), 2);
+                    header::decode(header, negotiated, &mut frame)?;
+                }
             }
             Ok(frame)
         }
@@ -371,9 +383,11 @@ impl Walk<'_> {
             let tail = std::slice::from_raw_parts(first, count);
             Frame::with_tail(head, tail, frame_len)
         };
-        let mut first_ten = [0; 10];
-        first_ten.copy_from_slice(&header[..10]);
-        header::decode(first_ten, ring.negotiated, &mut frame)?;
+        if ring.negotiated.has(CSUM) {
+            let mut first_ten = [0; 10];
+            first_ten.copy_from_slice(&header[..10]);
+            header::decode(first_ten, ring.negotiated, &mut frame)?;
+        }
         Ok(Some(frame))
     }
 }

@@ -189,8 +189,9 @@ impl Walk<'_> {
         let wanted = wanted.min(BURST);
         let mut cursor = self.ring.cursor;
         let count = (cursor.available(wanted as u16)? as usize).min(wanted);
-        for (ahead, single) in singles[..count].iter_mut().enumerate() {
-            let head = cursor.head(ahead as u16);
+        let mut heads = [0; BURST];
+        cursor.heads(&mut heads[..count]);
+        for (single, head) in singles.iter_mut().zip(heads[..count].iter().copied()) {
             let descriptor = cursor.descriptor(head)?;
             let found = if descriptor.is_single_writable() {
                 cursor.place(&self.ring.memory, descriptor.guest, descriptor.len)
