@@ -325,6 +325,21 @@ fn a_partial_checksum_is_completed_for_a_guest_that_does_not_know_it() {
 }
 
 #[test]
+fn a_header_says_nothing_where_no_checksum_was_negotiated() {
+    let mut bed = Bed::new();
+    let mut guest = bed.guest(Options::default());
+    let sent = frame(100, 0);
+    guest.transmit_with(0, &[0xff; 12], &sent);
+    let mut burst = pmd::Burst::new();
+    bed.port.rx[0].receive(&mut burst);
+    assert_eq!(burst[0].to_vec(), sent);
+    assert_eq!(
+        (burst[0].partial_checksum, burst[0].segment_bytes),
+        (None, 0)
+    );
+}
+
+#[test]
 fn a_tcp_super_segment_passes_whole_where_it_is_known() {
     let all = feature::PLAIN
         | feature::MRG_RXBUF

@@ -294,9 +294,7 @@ fn checksum_beyond_the_frame() {
 
 #[test]
 fn offload_that_was_not_negotiated() {
-    let cases: [(u64, [u8; 2]); 4] = [
-        (0, [1, 0]),
-        (0, [1, 1]),
+    let cases: [(u64, [u8; 2]); 2] = [
         (feature::CSUM, [1, 1]),
         (feature::CSUM | feature::HOST_TSO4, [1, 3]),
     ];

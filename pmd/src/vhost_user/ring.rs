@@ -173,6 +173,20 @@ impl Cursor {
         unsafe { self.parts.available.add(2 + slot).read_volatile() }
     }
 
+    /// The heads of the next chains, one for each of `heads`; their descriptors are on their way
+    /// when it ends: they come from another core, a line at a time, and waiting for one line
+    /// after another would cost more than all the rest.
+    #[inline(always)]
+    pub(super) fn heads(&self, heads: &mut [u16]) {
+        for (ahead, slot) in heads.iter_mut().enumerate() {
+            let head = self.head(ahead as u16);
+            *slot = head;
+            // A head beyond the table is found out later; a prefetch never faults.
+            let entry = self.parts.descriptors.wrapping_add(head as usize * 2);
+            guest::prefetch(entry.cast());
+        }
+    }
+
     /// The descriptor that heads a chain.
     #[inline(always)]
     pub(super) fn descriptor(&self, head: u16) -> Result<Descriptor, Violation> {

@@ -18,7 +18,7 @@ use super::{
     violation::Violation,
 };
 use crate::{
-    BURST, PartialChecksum, TxBurst, TxPlan, TxQueue, TxReport, guest, segment::Segmenter,
+    BURST, Frame, PartialChecksum, TxBurst, TxPlan, TxQueue, TxReport, guest, segment::Segmenter,
 };
 
 /// A transmit queue: what its guest cannot take whole is cut.
@@ -179,7 +179,7 @@ impl Walk<'_> {
             {
                 // SAFETY: stage 1 found `len` bytes at `place`, which are the guest's and mapped
                 // while this side is inside the lock; header and pieces have no more.
-                unsafe { write_plain(burst, plan, single.place, header_bytes) };
+                unsafe { write_plain(burst, plan, frame, single.place, header_bytes) };
                 cursor.take(1);
                 cursor.write_used(used, single.head, needed);
                 (sent, used) = (sent + 1, used + 1);
@@ -215,8 +215,9 @@ impl Walk<'_> {
         let wanted = wanted.min(BURST);
         let mut cursor = self.ring.cursor;
         let count = (cursor.available(wanted as u16)? as usize).min(wanted);
-        for (ahead, single) in singles[..count].iter_mut().enumerate() {
-            let head = cursor.head(ahead as u16);
+        let mut heads = [0; BURST];
+        cursor.heads(&mut heads[..count]);
+        for (single, head) in singles.iter_mut().zip(heads[..count].iter().copied()) {
             let descriptor = cursor.descriptor(head)?;
             let found = if descriptor.is_single_writable() {
                 cursor.place(&self.ring.memory, descriptor.guest, descriptor.len)
@@ -362,21 +363,41 @@ impl Walk<'_> {
 ///
 /// `place` has room for both.
 #[inline(always)]
-unsafe fn write_plain(burst: &TxBurst<'_>, plan: &TxPlan, place: *mut u8, header_bytes: u32) {
+unsafe fn write_plain(
+    burst: &TxBurst<'_>,
+    plan: &TxPlan,
+    frame: &Frame<'_>,
+    place: *mut u8,
+    header_bytes: u32,
+) {
     // SAFETY: the caller's promise; the pieces have the plan's length together.
     unsafe {
-        let mut to = place.add(header_bytes as usize);
+        let to = place.add(header_bytes as usize);
         if header_bytes == 12 {
             guest::store_u64(place, header::PLAIN_WORDS.0);
             guest::store_u32(place.add(8), header::PLAIN_WORDS.1);
         } else {
             guest::copy(header::PLAIN.as_ptr(), place, header_bytes as usize);
         }
-        burst.pieces(plan, |from, len| {
+        match TxBurst::single_piece(frame, plan) {
+            Some(piece) => guest::copy(piece.as_ptr(), to, piece.len()),
+            None => write_pieces(burst, plan, to),
+        }
+    }
+}
+
+/// # Safety
+///
+/// `to` has room for what leaves for `plan`.
+#[inline(never)]
+unsafe fn write_pieces(burst: &TxBurst<'_>, plan: &TxPlan, mut to: *mut u8) {
+    burst.pieces(plan, |from, len| {
+        // SAFETY: the caller's promise; the pieces have the plan's length together.
+        unsafe {
             guest::copy(from, to, len);
             to = to.add(len);
-        });
-    }
+        }
+    });
 }
 
 /// Writes along the pieces of a frame's buffers.
