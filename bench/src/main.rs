@@ -123,7 +123,7 @@ struct Vhost {
     /// Turns of each switch; the figure is the median turn
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..))]
     rounds: u8,
-    /// Seconds that frames are counted in a turn, at full speed and again under a CPU quota
+    /// Seconds that frames are counted in a turn
     #[arg(long, value_name = "S", default_value_t = 1.0)]
     seconds: f64,
     /// A look of a minute: one short round of 64-byte frames, 1 and 10,000 flows

@@ -1,7 +1,7 @@
 //! Processes that a bench starts, and its ends: each is gone when its handle is dropped.
 //!
 //! In: a command and the core to keep it on. Out: whether it still runs, what it said, how much
-//! CPU time it took. A process may have a control group ([`group`]). It is in a process group of its own, so that a Ctrl-C at the terminal
+//! CPU time it took. It is in a process group of its own, so that a Ctrl-C at the terminal
 //! reaches the bench alone, which then ends what it started in the right order ([`interrupt`]).
 
 use std::{
@@ -17,10 +17,8 @@ use std::{
 use anyhow::{Context, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 
-use group::Group;
-
-pub mod group;
 pub mod interrupt;
+pub mod priority;
 
 /// How long a process may take to end when asked to.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -69,8 +67,6 @@ pub struct Process {
     child: Child,
     name: String,
     log: PathBuf,
-    /// Dropped after the process has ended.
-    group: Option<Group>,
 }
 
 impl Process {
@@ -103,7 +99,6 @@ impl Process {
             child: child?,
             name,
             log,
-            group: None,
         })
     }
 
@@ -117,27 +112,6 @@ impl Process {
         core: Option<usize>,
     ) -> anyhow::Result<Self> {
         Self::start(command.stdin(Stdio::null()), log, core)
-    }
-
-    /// Puts it before all else that wants its core, and lets [`Process::limit`] hold it back.
-    ///
-    /// # Errors
-    /// When control groups are not to be had.
-    pub fn govern(&mut self) -> anyhow::Result<()> {
-        let id = self.child.id();
-        let group = Group::new(&format!("vswitch-bench-{id}"))?;
-        group.add(id)?;
-        self.group = Some(group);
-        Ok(())
-    }
-
-    /// Gives it at most this many hundredths of a core from now on; `None` is no limit.
-    ///
-    /// # Errors
-    /// When it is not governed.
-    pub fn limit(&self, percent: Option<u32>) -> anyhow::Result<()> {
-        let group = self.group.as_ref();
-        group.context("the process is not governed")?.limit(percent)
     }
 
     /// Its standard input, when it was started with one; once.

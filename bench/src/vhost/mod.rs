@@ -2,35 +2,38 @@
 //! vSwitch with DPDK.
 //!
 //! In: flows, sizes and cases to measure. Out: a [`Row`] for each of them and each switch. Each
-//! switch has one core and a guest of its own, DPDK's testpmd, which sends both ways from another
-//! core, the same for both ([`testpmd`]). Both guests negotiate what their switch offers, and have
-//! rings of the same size. In the case [`Case::PortToPort`] there is no policy; in the
-//! others both switches enforce the same thousand rules ([`rules`]), none of which matches.
+//! switch has one core and a guest of its own, which sends both ways from another core, the same
+//! for both, with rings of the same size. In the case [`Case::PortToPort`] there is no policy; in
+//! the others both switches enforce the same thousand rules ([`rules`]), none of which matches.
 //!
 //! A measurement is a *turn*: a switch wakes, its guest sends; after a while frames are counted for
-//! some time ([`Row::mframes_per_s`]). Then the switch gets a quota of its core ([`QUOTA_PERCENT`]),
-//! so that it and not the guest is the limit, and frames are counted together with the CPU time
-//! that the switch takes with all its threads, as the scheduler accounts it
-//! ([`Row::mframes_per_cpu_s`]). Then the guest is silent and the switch is put to sleep by SIGSTOP.
-//! The switches take turns, A B A B, and the figure is the median turn.
+//! some time, with the CPU time that the switch takes meanwhile with all its threads, as the
+//! scheduler accounts it. Then the guest is silent and the switch is put to sleep by SIGSTOP. The
+//! switches take turns, A B A B, and the figure is the median turn.
 //!
-//! The kernel enforces a quota in slices of milliseconds, and within one the switch runs at full
-//! speed. So a switch that outruns the guest is underrated: it finds the rings full at the start of
-//! a slice and then waits for frames as before. [`Row::refused_share`] tells. Shorter slices would
-//! cure that and falsify more: taking the core away every 200 µs and for 400 µs by a thread of
-//! real-time priority cost Open vSwitch up to half of its frames per CPU second, slices of 12 ms
-//! a twentieth, against none.
+//! Each load has its turns with two guests:
+//! - DPDK's [`testpmd`] says what a real guest gets ([`Row::mframes_per_s`]). It is often the limit
+//!   itself ([`Row::refused_share`] tells), and then says little about the switch.
+//! - [`guest`] is several times faster, so that the switch is the limit: frames per CPU second
+//!   ([`Row::mframes_per_cpu_s`]) and cycles per frame are from there.
+//!
+//! A CPU quota for the switch would not make it the limit. The kernel enforces one at its ticks,
+//! and in the milliseconds that the switch has then it runs at full speed: a ring is empty after
+//! 50 µs, and it waits for testpmd as before. Slices as short as that falsify: taking the core away
+//! for 400 µs of every 600 halved Open vSwitch's frames per CPU second.
 //!
 //! What must hold: only one switch runs at a time; when the run ends, in whichever way but SIGKILL,
 //! nothing of it is left.
 
-use std::{path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use anyhow::{Context, ensure};
 use pmd::Clock;
 
 mod contender;
+mod guest;
 mod hugepages;
+mod load;
 mod open_vswitch;
 mod reply;
 mod report;
@@ -42,11 +45,13 @@ pub use contender::Case;
 pub use report::{Report, Row};
 
 use contender::Contender;
+use guest::Guest;
 use hugepages::Hugepages;
+use load::Load;
 use testpmd::Testpmd;
 
 use crate::{
-    process::{Directory, Process, interrupt},
+    process::{Directory, Process, interrupt, priority::Priority},
     walk::Spread,
 };
 
@@ -55,9 +60,6 @@ const FIRST_FRAME: Duration = Duration::from_secs(20);
 
 /// How long frames run before they are counted: rings, caches and flow tables fill.
 const WARM_UP: Duration = Duration::from_millis(500);
-
-/// The quota under which frames per CPU second are counted, in hundredths of a core.
-pub const QUOTA_PERCENT: u32 = 30;
 
 /// What to measure.
 #[derive(Clone, Debug)]
@@ -70,7 +72,7 @@ pub struct Options {
     pub sizes_bytes: Vec<usize>,
     /// Turns of each switch.
     pub rounds: usize,
-    /// Seconds that frames are counted, without quota and again with it.
+    /// Seconds that frames are counted in a turn.
     pub seconds: f64,
     /// The binary of `vswitch`; `None` leaves it out.
     pub switch: Option<PathBuf>,
@@ -82,27 +84,26 @@ pub struct Options {
     pub guest_core: usize,
 }
 
-/// A switch, its guest, and what was measured of the present row.
+/// A switch, its guest, and what was measured.
 struct Bed {
     switch: Box<dyn Contender>,
-    guest: Option<Testpmd>,
+    guest: Option<Box<dyn Load>>,
     /// Where the guest keeps its files.
     directory: Directory,
-    /// Whether the switch can be given a quota.
-    governed: bool,
-    turns: Vec<Turn>,
+    turns: Turns,
 }
 
-/// What one turn found.
-#[derive(Clone, Copy, Debug)]
-struct Turn {
-    /// Without a quota.
-    free: Count,
-    /// With it, where there can be one.
-    limited: Count,
+/// Which guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Kind {
+    Testpmd,
+    Own,
 }
 
-/// What happened in some time.
+/// What the turns of one number of flows found, by guest, case and size.
+type Turns = BTreeMap<(Kind, &'static str, usize), Vec<Count>>;
+
+/// What happened in a turn.
 #[derive(Clone, Copy, Debug)]
 struct Count {
     seconds: f64,
@@ -126,38 +127,49 @@ pub fn run(
         options.guest_core
     );
     interrupt::watch()?;
+    let _priority = Priority::enter().inspect_err(|error| {
+        eprintln!("what else runs on this machine will disturb the figures: {error:#}");
+    });
     let cycles_per_s = Clock::calibrate().cycles_per_s();
     let _hugepages = Hugepages::provide(hugepages_needed(options))?;
     let mut beds = beds(options)?;
     let mut rows = Vec::new();
     for &flows in &options.flows {
-        for bed in &mut beds {
-            bed.connect(flows, options.guest_core)?;
-        }
-        for &case in &options.cases {
+        for kind in [Kind::Testpmd, Kind::Own] {
             for bed in &mut beds {
-                bed.enforce(case)?;
+                bed.connect(kind, flows, options.guest_core)?;
             }
-            for &size_bytes in &options.sizes_bytes {
-                measure(&mut beds, options, size_bytes).with_context(|| {
-                    format!("{}, {flows} flows, {size_bytes} bytes", case.name())
-                })?;
+            for &case in &options.cases {
                 for bed in &mut beds {
-                    let load = (case, flows, size_bytes);
-                    let row = Row::new(bed.switch.name(), load, &bed.turns, cycles_per_s);
-                    finished(&row)?;
-                    rows.push(row);
-                    bed.turns.clear();
+                    bed.enforce(case)?;
+                }
+                for &size_bytes in &options.sizes_bytes {
+                    let load = (kind, case.name(), size_bytes);
+                    measure(&mut beds, options, load)
+                        .with_context(|| format!("{load:?}, {flows} flows"))?;
                 }
             }
         }
+        for &case in &options.cases {
+            for &size_bytes in &options.sizes_bytes {
+                for bed in &beds {
+                    let turns = |kind| &bed.turns[&(kind, case.name(), size_bytes)];
+                    let (testpmd, own) = (turns(Kind::Testpmd), turns(Kind::Own));
+                    let load = (case, flows, size_bytes);
+                    let row = Row::new(bed.switch.name(), load, testpmd, own, cycles_per_s);
+                    finished(&row)?;
+                    rows.push(row);
+                }
+            }
+        }
+        beds.iter_mut().for_each(|bed| bed.turns.clear());
     }
     Ok(Report { rows })
 }
 
 fn hugepages_needed(options: &Options) -> u64 {
     let beds = u64::from(options.switch.is_some()) + u64::from(options.open_vswitch);
-    let guests = beds * testpmd::MEMORY_MIB / 2;
+    let guests = beds * guest::HUGEPAGES.max(testpmd::MEMORY_MIB / 2);
     guests + u64::from(options.open_vswitch) * open_vswitch::HUGEPAGES
 }
 
@@ -174,20 +186,12 @@ fn beds(options: &Options) -> anyhow::Result<Vec<Bed>> {
         sleep_all(&mut switches)?;
     }
     ensure!(!switches.is_empty(), "there is no switch to measure");
-    let bed = |mut switch: Box<dyn Contender>| {
-        let governed = switch.process().govern();
-        if let Err(error) = &governed {
-            eprintln!(
-                "{}: no CPU quota, frames per CPU second are counted without: {error:#}",
-                switch.name()
-            );
-        }
+    let bed = |switch| {
         Ok(Bed {
             switch,
             guest: None,
             directory: Directory::new()?,
-            governed: governed.is_ok(),
-            turns: Vec::new(),
+            turns: Turns::new(),
         })
     };
     switches.into_iter().map(bed).collect()
@@ -199,14 +203,19 @@ fn sleep_all(switches: &mut [Box<dyn Contender>]) -> anyhow::Result<()> {
         .try_for_each(|switch| switch.process().pause())
 }
 
-/// All rounds of one row, in turns.
-fn measure(beds: &mut [Bed], options: &Options, size_bytes: usize) -> anyhow::Result<()> {
+/// All rounds of one load, in turns.
+fn measure(
+    beds: &mut [Bed],
+    options: &Options,
+    load: (Kind, &'static str, usize),
+) -> anyhow::Result<()> {
+    let (_, _, size_bytes) = load;
     for _ in 0..options.rounds {
         for bed in &mut *beds {
-            let turn = bed
-                .turn(options, size_bytes)
+            let count = bed
+                .turn(options.seconds, size_bytes)
                 .with_context(|| bed.switch.name())?;
-            bed.turns.push(turn);
+            bed.turns.entry(load).or_default().push(count);
         }
     }
     Ok(())
@@ -214,12 +223,15 @@ fn measure(beds: &mut [Bed], options: &Options, size_bytes: usize) -> anyhow::Re
 
 impl Bed {
     /// Gives the switch a new guest, and waits until frames come through both ways.
-    fn connect(&mut self, flows: u32, core: usize) -> anyhow::Result<()> {
-        self.guest = None;
+    fn connect(&mut self, kind: Kind, flows: u32, core: usize) -> anyhow::Result<()> {
         self.awake(|bed| {
+            bed.guest = None;
             bed.switch.enforce(Case::PortToPort)?;
             let sockets = bed.switch.sockets();
-            let mut guest = Testpmd::start(&bed.directory, &sockets, flows, core)?;
+            let mut guest: Box<dyn Load> = match kind {
+                Kind::Testpmd => Box::new(Testpmd::start(&bed.directory, &sockets, flows, core)?),
+                Kind::Own => Box::new(Guest::start(&sockets, flows, core)?),
+            };
             guest.begin(64)?;
             interrupt::wait_for("frames both ways", FIRST_FRAME, || {
                 bed.switch.process().check()?;
@@ -230,11 +242,8 @@ impl Bed {
             Ok(())
         })
         .with_context(|| {
-            let log = self.switch.process().log();
-            format!(
-                "{}: connecting a guest; it said:\n{log}",
-                self.switch.name()
-            )
+            let (log, name) = (self.switch.process().log(), self.switch.name());
+            format!("{name}: connecting a guest; it said:\n{log}")
         })
     }
 
@@ -242,24 +251,16 @@ impl Bed {
         self.awake(|bed| bed.switch.enforce(case))
     }
 
-    fn turn(&mut self, options: &Options, size_bytes: usize) -> anyhow::Result<Turn> {
-        let governed = self.governed;
-        let duration = Duration::from_secs_f64(options.seconds);
+    fn turn(&mut self, seconds: f64, size_bytes: usize) -> anyhow::Result<Count> {
         self.awake(|bed| {
             let guest = bed.guest.as_mut().context("there is no guest")?;
             let process = bed.switch.process();
             guest.begin(size_bytes)?;
             interrupt::sleep(WARM_UP)?;
-            let free = Count::during(duration, guest, process)?;
-            let mut limited = free;
-            if governed {
-                process.limit(Some(QUOTA_PERCENT))?;
-                limited = Count::during(duration, guest, process)?;
-                process.limit(None)?;
-            }
+            let count = Count::during(Duration::from_secs_f64(seconds), guest.as_mut(), process)?;
             guest.end()?;
             process.check()?;
-            Ok(Turn { free, limited })
+            Ok(count)
         })
     }
 
@@ -274,20 +275,20 @@ impl Bed {
 
 impl Count {
     /// Counts for some time.
-    fn during(duration: Duration, guest: &mut Testpmd, process: &Process) -> anyhow::Result<Self> {
+    fn during(duration: Duration, guest: &mut dyn Load, process: &Process) -> anyhow::Result<Self> {
         let (from, cpu_from_ns) = (guest.sample()?, process.cpu_time_ns()?);
         interrupt::sleep(duration)?;
         let (to, cpu_to_ns) = (guest.sample()?, process.cpu_time_ns()?);
         let frames = (0..2)
             .map(|port| to.received[port] - from.received[port])
             .sum::<u64>();
-        let (sent, refused) = (to.sent - from.sent, to.refused - from.refused);
+        let (tried, refused) = (to.tried - from.tried, to.refused - from.refused);
         ensure!(frames > 0, "no frame came through in {duration:?}");
         Ok(Self {
             seconds: (to.at - from.at).as_secs_f64(),
             cpu_seconds: (cpu_to_ns - cpu_from_ns) as f64 / 1e9,
             mframes: frames as f64 / 1e6,
-            refused_share: refused as f64 / (sent + refused).max(1) as f64,
+            refused_share: refused as f64 / tried.max(1) as f64,
         })
     }
 }

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::{Case, Spread, Turn};
+use super::{Case, Count, Spread};
 
 /// What one switch did with one load. Its JSON names are stable.
 #[derive(Clone, Debug, Serialize)]
@@ -19,19 +19,20 @@ pub struct Row {
     pub rules: u32,
     /// Length of a frame, without FCS.
     pub size_bytes: usize,
-    /// Millions of frames that came through in a second, both ways together, in the median round.
+    /// Millions of frames that came through in a second, both ways together, with testpmd as the
+    /// guest, in the median round.
     pub mframes_per_s: f64,
     /// Over the rounds.
     pub mframes_per_s_spread: Spread,
-    /// Millions of frames that came through in a second of the switch's CPU time, under a quota,
-    /// in the median round.
+    /// Millions of frames that came through in a second of the switch's CPU time, with the faster
+    /// guest, in the median round.
     pub mframes_per_cpu_s: f64,
     /// Over the rounds.
     pub mframes_per_cpu_s_spread: Spread,
     /// The same turned round: ticks of the time-stamp counter for a frame.
     pub cycles_per_frame: f64,
-    /// Of the frames that the guest wanted to send, those that found the ring full, without a quota,
-    /// in the median round. Near 0 the guest was the limit and the switch could have done more.
+    /// Of the frames that testpmd wanted to send, those that found the ring full, in the median
+    /// round. Near 0 testpmd was the limit and the switch could have done more.
     pub refused_share: f64,
     /// Rounds measured.
     pub rounds: usize,
@@ -41,16 +42,13 @@ impl Row {
     pub(super) fn new(
         switch: &'static str,
         (case, flows, size_bytes): (Case, u32, usize),
-        turns: &[Turn],
+        testpmd: &[Count],
+        own: &[Count],
         cycles_per_s: f64,
     ) -> Self {
-        let wall = turns
-            .iter()
-            .map(|turn| turn.free.mframes / turn.free.seconds);
-        let cpu = turns
-            .iter()
-            .map(|turn| turn.limited.mframes / turn.limited.cpu_seconds);
-        let refused = turns.iter().map(|turn| turn.free.refused_share);
+        let wall = testpmd.iter().map(|count| count.mframes / count.seconds);
+        let refused = testpmd.iter().map(|count| count.refused_share);
+        let cpu = own.iter().map(|count| count.mframes / count.cpu_seconds);
         let (wall, cpu) = (Spread::of(wall), Spread::of(cpu));
         Self {
             switch,
@@ -64,7 +62,7 @@ impl Row {
             mframes_per_cpu_s_spread: cpu,
             cycles_per_frame: cycles_per_s / (cpu.median * 1e6),
             refused_share: Spread::of(refused).median,
-            rounds: turns.len(),
+            rounds: own.len(),
         }
     }
 

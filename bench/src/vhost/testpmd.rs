@@ -17,7 +17,10 @@ use std::{
 
 use anyhow::Context;
 
-use super::reply;
+use super::{
+    load::{Load, Sample},
+    reply,
+};
 use crate::process::{Directory, Process, interrupt};
 
 /// How long it may take to start, the switch's connecting included, and to answer.
@@ -34,19 +37,6 @@ const BUFFERS: u32 = 5 * RING_SLOTS;
 pub(super) const MEMORY_MIB: u64 = 128;
 
 const PROMPT: &str = "testpmd> ";
-
-/// What has happened since frames began.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Sample {
-    /// When it was so.
-    pub(super) at: Instant,
-    /// Frames that came through, by port.
-    pub(super) received: [u64; 2],
-    /// Frames that the switch's ring took.
-    pub(super) sent: u64,
-    /// Frames that found it full.
-    pub(super) refused: u64,
-}
 
 /// The running generator.
 #[derive(Debug)]
@@ -95,7 +85,6 @@ impl Testpmd {
         command.stdin(Stdio::piped());
         let mut process = Process::start(&mut command, directory.join("testpmd.log"), None)
             .context("starting testpmd; install dpdk-dev and librte-net-virtio23")?;
-        process.govern()?;
         let commands = process.take_stdin().context("testpmd has no input")?;
         let mut testpmd = Self {
             process,
@@ -105,55 +94,6 @@ impl Testpmd {
         testpmd.await_text(PROMPT, START)?;
         testpmd.command(&format!("bpf-load tx 1 0 J {}", object.display()))?;
         Ok(testpmd)
-    }
-
-    /// Frames of `size_bytes` from now on, without FCS.
-    ///
-    /// # Errors
-    /// When it does not answer.
-    pub(super) fn begin(&mut self, size_bytes: usize) -> anyhow::Result<()> {
-        const FCS_BYTES: usize = 4;
-        self.command(&format!("set txpkts {}", size_bytes + FCS_BYTES))?;
-        self.command("start").map(drop)
-    }
-
-    /// No more frames.
-    ///
-    /// # Errors
-    /// When it does not answer.
-    pub(super) fn end(&mut self) -> anyhow::Result<()> {
-        self.command("stop").map(drop)
-    }
-
-    /// What has happened since it began.
-    ///
-    /// # Errors
-    /// When it does not answer.
-    pub(super) fn sample(&mut self) -> anyhow::Result<Sample> {
-        let answer = self.command("show fwd stats all")?;
-        let at = Instant::now();
-        // One block for each port, and one for their sums.
-        let words: Vec<&str> = answer.split_whitespace().collect();
-        let counts = |name: &str| -> Option<[u64; 2]> {
-            let named = words.windows(2).filter(|pair| pair[0] == name);
-            let mut counts = named.filter_map(|pair| pair[1].parse().ok());
-            Some([counts.next()?, counts.next()?])
-        };
-        let all = || {
-            Some((
-                counts("RX-packets:")?,
-                counts("TX-packets:")?,
-                counts("TX-dropped:")?,
-            ))
-        };
-        let (received, sent, refused) =
-            all().with_context(|| format!("testpmd: no counts in its answer:\n{answer}"))?;
-        Ok(Sample {
-            at,
-            received,
-            sent: sent.iter().sum(),
-            refused: refused.iter().sum(),
-        })
     }
 
     /// Gives a command and returns what it says to it.
@@ -177,6 +117,42 @@ impl Testpmd {
             }))
         });
         waited.with_context(|| format!("testpmd said:\n{}", tail(&self.process.log())))
+    }
+}
+
+impl Load for Testpmd {
+    fn begin(&mut self, size_bytes: usize) -> anyhow::Result<()> {
+        const FCS_BYTES: usize = 4;
+        self.command(&format!("set txpkts {}", size_bytes + FCS_BYTES))?;
+        self.command("start").map(drop)
+    }
+
+    fn sample(&mut self) -> anyhow::Result<Sample> {
+        let answer = self.command("show fwd stats all")?;
+        let at = Instant::now();
+        // One block for each port, and one for their sums.
+        let words: Vec<&str> = answer.split_whitespace().collect();
+        let counts = |name: &str| -> Option<[u64; 2]> {
+            let named = words.windows(2).filter(|pair| pair[0] == name);
+            let mut counts = named.filter_map(|pair| pair[1].parse().ok());
+            Some([counts.next()?, counts.next()?])
+        };
+        let all = || {
+            let names = ["RX-packets:", "TX-total:", "TX-dropped:"];
+            Some((counts(names[0])?, counts(names[1])?, counts(names[2])?))
+        };
+        let (received, tried, refused) =
+            all().with_context(|| format!("testpmd: no counts in its answer:\n{answer}"))?;
+        Ok(Sample {
+            at,
+            received,
+            tried: tried.iter().sum(),
+            refused: refused.iter().sum(),
+        })
+    }
+
+    fn end(&mut self) -> anyhow::Result<()> {
+        self.command("stop").map(drop)
     }
 }
 
