@@ -23,6 +23,7 @@ use super::{
     features::{EVENT_IDX, INDIRECT_DESC, Negotiated},
     memory::{MemoryMap, Window},
     violation::Violation,
+    watch::Calls,
 };
 use crate::guest;
 
@@ -467,15 +468,13 @@ impl Ring {
     /// looks at the used index once more before it sleeps. Either it sees the index, or this
     /// sees the wish.
     #[inline(always)]
-    pub(super) fn notify(&mut self) -> bool {
+    pub(super) fn notify(&mut self, calls: &Calls) -> bool {
         fence(Ordering::SeqCst);
         if !self.is_told() {
             return false;
         }
         if let Some(call) = &self.call {
-            // The descriptor does not block (`device::event_fd`). A counter that is full is
-            // readable already, which is all that is wanted.
-            let _ = rustix::io::write(call, &1u64.to_ne_bytes());
+            calls.write(call);
         }
         true
     }

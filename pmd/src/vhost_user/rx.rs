@@ -145,7 +145,7 @@ impl RxQueue for VhostRx {
             ring.cursor.write_used(ahead as u16, *head, 0);
         }
         ring.publish(self.taken);
-        let told = ring.notify();
+        let told = ring.notify(&queue.calls);
         if ring.is_memory_lost() {
             shared.break_off(self.number, Violation::MemoryLost);
         }
