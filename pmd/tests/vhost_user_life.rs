@@ -297,6 +297,20 @@ fn a_sleeper_is_woken_by_a_kick_and_a_frame_before_the_sleep_is_seen() {
 }
 
 #[test]
+fn a_guest_that_cannot_kick_is_polled() {
+    let mut bed = Bed::new();
+    let mut guest = bed.guest(Options::default());
+    let nothing = 0x101u64.to_le_bytes();
+    assert_eq!(guest.set(request::SET_VRING_KICK, &nothing, &[]), Ok(0));
+    assert!(matches!(
+        bed.port.rx[0].prepare_wait(),
+        Wait::Until(Some(time)) if time < Duration::from_millis(1)
+    ));
+    guest.transmit(0, &frame(64, 0));
+    assert_eq!(take_frames(&mut bed.port).len(), 1);
+}
+
+#[test]
 fn what_waited_while_a_queue_was_stopped_wakes_the_worker_when_it_starts() {
     let mut bed = Bed::new();
     let mut guest = bed.guest(Options::default());

@@ -195,6 +195,7 @@ impl Device {
             call,
             log,
             used_log: addresses.used_log,
+            kicked: setup.kick.is_some(),
         };
         Ok(Some(Ring::new(parts, at, around)))
     }

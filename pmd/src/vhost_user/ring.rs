@@ -253,6 +253,8 @@ pub(super) struct Ring {
     log: Option<Arc<DirtyLog>>,
     /// The guest address of the used ring, where writes to it are to be logged.
     used_log: Option<u64>,
+    /// The guest has a way to notify.
+    pub(super) kicked: bool,
 }
 
 // SAFETY: the places belong to the process and are accessed by whoever holds the queue's lock.
@@ -267,6 +269,8 @@ pub(super) struct Surroundings {
     pub(super) call: Option<OwnedFd>,
     pub(super) log: Option<Arc<DirtyLog>>,
     pub(super) used_log: Option<u64>,
+    /// The guest has a way to notify; without one it expects to be polled.
+    pub(super) kicked: bool,
 }
 
 impl Ring {
@@ -286,6 +290,7 @@ impl Ring {
             call: around.call,
             log: around.log,
             used_log: around.used_log,
+            kicked: around.kicked,
         }
     }
 
