@@ -1,8 +1,6 @@
 //! A guest moves live from one port to another while others talk to it.
 
-use super::{
-    vm::{Guest, Plan, Role, Site, config, lab, transfer},
-};
+use super::vm::{Guest, Plan, Role, Site, config, lab, transfer};
 
 #[test]
 fn a_guest_moves_to_another_port_and_goes_on() {
