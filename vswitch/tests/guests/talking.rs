@@ -119,10 +119,8 @@ fn a_guest_and_a_namespace_exchange_files() {
     lab.ping("m", "fd00::2", 5);
 
     // The switch cuts the guest's segments, and sums what either stack left to others.
-    let before = received(&lab, "a");
     transfer(&guest, &member, "10.0.0.1", 8 << 10);
     transfer(&guest, &member, "fd00::1", 1 << 10);
-    assert!(mean_bytes(&lab, "a", before) > 3000);
     let cut = lab.port("m").driver_counts["tso_cut"];
     assert!(cut > 100, "{cut}");
     transfer(&member, &guest, "10.0.0.2", 8 << 10);
