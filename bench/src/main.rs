@@ -1,9 +1,13 @@
 //! `vswitch-bench`: measures the switch and prints what it found.
 #![forbid(unsafe_code)]
 
-use std::path::PathBuf;
+use std::{io::Write, path::PathBuf};
 
-use bench::{generator::size::SizeMix, veth::Path};
+use bench::{
+    generator::size::SizeMix,
+    veth::Path,
+    vhost::{Case, Row},
+};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::Serialize;
 
@@ -25,6 +29,9 @@ enum Command {
     /// Loss and latency of a load between two namespaces, through the switch and others; needs
     /// root
     Veth(Veth),
+    /// What a DPDK guest gets through the switch and through Open vSwitch with DPDK, in turns;
+    /// needs root
+    Vhost(Vhost),
 }
 
 #[derive(Debug, Args)]
@@ -98,6 +105,54 @@ struct Veth {
     json: bool,
 }
 
+#[derive(Debug, Args)]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "independent switches of the command line"
+)]
+struct Vhost {
+    /// Flows each way
+    #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [1, 1000, 10_000, 100_000], value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    flows: Vec<u32>,
+    /// Lengths of frames in bytes, without FCS
+    #[arg(long, value_name = "B", value_delimiter = ',', default_values_t = [64, 512, 1500], value_parser = clap::value_parser!(u16).range(60..=1510))]
+    size: Vec<u16>,
+    /// What the switch does with them
+    #[arg(long, value_name = "WHAT", value_delimiter = ',', default_values_t = [VhostCase::PortToPort, VhostCase::Acl])]
+    case: Vec<VhostCase>,
+    /// Turns of each switch; the figure is the median turn
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..))]
+    rounds: u8,
+    /// Seconds that frames are counted in a turn
+    #[arg(long, value_name = "S", default_value_t = 1.0)]
+    seconds: f64,
+    /// A look of a minute: one short round of 64-byte frames, 1 and 10,000 flows
+    #[arg(long, conflicts_with_all = ["flows", "size", "rounds", "seconds"])]
+    quick: bool,
+    /// The vswitch binary [default: next to this one]
+    #[arg(long, value_name = "PATH")]
+    switch: Option<PathBuf>,
+    /// Leave vswitch out
+    #[arg(long, conflicts_with = "switch")]
+    no_switch: bool,
+    /// Leave Open vSwitch out
+    #[arg(long)]
+    no_ovs: bool,
+    /// Print one JSON object for each row
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum VhostCase {
+    /// Each port's frames leave at the other
+    PortToPort,
+    /// The same, where 1,000 rules allow it that lie among the flows' addresses
+    Acl,
+    /// The same, where the rules are far from any flow
+    AclElsewhere,
+}
+
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Compare {
     /// A Linux bridge
@@ -139,12 +194,63 @@ fn main() -> anyhow::Result<()> {
             })?;
             print(&report, veth.json)
         }
+        Command::Vhost(vhost) => vhost.run(),
+    }
+}
+
+impl Vhost {
+    fn run(self) -> anyhow::Result<()> {
+        let cores = std::thread::available_parallelism()?.get();
+        let mut options = bench::vhost::Options {
+            flows: self.flows,
+            cases: self.case.into_iter().map(Case::from).collect(),
+            sizes_bytes: self.size.into_iter().map(usize::from).collect(),
+            rounds: self.rounds.into(),
+            seconds: self.seconds,
+            switch: if self.no_switch {
+                None
+            } else {
+                Some(self.switch.map_or_else(sibling, Ok)?)
+            },
+            open_vswitch: !self.no_ovs,
+            switch_core: 0,
+            guest_core: cores - 1,
+        };
+        if self.quick {
+            (options.flows, options.sizes_bytes) = (vec![1, 10_000], vec![64]);
+            (options.rounds, options.seconds) = (1, 0.5);
+        }
+        if !self.json {
+            println!("{}", Row::heading());
+        }
+        // Rows come minutes apart, so each is shown when it is there.
+        let report = bench::vhost::run(&options, |row| print(row, self.json))?;
+        if !self.json {
+            print!("\n{report}");
+        }
+        Ok(())
     }
 }
 
 /// The switch that was built with this program.
 fn sibling() -> anyhow::Result<PathBuf> {
     Ok(std::env::current_exe()?.with_file_name("vswitch"))
+}
+
+impl std::fmt::Display for VhostCase {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(Case::from(*self).name())
+    }
+}
+
+impl From<VhostCase> for Case {
+    fn from(case: VhostCase) -> Self {
+        match case {
+            VhostCase::PortToPort => Self::PortToPort,
+            VhostCase::Acl => Self::Acl,
+            VhostCase::AclElsewhere => Self::AclElsewhere,
+        }
+    }
 }
 
 impl From<Compare> for Path {
@@ -157,10 +263,11 @@ impl From<Compare> for Path {
 }
 
 fn print<R: Serialize + std::fmt::Display>(report: &R, json: bool) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
     if json {
-        println!("{}", serde_json::to_string(report)?);
+        writeln!(out, "{}", serde_json::to_string(report)?)?;
     } else {
-        println!("{report}");
+        writeln!(out, "{report}")?;
     }
     Ok(())
 }

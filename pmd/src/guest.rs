@@ -58,6 +58,46 @@ pub(crate) unsafe fn load_u64(place: *const u8) -> u64 {
     }
 }
 
+/// Stores eight bytes that need no alignment.
+///
+/// # Safety
+///
+/// `place` has eight writable bytes.
+#[inline(always)]
+pub(crate) unsafe fn store_u64(place: *mut u8, value: u64) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: one store to what the caller vouches for.
+    unsafe {
+        core::arch::asm!("mov [{}], {}", in(reg) place, in(reg) value,
+            options(nostack, preserves_flags));
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    // SAFETY: the caller's promise; the value has eight bytes.
+    unsafe {
+        copy(value.to_ne_bytes().as_ptr(), place, 8);
+    }
+}
+
+/// Stores four bytes that need no alignment.
+///
+/// # Safety
+///
+/// `place` has four writable bytes.
+#[inline(always)]
+pub(crate) unsafe fn store_u32(place: *mut u8, value: u32) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: one store to what the caller vouches for.
+    unsafe {
+        core::arch::asm!("mov [{}], {:e}", in(reg) place, in(reg) value,
+            options(nostack, preserves_flags));
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    // SAFETY: the caller's promise; the value has four bytes.
+    unsafe {
+        copy(value.to_ne_bytes().as_ptr(), place, 4);
+    }
+}
+
 /// Brings the cache line at `place` near, to be read.
 #[inline(always)]
 pub(crate) fn prefetch(place: *const u8) {
@@ -242,12 +282,20 @@ mod tests {
     }
 
     #[test]
-    fn loads_need_no_alignment() {
+    fn loads_and_stores_need_no_alignment() {
         let bytes: Vec<u8> = (0..32).collect();
         for at in 0..24 {
             // SAFETY: eight bytes from `at` lie within.
             let value = unsafe { load_u64(bytes.as_ptr().add(at)) };
             assert_eq!(value.to_ne_bytes()[..], bytes[at..at + 8]);
+            let mut to = [0; 40];
+            // SAFETY: twelve bytes from `at` lie within.
+            unsafe {
+                store_u64(to.as_mut_ptr().add(at), value);
+                store_u32(to.as_mut_ptr().add(at + 8), 0x0403_0201);
+            }
+            assert_eq!(to[at..at + 8], bytes[at..at + 8]);
+            assert_eq!(to[at + 8..at + 12], 0x0403_0201_u32.to_ne_bytes());
         }
     }
 }

@@ -20,7 +20,8 @@
 //! Rooms: [`frame`] (what is lent), [`transmit`] (what is copied), [`port`] (the traits),
 //! then one module per driver: [`memory`], [`pcap`], [`tap`], [`af_xdp`], [`vhost_user`], and two
 //! that wrap any of them: [`segment`], which lets them take TCP super-segments, and [`fault`].
-//! `guest` touches memory that a guest may write at any time. [`clock`] is the time of a turn,
+//! `guest` touches memory that a guest may write at any time; [`shared_memory`] is such memory, for
+//! programs that play the guest. [`clock`] is the time of a turn,
 //! [`cpu`] what the processor is asked for, [`allocations`] how a bench holds that nothing
 //! allocates.
 
@@ -35,6 +36,7 @@ pub mod memory;
 pub mod pcap;
 pub mod port;
 pub mod segment;
+pub mod shared_memory;
 pub mod tap;
 pub mod transmit;
 pub mod vhost_user;

@@ -161,6 +161,14 @@ impl TxBurst<'_> {
         (end <= plan.wire_len()).then_some(PartialChecksum { start, offset })
     }
 
+    /// What leaves for `plan`, where that is one run of the frame's head without a prefix.
+    #[inline(always)]
+    pub(crate) fn single_piece<'f>(frame: &Frame<'f>, plan: &TxPlan) -> Option<&'f [u8]> {
+        let start = plan.skip_bytes as usize;
+        let piece = frame.head().get(start..start + plan.len_bytes as usize);
+        piece.filter(|_| plan.prefix_len_bytes == 0)
+    }
+
     /// Byte number `at` of what leaves for `plan`, as far as it lies in the prefix or the
     /// frame's head.
     pub(crate) fn wire_byte(&self, plan: &TxPlan, at: usize) -> Option<u8> {

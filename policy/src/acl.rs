@@ -2,11 +2,13 @@
 //!
 //! In comes a list of rules; out goes a [`Classifier`] that names the first rule that matches a
 //! key. It is a linear scan. Each rule becomes comparisons of whole key words under a mask, and
-//! the most telling of them stands in an array of its own: a rule that does not match usually
-//! costs one load, one mask and one compare. What stays as ranges is compared last.
+//! the most telling of them, the one that fewest other rules of the list make, stands in an array
+//! of its own: a rule that does not match usually costs one load, one mask and one compare. What
+//! stays as ranges is compared last.
 
-use std::{ops::RangeInclusive, sync::Arc};
+use std::{cmp::Reverse, ops::RangeInclusive, sync::Arc};
 
+use hashbrown::HashMap;
 use ipnet::IpNet;
 
 use crate::{
@@ -30,7 +32,21 @@ pub struct Classifier {
 impl Classifier {
     /// Compiles a rule list; the first rule that matches decides.
     pub fn compile(rules: Arc<[Rule]>) -> Self {
-        let matchers: Box<[Matcher]> = rules.iter().map(|r| Matcher::new(&r.matches)).collect();
+        let tests: Vec<_> = rules.iter().map(|r| word_tests(&r.matches)).collect();
+        let mut sharers = HashMap::<WordTest, usize>::new();
+        for test in tests.iter().flatten() {
+            *sharers.entry(*test).or_default() += 1;
+        }
+        let matchers: Box<[Matcher]> = rules
+            .iter()
+            .zip(tests)
+            .map(|(rule, mut tests)| {
+                // What few rules ask for, few frames have: the rules of one service, say, differ
+                // in the service's address as little as its clients' frames do.
+                tests.sort_by_key(|test| (sharers[test], Reverse(test.mask.count_ones())));
+                Matcher::new(&rule.matches, &tests)
+            })
+            .collect();
         Self {
             heads: matchers.iter().map(|matcher| matcher.head).collect(),
             matchers,
@@ -42,15 +58,24 @@ impl Classifier {
     /// rule that could match a frame of its class, and gets `None`.
     #[inline]
     pub fn decide<R: KeyReader>(&self, r: &mut R) -> Option<(Action, RuleId)> {
-        for (index, head) in self.heads.iter().enumerate() {
-            if R::TRACING {
-                let _ = self.matchers[index].test(r);
-            } else if head.test(r) && self.matchers[index].test_rest(r) {
+        if R::TRACING {
+            for matcher in &self.matchers {
+                let _ = matcher.test(r);
+            }
+            return None;
+        }
+        let mut next = 0;
+        loop {
+            // Without a count of its own: this is what a miss spends its time in.
+            let mut heads = self.heads.get(next..)?.iter();
+            heads.find(|head| head.test(r))?;
+            let index = self.heads.len() - heads.len() - 1;
+            if self.matchers[index].test_rest(r) {
                 let rule = &self.rules[index];
                 return Some((rule.action, rule.id));
             }
+            next = index + 1;
         }
-        None
     }
 
     /// The rules, in order.
@@ -60,8 +85,9 @@ impl Classifier {
 }
 
 /// Whether a key word under a mask has a value.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 struct WordTest {
+    /// From 0 to 7.
     word: usize,
     mask: u64,
     value: u64,
@@ -70,7 +96,8 @@ struct WordTest {
 impl WordTest {
     #[inline(always)]
     fn test<R: KeyReader>(&self, r: &mut R) -> bool {
-        r.equals(Field::word(self.word), self.mask, self.value)
+        // Said once more to the compiler, which then does not check it for every rule.
+        r.equals(Field::word(self.word % 8), self.mask, self.value)
     }
 }
 
@@ -88,20 +115,19 @@ pub(crate) struct Matcher {
 }
 
 impl Matcher {
-    pub(crate) fn new(matches: &Match) -> Self {
-        let (mask, value) = required_bits(matches);
-        let mut words: Vec<WordTest> = (0..mask.0.len())
-            .filter(|&word| mask.0[word] != 0)
-            .map(|word| WordTest {
-                word,
-                mask: mask.0[word],
-                value: value.0[word],
-            })
-            .collect();
-        words.sort_by_key(|test| test.mask.count_ones());
-        let head = words.pop().unwrap_or_default();
+    /// A rule on its own.
+    pub(crate) fn alone(matches: &Match) -> Self {
+        Self::new(matches, &word_tests(matches))
+    }
+
+    /// `tests` are those of [`word_tests`], the most telling first.
+    fn new(matches: &Match, tests: &[WordTest]) -> Self {
+        let (head, words) = match tests {
+            [head, words @ ..] => (*head, words),
+            [] => (WordTest::default(), tests),
+        };
         let ranges = |ports: &[RangeInclusive<u16>]| match ports {
-            [ports] if as_bits(ports).is_some() => Box::default(),
+            [ports] if is_prefix(ports) => Box::default(),
             ports => ports.into(),
         };
         Self {
@@ -128,6 +154,19 @@ impl Matcher {
             && in_ranges(r, Field::L4_SRC, &self.src_ports)
             && in_ranges(r, Field::L4_DST, &self.dst_ports)
     }
+}
+
+/// The comparisons of whole words that a match needs.
+fn word_tests(matches: &Match) -> Vec<WordTest> {
+    let (mask, value) = required_bits(matches);
+    (0..mask.0.len())
+        .filter(|&word| mask.0[word] != 0)
+        .map(|word| WordTest {
+            word,
+            mask: mask.0[word],
+            value: value.0[word],
+        })
+        .collect()
 }
 
 /// The bits that a frame must have, and their values.
@@ -166,15 +205,15 @@ impl Required {
         }
     }
 
-    /// A port in the ranges; what is no prefix stays with the ranges.
+    /// A port in the ranges: the bits that all ports of a range share. A range that these bits do
+    /// not tell whole stays with the ranges.
     fn need_ports(&mut self, field: Field, ports: &[RangeInclusive<u16>]) {
         if !ports.is_empty() {
             self.need_shape(shape::L4);
         }
-        if let [ports] = ports
-            && let Some((mask, value)) = as_bits(ports)
-        {
-            self.need(field, mask, value);
+        if let [ports] = ports {
+            let (mask, value) = common_bits(ports);
+            self.need(field, mask.into(), value.into());
         }
     }
 }
@@ -248,12 +287,17 @@ fn in_ranges<R: KeyReader>(r: &mut R, field: Field, ranges: &[RangeInclusive<u16
         })
 }
 
-/// A port range as mask and value, when its ports are exactly those that share a prefix.
-fn as_bits(ports: &RangeInclusive<u16>) -> Option<(u64, u64)> {
-    let (first, last) = (*ports.start(), *ports.end());
-    let varying = first ^ last;
-    let is_prefix = varying & varying.wrapping_add(1) == 0 && first & varying == 0;
-    (first <= last && is_prefix).then_some((u64::from(!varying), u64::from(first)))
+/// The bits that all ports of a range have in common, as mask and value.
+fn common_bits(ports: &RangeInclusive<u16>) -> (u16, u16) {
+    let varying = ports.start() ^ ports.end();
+    let mask = !u16::MAX.checked_shr(varying.leading_zeros()).unwrap_or(0);
+    (mask, ports.start() & mask)
+}
+
+/// Whether a range holds every port that has the bits its ports have in common.
+fn is_prefix(ports: &RangeInclusive<u16>) -> bool {
+    let (mask, value) = common_bits(ports);
+    *ports.start() == value && *ports.end() == value | !mask
 }
 
 #[cfg(test)]
@@ -277,7 +321,7 @@ mod tests {
         key.set(Field::SHAPE, shape::IPV4 | shape::L4);
         for first in 0..18 {
             for last in first..18 {
-                let matcher = Matcher::new(&to_ports(first..=last));
+                let matcher = Matcher::alone(&to_ports(first..=last));
                 for port in 0..20 {
                     key.set(Field::L4_DST, port.into());
                     let inside = (first..=last).contains(&port);
@@ -295,7 +339,7 @@ mod tests {
     fn a_range_that_shares_a_prefix_reads_only_the_prefix() {
         let mask_of = |ports| {
             let mut tracer = Tracer::new(Class::Ipv4Udp);
-            Matcher::new(&to_ports(ports)).test(&mut tracer);
+            Matcher::alone(&to_ports(ports)).test(&mut tracer);
             tracer.mask.get(Field::L4_DST)
         };
         assert_eq!(mask_of(1024..=2047), 0xfc00);

@@ -34,7 +34,11 @@ const NETWORKS: usize = 1 << 16;
 
 impl Default for Generations {
     fn default() -> Self {
-        Self(Box::new([const { AtomicU32::new(0) }; NETWORKS]))
+        let all: Box<[AtomicU32]> = (0..NETWORKS).map(|_| AtomicU32::new(0)).collect();
+        let Ok(all) = all.try_into() else {
+            unreachable!("as many were collected")
+        };
+        Self(all)
     }
 }
 

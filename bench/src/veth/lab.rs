@@ -15,10 +15,12 @@ use std::{
     thread,
 };
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, bail};
 use pmd::{Port, af_xdp};
 use policy::Mac;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+use crate::process;
 
 /// A side of the lab.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -214,15 +216,5 @@ fn ip(arguments: &[&str]) -> anyhow::Result<()> {
 }
 
 fn run(program: &str, arguments: &[&str]) -> anyhow::Result<()> {
-    let output = Command::new(program)
-        .args(arguments)
-        .output()
-        .with_context(|| format!("{program}: cannot be run; install iproute2"))?;
-    ensure!(
-        output.status.success(),
-        "{program} {}: {}",
-        arguments.join(" "),
-        String::from_utf8_lossy(&output.stderr).trim()
-    );
-    Ok(())
+    process::run(Command::new(program).args(arguments)).map(drop)
 }

@@ -23,6 +23,7 @@ use crate::generator::{
     size::SizeMix,
     template::{Headers, Template, Transport},
 };
+use crate::process;
 
 mod lab;
 mod switch;
@@ -128,14 +129,7 @@ pub fn run(options: &Options) -> anyhow::Result<Report> {
         }
         None => None,
     };
-    let pinned = core_affinity::set_for_current(core_affinity::CoreId {
-        id: options.generator_core,
-    });
-    ensure!(
-        pinned,
-        "core {}: cannot pin the generator to it",
-        options.generator_core
-    );
+    process::pin(options.generator_core)?;
     let clock = Clock::calibrate();
     let mut beds = Vec::new();
     for path in paths {

@@ -2,29 +2,24 @@
 
 use std::{
     fmt::Write,
-    fs::{self, File},
+    fs,
     path::{Path as FilePath, PathBuf},
-    process::{Child, Command, Stdio},
-    thread,
-    time::{Duration, Instant},
+    process::Command,
 };
 
-use anyhow::{Context, ensure};
-use rustix::process::{Pid, Signal, kill_process};
+use anyhow::Context;
 
 use super::{
     Addresses,
     lab::{Lab, Path, Side},
 };
+use crate::process::{Directory, Process};
 
-/// How long the process may take to end when asked to.
-const PATIENCE: Duration = Duration::from_secs(5);
-
-/// `vswitch run`, with a configuration of its own.
+/// `vswitch run`, with a configuration of its own. Fields are dropped in their order.
 #[derive(Debug)]
 pub struct Switch {
-    child: Child,
-    directory: PathBuf,
+    process: Process,
+    directory: Directory,
     binary: PathBuf,
 }
 
@@ -39,44 +34,19 @@ impl Switch {
         core: usize,
         busy_poll: bool,
     ) -> anyhow::Result<Self> {
-        let directory = std::env::temp_dir().join(lab.name());
-        fs::create_dir(&directory).with_context(|| directory.display().to_string())?;
-        let started = Self::spawn(
-            binary,
-            &directory,
-            &config(lab, &directory, core, busy_poll),
-        );
-        match started {
-            Ok(child) => Ok(Self {
-                child,
-                directory,
-                binary: binary.to_owned(),
-            }),
-            Err(error) => {
-                let _ = fs::remove_dir_all(&directory);
-                Err(error)
-            }
-        }
-    }
-
-    fn spawn(binary: &FilePath, directory: &FilePath, config: &str) -> anyhow::Result<Child> {
+        let directory = Directory::new()?;
         let file = directory.join("vswitch.toml");
-        fs::write(&file, config).with_context(|| file.display().to_string())?;
-        let log = File::create(directory.join("log"))?;
-        Command::new(binary)
-            .arg("run")
-            .arg("--config")
-            .arg(file)
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .spawn()
-            .with_context(|| {
-                format!(
-                    "{}: cannot be started; build it, or name it with --switch",
-                    binary.display()
-                )
-            })
+        fs::write(&file, config(lab, directory.path(), core, busy_poll))?;
+        let mut command = Command::new(binary);
+        command.arg("run").arg("--config").arg(&file);
+        // On no core alone: the worker pins itself, and the rest may run beside it.
+        let process = Process::start_deaf(&mut command, directory.join("log"), None)
+            .context("starting the switch under test; build it, or name it with --switch")?;
+        Ok(Self {
+            process,
+            directory,
+            binary: binary.to_owned(),
+        })
     }
 
     /// Fails, with what the process last said, when it has ended.
@@ -84,18 +54,12 @@ impl Switch {
     /// # Errors
     /// When it has ended.
     pub fn check(&mut self) -> anyhow::Result<()> {
-        let ended = self.child.try_wait()?;
-        ensure!(
-            ended.is_none(),
-            "the switch ended ({ended:?}); it said:\n{}",
-            self.log()
-        );
-        Ok(())
+        self.process.check()
     }
 
     /// What the process has said so far.
     pub fn log(&self) -> String {
-        fs::read_to_string(self.directory.join("log")).unwrap_or_default()
+        self.process.log()
     }
 
     /// Busy cycles per frame of its worker, as it counts them itself.
@@ -109,23 +73,6 @@ impl Switch {
             .ok()?;
         let stats: serde_json::Value = serde_json::from_slice(&output.stdout).ok()?;
         stats["workers"][0]["cycles_per_frame"].as_f64()
-    }
-}
-
-impl Drop for Switch {
-    fn drop(&mut self) {
-        let pid = Pid::from_child(&self.child);
-        let _ = kill_process(pid, Signal::TERM);
-        let asked = Instant::now();
-        while matches!(self.child.try_wait(), Ok(None)) {
-            if asked.elapsed() > PATIENCE {
-                let _ = self.child.kill();
-                let _ = self.child.wait();
-                break;
-            }
-            thread::sleep(Duration::from_millis(10));
-        }
-        let _ = fs::remove_dir_all(&self.directory);
     }
 }
 

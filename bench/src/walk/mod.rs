@@ -17,7 +17,10 @@ use anyhow::{Context, ensure};
 use hdrhistogram::Histogram;
 use pmd::{BURST, Frame, clock::cycles};
 
-use crate::generator::{flow::FlowSpace, random::Random, template::Template};
+use crate::{
+    generator::{flow::FlowSpace, random::Random, template::Template},
+    process,
+};
 
 pub mod bed;
 mod report;
@@ -67,11 +70,7 @@ pub struct Round {
 /// When frames are not accounted for, flows share cache entries, or a port cannot be opened.
 pub fn run(options: &Options) -> anyhow::Result<Report> {
     if let Some(core) = options.core {
-        let pinned = core_affinity::set_for_current(core_affinity::CoreId { id: core });
-        ensure!(
-            pinned,
-            "core {core}: cannot pin to it; choose one that this process may use"
-        );
+        process::pin(core)?;
     }
     let cache_entries = options
         .cache_entries

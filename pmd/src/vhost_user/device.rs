@@ -29,7 +29,7 @@ use super::{
     features::{Features, LOG_ALL, Negotiated, PROTOCOL_FEATURES},
     memory::{Claim, MAX_REGIONS, MemoryMap, Region},
     queue::Shared,
-    ring::{MAX_SIZE, Parts, Position, Ring},
+    ring::{MAX_SIZE, Parts, Position, Ring, Surroundings},
 };
 
 /// Where the front end says that a ring lies, in its own addresses.
@@ -189,12 +189,22 @@ impl Device {
         let negotiated = Negotiated {
             bits: self.features,
         };
-        let memory = self.memory.clone();
-        Ok(Some(Ring::new(parts, at, memory, negotiated, call, log)))
+        let around = Surroundings {
+            memory: self.memory.clone(),
+            negotiated,
+            call,
+            log,
+            used_log: addresses.used_log,
+        };
+        Ok(Some(Ring::new(parts, at, around)))
     }
 
     /// The places of a ring, each of its parts wholly in one region (virtio 1.2 §2.7: lengths
     /// and alignment), with the event words behind the entries.
+    #[allow(
+        clippy::cast_ptr_alignment,
+        reason = "each place is checked for the alignment it is cast to"
+    )]
     fn parts(&self, size: u16, at: Addresses) -> std::result::Result<Parts, String> {
         let entries = u64::from(size);
         let place = |name: &str, user: u64, len: u64, align: usize| {
@@ -216,7 +226,6 @@ impl Device {
                 .cast::<u16>()
                 .cast_const(),
             used: place("used", at.used, 6 + 8 * entries, 4)?.cast::<u32>(),
-            used_log: at.used_log,
         })
     }
 

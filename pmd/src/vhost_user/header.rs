@@ -5,10 +5,10 @@
 //! frame; a guest is only told of offloads that it negotiated.
 
 use super::{
-    features::{CSUM, GUEST_CSUM, GUEST_TSO4, GUEST_TSO6, HOST_TSO4, HOST_TSO6, Negotiated},
+    features::{GUEST_CSUM, GUEST_TSO4, GUEST_TSO6, HOST_TSO4, HOST_TSO6, Negotiated},
     violation::Violation,
 };
-use crate::{Frame, PartialChecksum, TxBurst, TxPlan};
+use crate::{Frame, PartialChecksum, TxBurst, TxPlan, segment::MIN_SEGMENT_BYTES};
 
 const NEEDS_CSUM: u8 = 1;
 const GSO_NONE: u8 = 0;
@@ -33,7 +33,8 @@ pub(super) fn is_plain(first: u64) -> bool {
     u64::from_le(first) & ASKS == 0
 }
 
-/// What the header says of `frame`. `header` is the first ten bytes.
+/// What the header says of `frame`, where checksums were negotiated: without them a header says
+/// nothing. `header` is the first ten bytes.
 ///
 /// # Errors
 ///
@@ -47,9 +48,6 @@ pub(super) fn decode(
     let [flags, kind, _, _, size @ .., s0, s1, o0, o1] = header;
     if kind == GSO_NONE && flags & NEEDS_CSUM == 0 {
         return Ok(());
-    }
-    if !negotiated.has(CSUM) {
-        return Err(Violation::OffloadNotNegotiated);
     }
     if flags & NEEDS_CSUM == 0 {
         return Err(Violation::Segmentation);
@@ -97,6 +95,9 @@ pub(super) enum Encoded {
 /// A header for a frame without offloads that fills one buffer.
 pub(super) const PLAIN: [u8; MAX_HEADER_BYTES] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0];
 
+/// The same, as the words that a processor stores.
+pub(super) const PLAIN_WORDS: (u64, u32) = (0, 0x1_0000_u32.to_le());
+
 /// The header of what leaves for `plan`.
 ///
 /// A truncated frame leaves with its checksum as it is, which covers bytes that do not leave,
@@ -122,7 +123,9 @@ pub(super) fn encode(burst: &TxBurst<'_>, plan: &TxPlan, negotiated: Negotiated)
             Some(ETHERTYPE_IPV6) => (GSO_TCPV6, GUEST_TSO6),
             _ => return Encoded::TooBig,
         };
-        if !negotiated.has(feature) || !negotiated.has(GUEST_CSUM) {
+        // A guest's kernel is not handed what a cut here would refuse.
+        let sound = frame.segment_bytes >= MIN_SEGMENT_BYTES;
+        if !sound || !negotiated.has(feature) || !negotiated.has(GUEST_CSUM) {
             return Encoded::TooBig;
         }
         // The data offset of the TCP header, in words (RFC 9293 §3.1).

@@ -131,7 +131,7 @@ impl Monitor for VhostMonitor {
 impl VhostMonitor {
     fn queue(&self, number: usize, queue: &Result<u16, String>) -> String {
         let tally = &self.handle.shared.queues[number].tally;
-        let way = if number % 2 == 0 {
+        let way = if number.is_multiple_of(2) {
             "to the guest"
         } else {
             "from the guest"

@@ -120,8 +120,6 @@ pub(super) struct Parts {
     pub(super) descriptors: *const u64,
     pub(super) available: *const u16,
     pub(super) used: *mut u32,
-    /// The guest address of the used ring, where writes to it are to be logged.
-    pub(super) used_log: Option<u64>,
 }
 
 /// What a ring came to, to go on from there.
@@ -131,62 +129,19 @@ pub(super) struct Position {
     pub(super) used: u16,
 }
 
-/// A ring that frames may pass. Whoever holds it is inside its queue's lock.
-#[derive(Debug)]
-pub(super) struct Ring {
+/// Where a ring is and what of it is known: all that the common case needs, small enough to be
+/// kept in registers over a burst. A copy is worked with, and put back at the end.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Cursor {
     parts: Parts,
     at: Position,
     /// The guest's available index as last loaded.
     seen: u16,
-    /// The used index at the last decision about a notification, if there was one.
-    signalled: Option<u16>,
-    /// The guest was asked to notify.
-    kicks_on: bool,
+    /// Where buffers were found last.
     window: Window,
-    memory: MemoryMap,
-    call: Option<OwnedFd>,
-    log: Option<Arc<DirtyLog>>,
-    pub(super) negotiated: Negotiated,
 }
 
-// SAFETY: the places belong to the process and are accessed by whoever holds the queue's lock.
-unsafe impl Send for Ring {}
-
-impl Ring {
-    /// A ring that goes on at `at`. The `parts` are places within `memory`.
-    pub(super) fn new(
-        parts: Parts,
-        at: Position,
-        memory: MemoryMap,
-        negotiated: Negotiated,
-        call: Option<OwnedFd>,
-        log: Option<Arc<DirtyLog>>,
-    ) -> Self {
-        Self {
-            parts,
-            at,
-            seen: at.available,
-            signalled: None,
-            kicks_on: true,
-            window: Window::NOTHING,
-            memory,
-            call,
-            log,
-            negotiated,
-        }
-    }
-
-    /// Where the ring stands.
-    pub(super) fn position(&self) -> Position {
-        self.at
-    }
-
-    /// The ring's size.
-    #[inline(always)]
-    pub(super) fn size(&self) -> u16 {
-        self.parts.size
-    }
-
+impl Cursor {
     #[inline(always)]
     fn slot(&self, index: u16) -> usize {
         (index & (self.parts.size - 1)) as usize
@@ -218,6 +173,20 @@ impl Ring {
         unsafe { self.parts.available.add(2 + slot).read_volatile() }
     }
 
+    /// The heads of the next chains, one for each of `heads`; their descriptors are on their way
+    /// when it ends: they come from another core, a line at a time, and waiting for one line
+    /// after another would cost more than all the rest.
+    #[inline(always)]
+    pub(super) fn heads(&self, heads: &mut [u16]) {
+        for (ahead, slot) in heads.iter_mut().enumerate() {
+            let head = self.head(ahead as u16);
+            *slot = head;
+            // A head beyond the table is found out later; a prefetch never faults.
+            let entry = self.parts.descriptors.wrapping_add(head as usize * 2);
+            guest::prefetch(entry.cast());
+        }
+    }
+
     /// The descriptor that heads a chain.
     #[inline(always)]
     pub(super) fn descriptor(&self, head: u16) -> Result<Descriptor, Violation> {
@@ -238,18 +207,99 @@ impl Ring {
         }
     }
 
-    /// The place of a buffer that lies in one region.
+    /// The place of a buffer, where the last one was found or in `memory`, if it lies in one
+    /// region.
     #[inline(always)]
-    pub(super) fn place(&mut self, guest: u64, len: u32) -> Option<*mut u8> {
-        self.window
-            .find(guest, len)
-            .or_else(|| self.place_elsewhere(guest, len))
+    pub(super) fn place(&mut self, memory: &MemoryMap, guest: u64, len: u32) -> Option<*mut u8> {
+        if let Some(place) = self.window.find(guest, len) {
+            return Some(place);
+        }
+        self.window = memory.window(guest)?;
+        self.window.find(guest, len)
     }
 
-    #[inline(never)]
-    fn place_elsewhere(&mut self, guest: u64, len: u32) -> Option<*mut u8> {
-        self.window = self.memory.window(guest)?;
-        self.window.find(guest, len)
+    /// Steps past `count` chains.
+    #[inline(always)]
+    pub(super) fn take(&mut self, count: u16) {
+        self.at.available = self.at.available.wrapping_add(count);
+    }
+
+    /// Writes the used entry `ahead` places further: the chain at `head`, in which `len` bytes
+    /// were written.
+    #[inline(always)]
+    pub(super) fn write_used(&self, ahead: u16, head: u16, len: u32) {
+        let slot = self.slot(self.at.used.wrapping_add(ahead));
+        // SAFETY: entries of two words begin at the second word of the used ring, and there are
+        // as many as the ring's size.
+        unsafe {
+            let entry = self.parts.used.add(1 + 2 * slot).cast::<u8>();
+            guest::store_u64(entry, (u64::from(head) | u64::from(len) << 32).to_le());
+        }
+    }
+}
+
+/// A ring that frames may pass. Whoever holds it is inside its queue's lock.
+#[derive(Debug)]
+pub(super) struct Ring {
+    pub(super) cursor: Cursor,
+    pub(super) memory: MemoryMap,
+    pub(super) negotiated: Negotiated,
+    /// The used index at the last decision about a notification, if there was one.
+    signalled: Option<u16>,
+    /// The guest was asked to notify.
+    kicks_on: bool,
+    call: Option<OwnedFd>,
+    log: Option<Arc<DirtyLog>>,
+    /// The guest address of the used ring, where writes to it are to be logged.
+    used_log: Option<u64>,
+}
+
+// SAFETY: the places belong to the process and are accessed by whoever holds the queue's lock.
+unsafe impl Send for Ring {}
+
+/// What a ring is made of, beside its parts and its place to begin.
+#[derive(Debug)]
+pub(super) struct Surroundings {
+    /// Where the ring's parts lie, and its buffers.
+    pub(super) memory: MemoryMap,
+    pub(super) negotiated: Negotiated,
+    pub(super) call: Option<OwnedFd>,
+    pub(super) log: Option<Arc<DirtyLog>>,
+    pub(super) used_log: Option<u64>,
+}
+
+impl Ring {
+    /// A ring that goes on at `at`. The `parts` are places within the memory of `around`.
+    pub(super) fn new(parts: Parts, at: Position, around: Surroundings) -> Self {
+        Self {
+            cursor: Cursor {
+                parts,
+                at,
+                seen: at.available,
+                window: Window::NOTHING,
+            },
+            memory: around.memory,
+            negotiated: around.negotiated,
+            signalled: None,
+            kicks_on: true,
+            call: around.call,
+            log: around.log,
+            used_log: around.used_log,
+        }
+    }
+
+    /// Where the ring stands.
+    pub(super) fn position(&self) -> Position {
+        self.cursor.at
+    }
+
+    /// The ring's size.
+    pub(super) fn size(&self) -> u16 {
+        self.cursor.parts.size
+    }
+
+    fn place(&mut self, guest: u64, len: u32) -> Option<*mut u8> {
+        self.cursor.place(&self.memory, guest, len)
     }
 
     /// Appends every piece of the chain at `head` to `pieces` and returns their bytes together.
@@ -259,21 +309,21 @@ impl Ring {
         writable: bool,
         pieces: &mut Pieces,
     ) -> Result<u32, Violation> {
-        let mut descriptor = self.descriptor(head)?;
+        let mut descriptor = self.cursor.descriptor(head)?;
         if descriptor.flags & INDIRECT != 0 {
             return self.indirect_chain(descriptor, writable, pieces);
         }
         let mut bytes = self.append(descriptor, writable, pieces)?;
         let mut steps = 1;
         while descriptor.flags & NEXT != 0 {
-            if steps == self.parts.size {
+            if steps == self.size() {
                 return Err(Violation::Loop);
             }
             steps += 1;
-            if descriptor.next >= self.parts.size {
+            if descriptor.next >= self.size() {
                 return Err(Violation::NextIndex);
             }
-            descriptor = self.table_entry(descriptor.next);
+            descriptor = self.cursor.table_entry(descriptor.next);
             if descriptor.flags & INDIRECT != 0 {
                 return Err(Violation::IndirectNext);
             }
@@ -296,7 +346,10 @@ impl Ring {
             return Err(Violation::IndirectNext);
         }
         let entries = table.len / DESCRIPTOR_BYTES;
-        if entries == 0 || table.len % DESCRIPTOR_BYTES != 0 || entries as usize > MAX_PIECES {
+        if entries == 0
+            || !table.len.is_multiple_of(DESCRIPTOR_BYTES)
+            || entries as usize > MAX_PIECES
+        {
             return Err(Violation::IndirectLength);
         }
         let start = self
@@ -367,35 +420,15 @@ impl Ring {
         }
     }
 
-    /// Steps past `count` chains.
-    #[inline(always)]
-    pub(super) fn take(&mut self, count: u16) {
-        self.at.available = self.at.available.wrapping_add(count);
-    }
-
-    /// Writes the used entry `ahead` places further: the chain at `head`, in which `len` bytes
-    /// were written.
-    #[inline(always)]
-    pub(super) fn write_used(&mut self, ahead: u16, head: u16, len: u32) {
-        let slot = self.slot(self.at.used.wrapping_add(ahead));
-        // SAFETY: entries of two words begin at the second word of the used ring, aligned to 4,
-        // and there are as many as the ring's size.
-        unsafe {
-            let entry = self.parts.used.add(1 + 2 * slot);
-            entry.write_volatile(u32::from(head));
-            entry.add(1).write_volatile(len);
-        }
-    }
-
     /// Publishes `count` used entries.
     #[inline(always)]
     pub(super) fn publish(&mut self, count: u16) {
-        let first = self.at.used;
-        self.at.used = first.wrapping_add(count);
+        let first = self.cursor.at.used;
+        self.cursor.at.used = first.wrapping_add(count);
         // SAFETY: the index is the second 16-bit word of the used ring, aligned to 4.
         unsafe {
-            let index = self.parts.used.cast::<u16>().add(1);
-            guest::store_index(index, self.at.used, Ordering::Release);
+            let index = self.cursor.parts.used.cast::<u16>().add(1);
+            guest::store_index(index, self.cursor.at.used, Ordering::Release);
         }
         if self.log.is_some() {
             self.log_used(first, count);
@@ -404,12 +437,12 @@ impl Ring {
 
     #[cold]
     fn log_used(&self, first: u16, count: u16) {
-        let (Some(log), Some(start)) = (&self.log, self.parts.used_log) else {
+        let (Some(log), Some(start)) = (&self.log, self.used_log) else {
             return;
         };
         for ahead in 0..count {
-            let slot = self.slot(first.wrapping_add(ahead)) as u64;
-            log.mark(start + 4 + 8 * slot, 8);
+            let slot = self.cursor.slot(first.wrapping_add(ahead)) as u64;
+            log.mark(start.saturating_add(4 + 8 * slot), 8);
         }
         log.mark(start, 4);
     }
@@ -451,18 +484,19 @@ impl Ring {
     fn is_told(&mut self) -> bool {
         if !self.negotiated.has(EVENT_IDX) {
             // SAFETY: the flags are the first word of the available ring.
-            let flags = unsafe { self.parts.available.read_volatile() };
+            let flags = unsafe { self.cursor.parts.available.read_volatile() };
             return flags & NO_NOTIFY == 0;
         }
-        let new = self.at.used;
+        let new = self.cursor.at.used;
         let Some(old) = self.signalled.replace(new) else {
             return true;
         };
         // SAFETY: `used_event` is the word behind the entries (checked with the ring's length).
         let event = unsafe {
-            self.parts
+            self.cursor
+                .parts
                 .available
-                .add(2 + self.parts.size as usize)
+                .add(2 + self.cursor.parts.size as usize)
                 .read_volatile()
         };
         new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(old)
@@ -490,25 +524,31 @@ impl Ring {
         if self.negotiated.has(EVENT_IDX) {
             // SAFETY: `avail_event` is the 16-bit word behind the used entries, aligned to 4.
             unsafe {
-                let event = self.parts.used.add(1 + 2 * self.parts.size as usize);
-                event.cast::<u16>().write_volatile(self.at.available);
+                let event = self
+                    .cursor
+                    .parts
+                    .used
+                    .add(1 + 2 * self.cursor.parts.size as usize);
+                event.cast::<u16>().write_volatile(self.cursor.at.available);
             }
-            if let (Some(log), Some(start)) = (&self.log, self.parts.used_log) {
-                log.mark(start + 4 + 8 * u64::from(self.parts.size), 2);
+            if let (Some(log), Some(start)) = (&self.log, self.used_log) {
+                let event = 4 + 8 * u64::from(self.cursor.parts.size);
+                log.mark(start.saturating_add(event), 2);
             }
         } else {
             self.write_used_flags(0);
         }
         fence(Ordering::SeqCst);
         // SAFETY: as in `available`.
-        let index = unsafe { guest::load_index(self.parts.available.add(1), Ordering::Acquire) };
-        index == self.at.available
+        let index =
+            unsafe { guest::load_index(self.cursor.parts.available.add(1), Ordering::Acquire) };
+        index == self.cursor.at.available
     }
 
     fn write_used_flags(&mut self, flags: u16) {
         // SAFETY: the flags are the first 16-bit word of the used ring, aligned to 4.
-        unsafe { self.parts.used.cast::<u16>().write_volatile(flags) };
-        if let (Some(log), Some(start)) = (&self.log, self.parts.used_log) {
+        unsafe { self.cursor.parts.used.cast::<u16>().write_volatile(flags) };
+        if let (Some(log), Some(start)) = (&self.log, self.used_log) {
             log.mark(start, 2);
         }
     }

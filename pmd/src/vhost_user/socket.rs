@@ -102,7 +102,7 @@ pub(super) enum Socket {
 
 /// A socket that this port made.
 pub(super) struct Listener {
-    listener: UnixListener,
+    socket: UnixListener,
     path: PathBuf,
     /// Device and inode, to know the file again.
     file: Option<(u64, u64)>,
@@ -168,12 +168,12 @@ fn make(path: &Path, mode: u32) -> io::Result<Listener> {
     let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
     bind(&socket, &SocketAddrUnix::new(path)?)?;
     let listener = Listener {
-        listener: UnixListener::from(socket),
+        socket: UnixListener::from(socket),
         path: path.to_owned(),
         file: identity(path),
     };
     chmod(path, Mode::from_raw_mode(mode))?;
-    listen(&listener.listener, BACKLOG)?;
+    listen(&listener.socket, BACKLOG)?;
     Ok(listener)
 }
 
@@ -239,10 +239,10 @@ impl Control {
         match &self.socket {
             Socket::Client(path) => UnixStream::connect(path).map(Some),
             Socket::Server(server) => {
-                if !self.stop.wait(Some(&server.listener), None) {
+                if !self.stop.wait(Some(&server.socket), None) {
                     return Ok(None);
                 }
-                match server.listener.accept() {
+                match server.socket.accept() {
                     Ok((connection, _)) => {
                         connection.set_nonblocking(false)?;
                         Ok(Some(connection))
@@ -315,7 +315,7 @@ impl Control {
     }
 }
 
-/// SET_VRING_ENABLE, as QEMU's docs/interop/vhost-user.rst lays messages out: request, flags and
+/// `SET_VRING_ENABLE`, as QEMU's docs/interop/vhost-user.rst lays messages out: request, flags and
 /// size of the header, then queue and state, in the order of the machine's bytes.
 #[derive(Clone, Copy, Debug)]
 struct Enable {
@@ -330,7 +330,7 @@ const VERSION: u32 = 1;
 const REPLY: u32 = 1 << 2;
 const NEED_REPLY: u32 = 1 << 3;
 
-/// The next message, when it is SET_VRING_ENABLE. It is only looked at.
+/// The next message, when it is `SET_VRING_ENABLE`. It is only looked at.
 ///
 /// QEMU enables its queues before it accepts features, and not again after. The `vhost` crate
 /// refuses that, with the message gone, so such a message is handled here.

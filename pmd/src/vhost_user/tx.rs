@@ -5,19 +5,21 @@
 //! or none; nothing is written outside a buffer that the guest made available for writing; with
 //! the frame's source still in the lock of its own queue, the copy is the only one there is.
 
-use std::sync::Arc;
+use std::{mem::MaybeUninit, sync::Arc};
 
 use super::{
     PortHandle,
     features::MRG_RXBUF,
     header::{self, Encoded, MAX_HEADER_BYTES},
     queue::Tally,
-    ring::{MAX_PIECES, Piece, Pieces, Ring},
+    ring::{MAX_PIECES, Piece, Pieces, Position, Ring},
     rx::MAX_FRAME_BYTES,
     sum::Summer,
     violation::Violation,
 };
-use crate::{PartialChecksum, TxBurst, TxPlan, TxQueue, TxReport, guest, segment::Segmenter};
+use crate::{
+    BURST, Frame, PartialChecksum, TxBurst, TxPlan, TxQueue, TxReport, guest, segment::Segmenter,
+};
 
 /// A transmit queue: what its guest cannot take whole is cut.
 pub(super) struct VhostTx {
@@ -99,6 +101,8 @@ impl TxQueue for GuestTx {
             pieces: &mut self.pieces,
             buffers: &mut self.buffers,
             max_wire_bytes: self.max_wire_bytes,
+            least_full: u32::MAX,
+            too_big: None,
         };
         let sent = walk.send_all(burst, &mut report);
         let used = walk.used;
@@ -125,6 +129,14 @@ impl TxQueue for GuestTx {
     }
 }
 
+/// A chain of one buffer, found good in stage 1; anything else has no length.
+#[derive(Clone, Copy)]
+struct Single {
+    place: *mut u8,
+    len: u32,
+    head: u16,
+}
+
 /// One burst's way into the ring.
 struct Walk<'a> {
     ring: &'a mut Ring,
@@ -133,63 +145,106 @@ struct Walk<'a> {
     pieces: &'a mut Pieces,
     buffers: &'a mut Vec<(u16, u32)>,
     max_wire_bytes: usize,
+    /// The least number of bytes that found too few buffers in this burst: a guest with
+    /// thousands of tiny ones has them looked at once a burst, not once a frame.
+    least_full: u32,
+    /// Likewise for one buffer that is too small, and where in the ring it stands.
+    too_big: Option<(Position, u32)>,
 }
 
 impl Walk<'_> {
     #[inline(always)]
     fn send_all(&mut self, burst: &TxBurst<'_>, report: &mut TxReport) -> Result<(), Violation> {
         self.ring.stop_kicks();
+        let mut singles = [const { MaybeUninit::uninit() }; BURST];
+        let singles = self.find(&mut singles, burst.plans.len())?;
+        let header_bytes = self.ring.negotiated.header_bytes();
+        let with_care = self.ring.is_logged();
+        // In locals, which stay in registers.
+        let mut cursor = self.ring.cursor;
+        let (mut sent, mut sent_bytes, mut used) = (0, 0, 0);
         for plan in burst.plans {
-            let outcome = if plan.wire_len() > self.max_wire_bytes {
-                Outcome::TooBig
-            } else {
-                self.send(burst, plan)?
-            };
+            let wire_len = plan.wire_len();
+            if wire_len > self.max_wire_bytes {
+                report.too_big += 1;
+                continue;
+            }
+            let frame = &burst.frames[plan.frame as usize];
+            let needed = header_bytes + wire_len as u32;
+            // Every chain before this one is used: stage 1 counted from the same place.
+            if let Some(single) = singles.get(used as usize)
+                && single.len >= needed
+                && frame.partial_checksum.is_none()
+                && !with_care
+            {
+                // SAFETY: stage 1 found `len` bytes at `place`, which are the guest's and mapped
+                // while this side is inside the lock; header and pieces have no more.
+                unsafe { write_plain(burst, plan, frame, single.place, header_bytes) };
+                cursor.take(1);
+                cursor.write_used(used, single.head, needed);
+                (sent, used) = (sent + 1, used + 1);
+                sent_bytes += wire_len as u64;
+                continue;
+            }
+            (self.ring.cursor, self.used) = (cursor, used);
+            (report.sent, report.sent_bytes) = (sent, sent_bytes);
+            let outcome = self.send_with_care(burst, plan)?;
+            (cursor, used) = (self.ring.cursor, self.used);
             match outcome {
                 Outcome::Sent => {
-                    report.sent += 1;
-                    report.sent_bytes += plan.wire_len() as u64;
+                    sent += 1;
+                    sent_bytes += wire_len as u64;
                 }
                 Outcome::Full => report.full += 1,
                 Outcome::TooBig => report.too_big += 1,
             }
         }
+        (self.ring.cursor, self.used) = (cursor, used);
+        (report.sent, report.sent_bytes) = (sent, sent_bytes);
         Ok(())
     }
 
+    /// Stage 1: the next `wanted` chains, as far as each is one buffer; their first lines are on
+    /// their way when it ends.
     #[inline(always)]
-    fn send(&mut self, burst: &TxBurst<'_>, plan: &TxPlan) -> Result<Outcome, Violation> {
-        let frame = &burst.frames[plan.frame as usize];
-        if frame.partial_checksum.is_some() || self.ring.is_logged() {
-            return self.send_with_care(burst, plan);
+    fn find<'s>(
+        &mut self,
+        singles: &'s mut [MaybeUninit<Single>; BURST],
+        wanted: usize,
+    ) -> Result<&'s [Single], Violation> {
+        let wanted = wanted.min(BURST);
+        let mut cursor = self.ring.cursor;
+        let count = (cursor.available(wanted as u16)? as usize).min(wanted);
+        let mut heads = [0; BURST];
+        cursor.heads(&mut heads[..count]);
+        for (single, head) in singles.iter_mut().zip(heads[..count].iter().copied()) {
+            let descriptor = cursor.descriptor(head)?;
+            let found = if descriptor.is_single_writable() {
+                cursor.place(&self.ring.memory, descriptor.guest, descriptor.len)
+            } else {
+                None
+            };
+            single.write(match found {
+                Some(place) => {
+                    guest::prefetch_to_write(place);
+                    guest::prefetch_to_write(place.wrapping_add(64));
+                    Single {
+                        place,
+                        len: descriptor.len,
+                        head,
+                    }
+                }
+                None => Single {
+                    place: std::ptr::null_mut(),
+                    len: 0,
+                    head,
+                },
+            });
         }
-        if self.ring.available(1)? == 0 {
-            return Ok(Outcome::Full);
-        }
-        let head = self.ring.head(0);
-        let descriptor = self.ring.descriptor(head)?;
-        let header_bytes = self.ring.negotiated.header_bytes();
-        let needed = header_bytes + plan.wire_len() as u32;
-        if descriptor.is_single_writable()
-            && descriptor.len >= needed
-            && let Some(place) = self.ring.place(descriptor.guest, needed)
-        {
-            // SAFETY: `needed` bytes at `place` are the guest's and mapped while this side is
-            // inside the lock; header and pieces have that many together.
-            unsafe {
-                guest::copy(header::PLAIN.as_ptr(), place, header_bytes as usize);
-                let mut to = place.add(header_bytes as usize);
-                burst.pieces(plan, |from, len| {
-                    guest::copy(from, to, len);
-                    to = to.add(len);
-                });
-            }
-            self.ring.take(1);
-            self.ring.write_used(self.used, head, needed);
-            self.used += 1;
-            return Ok(Outcome::Sent);
-        }
-        self.send_in_pieces(burst, plan, header::PLAIN, None)
+        self.ring.cursor = cursor;
+        let written = singles.as_ptr().cast::<Single>();
+        // SAFETY: the loop wrote the first `count`.
+        Ok(unsafe { std::slice::from_raw_parts(written, count) })
     }
 
     /// A frame with offloads, or to a guest that is being migrated.
@@ -215,8 +270,26 @@ impl Walk<'_> {
     ) -> Result<Outcome, Violation> {
         let header_bytes = self.ring.negotiated.header_bytes();
         let needed = header_bytes + plan.wire_len() as u32;
-        if let Some(refused) = self.reserve(needed)? {
-            return Ok(refused);
+        let here = self.ring.position();
+        if self
+            .too_big
+            .is_some_and(|(at, least)| at == here && needed >= least)
+        {
+            return Ok(Outcome::TooBig);
+        }
+        if needed >= self.least_full {
+            return Ok(Outcome::Full);
+        }
+        match self.reserve(needed)? {
+            Outcome::Sent => {}
+            Outcome::Full => {
+                self.least_full = needed;
+                return Ok(Outcome::Full);
+            }
+            Outcome::TooBig => {
+                self.too_big = Some((here, needed));
+                return Ok(Outcome::TooBig);
+            }
         }
         let count = self.buffers.len() as u16;
         header[10..].copy_from_slice(&count.to_le_bytes());
@@ -238,8 +311,8 @@ impl Walk<'_> {
         for (ahead, (head, len)) in self.buffers.iter().enumerate() {
             let written = left.min(*len);
             left -= written;
-            self.ring
-                .write_used(self.used + ahead as u16, *head, written);
+            let ahead = self.used + ahead as u16;
+            self.ring.cursor.write_used(ahead, *head, written);
         }
         if self.ring.is_logged() {
             let mut left = needed;
@@ -249,13 +322,14 @@ impl Walk<'_> {
                 self.ring.log_written(piece.guest, written);
             }
         }
-        self.ring.take(count);
+        self.ring.cursor.take(count);
         self.used += count;
         Ok(Outcome::Sent)
     }
 
-    /// Finds buffers for `needed` bytes, in `pieces` and `buffers`. Takes none of them.
-    fn reserve(&mut self, needed: u32) -> Result<Option<Outcome>, Violation> {
+    /// Finds buffers for `needed` bytes, in `pieces` and `buffers`. Takes none of them. `Sent`
+    /// says that they are there.
+    fn reserve(&mut self, needed: u32) -> Result<Outcome, Violation> {
         self.pieces.clear();
         self.buffers.clear();
         let mergeable = self.ring.negotiated.has(MRG_RXBUF);
@@ -263,15 +337,15 @@ impl Walk<'_> {
         while room < needed {
             let ahead = self.buffers.len() as u16;
             if ahead > 0 && !mergeable {
-                return Ok(Some(Outcome::TooBig));
+                return Ok(Outcome::TooBig);
             }
             if ahead >= self.ring.size() {
-                return Ok(Some(Outcome::TooBig));
+                return Ok(Outcome::TooBig);
             }
-            if self.ring.available(ahead + 1)? <= ahead {
-                return Ok(Some(Outcome::Full));
+            if self.ring.cursor.available(ahead + 1)? <= ahead {
+                return Ok(Outcome::Full);
             }
-            let head = self.ring.head(ahead);
+            let head = self.ring.cursor.head(ahead);
             let len = self.ring.chain(head, true, self.pieces)?;
             if self.buffers.len() == MAX_PIECES {
                 return Err(Violation::TooManyDescriptors);
@@ -279,8 +353,51 @@ impl Walk<'_> {
             self.buffers.push((head, len));
             room += len.min(needed - room);
         }
-        Ok(None)
+        Ok(Outcome::Sent)
     }
+}
+
+/// Writes what leaves for `plan` behind a header that asks for nothing.
+///
+/// # Safety
+///
+/// `place` has room for both.
+#[inline(always)]
+unsafe fn write_plain(
+    burst: &TxBurst<'_>,
+    plan: &TxPlan,
+    frame: &Frame<'_>,
+    place: *mut u8,
+    header_bytes: u32,
+) {
+    // SAFETY: the caller's promise; the pieces have the plan's length together.
+    unsafe {
+        let to = place.add(header_bytes as usize);
+        if header_bytes == 12 {
+            guest::store_u64(place, header::PLAIN_WORDS.0);
+            guest::store_u32(place.add(8), header::PLAIN_WORDS.1);
+        } else {
+            guest::copy(header::PLAIN.as_ptr(), place, header_bytes as usize);
+        }
+        match TxBurst::single_piece(frame, plan) {
+            Some(piece) => guest::copy(piece.as_ptr(), to, piece.len()),
+            None => write_pieces(burst, plan, to),
+        }
+    }
+}
+
+/// # Safety
+///
+/// `to` has room for what leaves for `plan`.
+#[inline(never)]
+unsafe fn write_pieces(burst: &TxBurst<'_>, plan: &TxPlan, mut to: *mut u8) {
+    burst.pieces(plan, |from, len| {
+        // SAFETY: the caller's promise; the pieces have the plan's length together.
+        unsafe {
+            guest::copy(from, to, len);
+            to = to.add(len);
+        }
+    });
 }
 
 /// Writes along the pieces of a frame's buffers.

@@ -3,6 +3,7 @@
 //! In: requests. Out: the rows of [`types`], or a [`types::Failure`]. What must hold: a handler
 //! never waits for workers on the server's own thread; every route is in the `OpenAPI` document.
 
+pub mod bounded;
 #[cfg(test)]
 mod tests;
 pub mod types;

@@ -27,7 +27,10 @@ use tokio::{
 
 use super::{Control, Drivers, Origin};
 use crate::{
-    api,
+    api::{
+        self,
+        bounded::{Bounded, Bounds},
+    },
     config::{self, Config, Machine},
     engine::{Engine, Settings},
 };
@@ -212,6 +215,7 @@ async fn server(
             let listener = tokio::net::TcpListener::bind(address)
                 .await
                 .with_context(|| format!("[metrics] cannot listen on {address}"))?;
+            let listener = Bounded::new(listener, Bounds::default());
             let app = api::metrics_router(Arc::clone(control));
             Some(tokio::spawn(
                 axum::serve(listener, app)

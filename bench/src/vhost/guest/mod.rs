@@ -1,0 +1,340 @@
+//! A guest that costs next to nothing: frames that stand ready in its memory.
+//!
+//! In: two sockets that a switch connects to, how many flows. Out: how many frames came through,
+//! or how long they took. Where testpmd builds each frame anew and so is often slower than the
+//! switch, this one writes the bytes in which flows differ into a buffer that just came back, and
+//! makes it available again. The frames are testpmd's, flow by flow in a random order that
+//! repeats.
+
+use std::{
+    net::Ipv4Addr,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, bail, ensure};
+use policy::Mac;
+
+use super::load::{Load, Sample};
+use crate::{
+    generator::{
+        flow::{Flow, FlowSpace},
+        random::Random,
+        template::{Headers, Template, Transport},
+    },
+    process,
+};
+
+mod front_end;
+mod ring;
+
+use front_end::{FrontEnd, feature, listen};
+use ring::{HEADER_BYTES, Layout};
+
+/// Descriptors of a ring, as testpmd has them.
+const SLOTS: u16 = super::testpmd::RING_SLOTS as u16;
+
+/// For frames: a buffer as DPDK's are, 2 KiB and what stands before it.
+const FRAMES: Layout = Layout {
+    slots: SLOTS,
+    stride_bytes: [2304, 2304],
+    buffer_bytes: 2048,
+};
+
+/// For TCP super-segments: the largest there can be, and a page.
+const SEGMENTS: Layout = Layout {
+    slots: SLOTS,
+    stride_bytes: [17 * 4096, 17 * 4096],
+    buffer_bytes: 17 * 4096,
+};
+
+/// What a guest's devices take of 2 MiB pages, at most.
+pub(super) const HUGEPAGES: u64 = 2 * (2 * 17 * 4096 * SLOTS as u64).div_ceil(2 << 20) + 2;
+
+/// Buffers that are made available before the switch is told.
+const BATCH: u16 = 64;
+
+/// How long the switch may keep buffers when no more are coming.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// Two devices of one guest, side by side.
+#[derive(Debug)]
+struct Devices([FrontEnd; 2]);
+
+/// The guest.
+#[derive(Debug)]
+pub(super) struct Guest {
+    flows: Arc<[FlowBytes]>,
+    core: usize,
+    /// At rest, or in the hands of a thread.
+    devices: Option<Devices>,
+    running: Option<Running>,
+}
+
+/// A thread that sends and receives.
+#[derive(Debug)]
+struct Running {
+    stop: Arc<AtomicBool>,
+    received: Arc<[AtomicU64; 2]>,
+    thread: JoinHandle<anyhow::Result<Devices>>,
+}
+
+/// What differs from flow to flow.
+#[derive(Clone, Copy, Debug)]
+struct FlowBytes {
+    ip_checksum: u16,
+    /// IPv4 destination and the two ports.
+    dst_and_ports: u64,
+}
+
+/// Where that is in a frame.
+const IP_CHECKSUM_AT: usize = 24;
+const DST_AT: usize = 30;
+const UDP_CHECKSUM_AT: usize = 40;
+
+impl Guest {
+    /// Waits until a switch has connected to both `sockets`. Its thread will run on `core`.
+    ///
+    /// # Errors
+    /// When no switch connects, or not with what is needed.
+    pub(super) fn start(
+        sockets: &[impl AsRef<Path>; 2],
+        flows: u32,
+        core: usize,
+    ) -> anyhow::Result<Self> {
+        let devices = Devices::accept(sockets, feature::MRG_RXBUF, &FRAMES)?;
+        let template = template(0, 64)?;
+        let space = FlowSpace {
+            first: FLOW,
+            dst_ports: 1,
+            dst_hosts: flows,
+            src_ports: 1,
+        };
+        let mut order: Vec<u32> = (0..flows).collect();
+        Random::new(1).shuffle(&mut order);
+        let mut frame = vec![0; template.size_bytes()];
+        let bytes = order.iter().map(|flow| {
+            template.write(&space.flow((*flow).into()), &[], &mut frame);
+            let [high, low] = [frame[IP_CHECKSUM_AT], frame[IP_CHECKSUM_AT + 1]];
+            let mut rest = [0; 8];
+            rest.copy_from_slice(&frame[DST_AT..DST_AT + 8]);
+            FlowBytes {
+                ip_checksum: u16::from_le_bytes([high, low]),
+                dst_and_ports: u64::from_le_bytes(rest),
+            }
+        });
+        Ok(Self {
+            flows: bytes.collect(),
+            core,
+            devices: Some(devices),
+            running: None,
+        })
+    }
+
+    fn at_rest(&mut self) -> anyhow::Result<Devices> {
+        self.devices.take().context("the guest's devices are lost")
+    }
+}
+
+/// The first flow of testpmd's.
+const FLOW: Flow = Flow {
+    src: std::net::IpAddr::V4(Ipv4Addr::new(10, 254, 0, 0)),
+    dst: std::net::IpAddr::V4(Ipv4Addr::new(10, 253, 0, 0)),
+    src_port: 1000,
+    dst_port: 1001,
+};
+
+/// Frames from the device of that number to the other.
+fn template(device: u8, size_bytes: usize) -> anyhow::Result<Template> {
+    let headers = Headers {
+        eth_src: Mac([0, 1, 2, 3, 4, device]),
+        eth_dst: Mac([0, 1, 2, 3, 4, 1 - device]),
+        vlan_tci: None,
+        transport: Transport::Udp,
+        ipv6: false,
+    };
+    Ok(Template::new(&headers, size_bytes)?)
+}
+
+impl Load for Guest {
+    fn begin(&mut self, size_bytes: usize) -> anyhow::Result<()> {
+        let devices = self.at_rest()?;
+        devices.prepare(size_bytes)?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let received = Arc::new([AtomicU64::new(0), AtomicU64::new(0)]);
+        let (flows, core) = (Arc::clone(&self.flows), self.core);
+        let (stopped, count) = (Arc::clone(&stop), Arc::clone(&received));
+        let thread = thread::spawn(move || {
+            process::pin(core)?;
+            devices.exchange(&flows, &stopped, &count)
+        });
+        self.running = Some(Running {
+            stop,
+            received,
+            thread,
+        });
+        Ok(())
+    }
+
+    fn sample(&mut self) -> anyhow::Result<Sample> {
+        let running = self.running.as_ref().context("the guest does not run")?;
+        ensure!(
+            !running.thread.is_finished(),
+            "the guest's thread has ended"
+        );
+        Ok(Sample {
+            at: Instant::now(),
+            received: [0, 1].map(|port| running.received[port].load(Relaxed)),
+            tried: 0,
+            refused: 0,
+        })
+    }
+
+    fn end(&mut self) -> anyhow::Result<()> {
+        let Some(running) = self.running.take() else {
+            return Ok(());
+        };
+        running.stop.store(true, Relaxed);
+        let Ok(ended) = running.thread.join() else {
+            bail!("the guest's thread panicked");
+        };
+        self.devices = Some(ended?);
+        Ok(())
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        let _ = self.end();
+    }
+}
+
+impl Devices {
+    fn accept(
+        sockets: &[impl AsRef<Path>; 2],
+        features: u64,
+        layout: &Layout,
+    ) -> anyhow::Result<Self> {
+        // Both at once, for a switch may connect in any order.
+        let [first, second] = [listen(sockets[0].as_ref())?, listen(sockets[1].as_ref())?];
+        let mut devices = [
+            FrontEnd::accept(&first, features, layout)?,
+            FrontEnd::accept(&second, features, layout)?,
+        ];
+        for device in &mut devices {
+            for slot in 0..device.receive.slots() {
+                device.receive.offer(&device.memory, slot);
+            }
+            device.receive.publish(&device.memory)?;
+        }
+        Ok(Self(devices))
+    }
+
+    /// Fills all transmit buffers, which must be ours.
+    fn prepare(&self, size_bytes: usize) -> anyhow::Result<()> {
+        for (number, device) in (0..).zip(&self.0) {
+            let template = template(number, size_bytes)?;
+            let mut frame = vec![0; HEADER_BYTES + size_bytes];
+            template.write(&FLOW, &[], &mut frame[HEADER_BYTES..]);
+            // Zero is "no checksum": it would differ from flow to flow.
+            frame[HEADER_BYTES + UDP_CHECKSUM_AT..][..2].fill(0);
+            for slot in 0..device.transmit.slots() {
+                device.memory.write(device.transmit.buffer(slot), &frame);
+                device.transmit.set_len(&device.memory, slot, frame.len());
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends and receives as fast as it goes, until stopped and every buffer is back.
+    fn exchange(
+        mut self,
+        flows: &[FlowBytes],
+        stop: &AtomicBool,
+        received: &[AtomicU64; 2],
+    ) -> anyhow::Result<Self> {
+        let mut next = 0;
+        let mut flow = || {
+            let bytes = flows[next];
+            next = if next + 1 == flows.len() { 0 } else { next + 1 };
+            bytes
+        };
+        for device in &mut self.0 {
+            for slot in 0..device.transmit.slots() {
+                device.write_flow(slot, flow());
+                device.transmit.offer(&device.memory, slot);
+            }
+            device.transmit.publish(&device.memory)?;
+        }
+        while !stop.load(Relaxed) {
+            for (device, count) in self.0.iter_mut().zip(received) {
+                let frames = device.take_received()?;
+                count.fetch_add(frames.into(), Relaxed);
+                let back = device.transmit.ready(&device.memory).min(BATCH);
+                for _ in 0..back {
+                    let (slot, _) = device.transmit.take(&device.memory)?;
+                    device.write_flow(slot, flow());
+                    device.transmit.offer(&device.memory, slot);
+                }
+                if back > 0 {
+                    device.transmit.publish(&device.memory)?;
+                }
+            }
+        }
+        self.drain()?;
+        Ok(self)
+    }
+
+    /// Waits until the switch has given every transmit buffer back.
+    fn drain(&mut self) -> anyhow::Result<()> {
+        let began = Instant::now();
+        while self
+            .0
+            .iter()
+            .any(|device| device.transmit.ready(&device.memory) < device.transmit.slots())
+        {
+            for device in &mut self.0 {
+                device.take_received()?;
+            }
+            ensure!(
+                began.elapsed() < DRAIN,
+                "the switch keeps transmit buffers for more than {DRAIN:?}"
+            );
+        }
+        for device in &mut self.0 {
+            for _ in 0..device.transmit.slots() {
+                device.transmit.take(&device.memory)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl FrontEnd {
+    #[inline]
+    fn write_flow(&self, slot: u16, flow: FlowBytes) {
+        let frame = self.transmit.buffer(slot) + HEADER_BYTES;
+        self.memory
+            .store_u16(frame + IP_CHECKSUM_AT, flow.ip_checksum);
+        self.memory.write_u64(frame + DST_AT, flow.dst_and_ports);
+    }
+
+    /// Takes up to a batch of receive buffers and gives them back unread. How many.
+    #[inline]
+    fn take_received(&mut self) -> anyhow::Result<u16> {
+        let frames = self.receive.ready(&self.memory).min(BATCH);
+        for _ in 0..frames {
+            let (slot, _) = self.receive.take(&self.memory)?;
+            self.receive.offer(&self.memory, slot);
+        }
+        if frames > 0 {
+            self.receive.publish(&self.memory)?;
+        }
+        Ok(frames)
+    }
+}

@@ -1,0 +1,180 @@
+//! A split virtqueue, from the driver's side (virtio 1.2, §2.7), and where it lies.
+//!
+//! In: buffers that the switch has used. Out: the same buffers, made available again: each
+//! descriptor is a chain of its own and has one buffer for ever. What must hold: a buffer belongs
+//! either to us or to the switch; what the switch writes into the ring is checked.
+
+use std::{
+    os::fd::OwnedFd,
+    sync::atomic::{Ordering::SeqCst, fence},
+};
+
+use anyhow::ensure;
+use pmd::shared_memory::SharedMemory;
+
+const DESCRIPTOR_BYTES: usize = 16;
+const USED_BYTES: usize = 8;
+
+/// Descriptor flag: the switch writes to the buffer.
+const WRITE: u64 = 2;
+
+/// Flag of the used area: no need to notify.
+const NO_NOTIFY: u16 = 1;
+
+/// Flag of the available area: do not interrupt.
+const NO_INTERRUPT: u16 = 1;
+
+/// Bytes of the header before each frame.
+pub(super) const HEADER_BYTES: usize = 12;
+
+/// How the memory of a device is divided: two rings, then the buffers of each.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Layout {
+    /// Descriptors of a ring, a power of two.
+    pub(super) slots: u16,
+    /// From one receive or transmit buffer to the next.
+    pub(super) stride_bytes: [usize; 2],
+    /// Usable bytes of a receive buffer.
+    pub(super) buffer_bytes: usize,
+}
+
+impl Layout {
+    /// What one ring takes, a page at least.
+    fn ring_bytes(&self) -> usize {
+        let slots = usize::from(self.slots);
+        (slots * (DESCRIPTOR_BYTES + 2 + USED_BYTES) + 128).next_multiple_of(4096)
+    }
+
+    fn buffers_at(&self, number: usize) -> usize {
+        let before = number * usize::from(self.slots) * self.stride_bytes[0];
+        2 * self.ring_bytes() + before
+    }
+
+    /// All of it, in 2 MiB pages.
+    pub(super) fn memory_bytes(&self) -> usize {
+        let slots = usize::from(self.slots);
+        (self.buffers_at(1) + slots * self.stride_bytes[1]).next_multiple_of(2 << 20)
+    }
+
+    /// Ring number 0 (receive) or 1 (transmit); all its buffers are ours.
+    pub(super) fn ring(
+        &self,
+        number: usize,
+        guest_base: u64,
+        kick: OwnedFd,
+        memory: &SharedMemory,
+    ) -> Ring {
+        let slots = usize::from(self.slots);
+        let descriptors = number * self.ring_bytes();
+        let available = descriptors + slots * DESCRIPTOR_BYTES;
+        let used = (available + 4 + 2 * slots + 2).next_multiple_of(64);
+        let ring = Ring {
+            slots: self.slots,
+            descriptors,
+            available,
+            used,
+            buffers: self.buffers_at(number),
+            stride_bytes: self.stride_bytes[number],
+            published: 0,
+            taken: 0,
+            kick,
+        };
+        let flags = if number == 0 { WRITE } else { 0 };
+        for slot in 0..self.slots {
+            let at = descriptors + usize::from(slot) * DESCRIPTOR_BYTES;
+            memory.write_u64(at, guest_base + ring.buffer(slot) as u64);
+            memory.write_u64(at + 8, self.buffer_bytes as u64 | flags << 32);
+        }
+        memory.store_u16(available, NO_INTERRUPT);
+        ring
+    }
+}
+
+/// A virtqueue.
+#[derive(Debug)]
+pub(super) struct Ring {
+    slots: u16,
+    descriptors: usize,
+    available: usize,
+    used: usize,
+    buffers: usize,
+    stride_bytes: usize,
+    /// The available index, as far as it was published.
+    published: u16,
+    /// Used entries taken.
+    taken: u16,
+    /// Where the switch wants to be notified.
+    pub(super) kick: OwnedFd,
+}
+
+impl Ring {
+    /// Offsets of the descriptors, the available and the used area.
+    pub(super) fn areas(&self) -> [usize; 3] {
+        [self.descriptors, self.available, self.used]
+    }
+
+    /// How many descriptors it has.
+    pub(super) fn slots(&self) -> u16 {
+        self.slots
+    }
+
+    /// Offset of the buffer of a descriptor.
+    #[inline]
+    pub(super) fn buffer(&self, slot: u16) -> usize {
+        self.buffers + usize::from(slot) * self.stride_bytes
+    }
+
+    /// Sets how many bytes of a buffer hold something.
+    pub(super) fn set_len(&self, memory: &SharedMemory, slot: u16, len_bytes: usize) {
+        let at = self.descriptors + usize::from(slot) * DESCRIPTOR_BYTES + 8;
+        memory.write_u64(at, len_bytes as u64);
+    }
+
+    /// How many buffers the switch has given back that were not taken yet.
+    #[inline]
+    pub(super) fn ready(&self, memory: &SharedMemory) -> u16 {
+        memory.load_u16(self.used + 2).wrapping_sub(self.taken)
+    }
+
+    /// Takes the next buffer that the switch has given back, and how much it wrote. Ask
+    /// [`Ring::ready`] before.
+    ///
+    /// # Errors
+    /// When what the switch wrote makes no sense.
+    #[inline]
+    pub(super) fn take(&mut self, memory: &SharedMemory) -> anyhow::Result<(u16, usize)> {
+        let slot = usize::from(self.taken % self.slots);
+        let entry = memory.read_u64(self.used + 4 + slot * USED_BYTES);
+        let (descriptor, len) = (entry as u32, (entry >> 32) as usize);
+        ensure!(
+            descriptor < u32::from(self.slots),
+            "the switch used descriptor {descriptor} of {}",
+            self.slots
+        );
+        self.taken = self.taken.wrapping_add(1);
+        Ok((descriptor as u16, len))
+    }
+
+    /// Puts a buffer among those that become available with [`Ring::publish`].
+    #[inline]
+    pub(super) fn offer(&mut self, memory: &SharedMemory, descriptor: u16) {
+        let slot = usize::from(self.published % self.slots);
+        memory.store_u16(self.available + 4 + 2 * slot, descriptor);
+        self.published = self.published.wrapping_add(1);
+    }
+
+    /// Makes what was offered available, and notifies the switch if it asks for that.
+    ///
+    /// # Errors
+    /// When it cannot be notified.
+    #[inline]
+    pub(super) fn publish(&self, memory: &SharedMemory) -> anyhow::Result<()> {
+        memory.store_u16(self.available + 2, self.published);
+        // The index before the question: a switch that goes to sleep asks the other way round.
+        fence(SeqCst);
+        if memory.load_u16(self.used) & NO_NOTIFY == 0 {
+            rustix::io::write(&self.kick, &1_u64.to_ne_bytes())?;
+        }
+        Ok(())
+    }
+}
