@@ -114,7 +114,6 @@ pub(super) fn port(port: &Port) -> String {
     row("reason", port.reason.clone());
     row("driver", port.driver.clone());
     row("interface", port.interface.clone());
-    row("socket", port.socket.clone());
     row("mode", port.mode.clone());
     if port.max_frame_bytes > 0 {
         row("longest frame", format!("{} bytes", port.max_frame_bytes));

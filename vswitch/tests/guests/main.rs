@@ -11,6 +11,9 @@ mod vm;
 
 // The same lab as for tests with namespaces alone, of which these tests need less.
 #[allow(dead_code, reason = "a part is used here")]
+#[path = "../namespaces/frames.rs"]
+mod frames;
+#[allow(dead_code, reason = "a part is used here")]
 #[path = "../namespaces/http.rs"]
 mod http;
 #[allow(dead_code, reason = "a part is used here")]

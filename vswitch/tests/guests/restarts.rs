@@ -40,7 +40,7 @@ fn guests_outlive_the_switch() {
         a.ping("10.0.0.2", 56, 5);
         b.ping("fd00::1", 56, 5);
         b.run("kill $(cat /tmp/pid)");
-        transfer(&Site::Guest(a), &Site::Guest(b), "10.0.0.1", 2 << 10);
+        transfer(&Site::Guest(a), &Site::Guest(b), "10.0.0.2", 2 << 10);
         assert!(a.uptime() > uptime, "the guest was not touched");
         assert_eq!(features(&lab), negotiated, "the same is offered");
         lab.check_conservation();

@@ -51,7 +51,7 @@ fn two_guests_talk_whichever_end_of_the_socket_they_are() {
     a.ping("10.0.0.2", 1472, 5);
 
     // A segment passes whole from guest to guest.
-    for (from, to, port, address) in [(a, b, "a", "10.0.0.1"), (b, a, "b", "[fd00::2]")] {
+    for (from, to, port, address) in [(a, b, "a", "10.0.0.2"), (b, a, "b", "fd00::1")] {
         let before = received(&lab, port);
         transfer(&Site::Guest(from), &Site::Guest(to), address, 8 << 10);
         let mean = mean_bytes(&lab, port, before);
@@ -119,13 +119,11 @@ fn a_guest_and_a_namespace_exchange_files() {
     lab.ping("m", "fd00::2", 5);
 
     // The switch cuts the guest's segments, and sums what either stack left to others.
-    let before = received(&lab, "a");
-    transfer(&guest, &member, "10.0.0.2", 8 << 10);
-    transfer(&guest, &member, "[fd00::2]", 1 << 10);
-    assert!(mean_bytes(&lab, "a", before) > 3000);
-    let cut = lab.port("m").driver_counts["super_segments_cut"];
+    transfer(&guest, &member, "10.0.0.1", 8 << 10);
+    transfer(&guest, &member, "fd00::1", 1 << 10);
+    let cut = lab.port("m").driver_counts["tso_cut"];
     assert!(cut > 100, "{cut}");
-    transfer(&member, &guest, "10.0.0.1", 8 << 10);
-    transfer(&member, &guest, "[fd00::1]", 1 << 10);
+    transfer(&member, &guest, "10.0.0.2", 8 << 10);
+    transfer(&member, &guest, "fd00::2", 1 << 10);
     lab.check_conservation();
 }

@@ -240,47 +240,44 @@ pub(crate) enum Site<'a> {
 }
 
 impl Site<'_> {
+    /// Runs a shell line in its folder of files.
     fn run(&self, line: &str) -> String {
         match self {
-            Self::Guest(guest) => guest.run(line),
+            Self::Guest(guest) => guest.run(&format!("cd /tmp; {line}")),
             Self::Member(lab, name) => {
-                let mut command = lab.at(name, "busybox sh -ec");
-                // Each member has a folder of its own, as each guest has.
                 let folder = lab.path(name);
                 std::fs::create_dir_all(&folder).expect("a folder");
+                let mut command = lab.at(name, "busybox sh -c");
                 command.current_dir(folder).arg(line);
                 text(&ok(&mut command).stdout)
             }
         }
     }
+
+    fn sum(&self, file: &str) -> String {
+        let said = self.run(&format!("busybox sha256sum {file}"));
+        said.split(' ').next().expect("a sum").to_owned()
+    }
 }
 
-/// Sends `bytes` random bytes by TCP from `from` to `to`, which reaches it at `address`. They
-/// arrive as they were.
+/// Sends random bytes by TCP from `from` to `to`, which has `address`. They arrive as they were.
 pub(crate) fn transfer(from: &Site<'_>, to: &Site<'_>, address: &str, kib: u32) {
-    // A guest's shell starts where its lines leave it: nowhere in particular.
-    let prepare = |site: &Site<'_>| match site {
-        Site::Guest(_) => "cd /tmp; ",
-        Site::Member(..) => "",
-    };
-    let sum = |site: &Site<'_>, file: &str| {
-        let said = site.run(&format!("{}busybox sha256sum {file}", prepare(site)));
-        let sum = said.split(' ').next().map(str::to_owned);
-        sum.expect("a sum")
-    };
+    static PORTS: AtomicU32 = AtomicU32::new(8000);
+    let port = PORTS.fetch_add(1, Ordering::Relaxed);
     from.run(&format!(
-        "{}busybox dd if=/dev/urandom of=sent bs=1024 count={kib} 2>/dev/null
-         busybox httpd -f -p 8000 -h . >/dev/null 2>&1 & echo $! > server",
-        prepare(from)
+        "busybox dd if=/dev/urandom of=sent bs=1024 count={kib} 2>/dev/null"
     ));
-    eventually("the file arrives", || {
-        // The server may not listen yet; anything else fails each time.
-        let line = format!(
-            "{}busybox wget -q -T 20 -O received http://{address}:8000/sent && echo done || true",
-            prepare(to)
-        );
-        to.run(&line).contains("done").then_some(())
+    // It ends when the sender has sent all, not when there is nothing to say to it.
+    to.run(&format!(
+        "rm -f received; {{ sleep 60 | busybox nc -l -p {port} >received; }} >/dev/null 2>&1 &"
+    ));
+    // The other may not listen yet.
+    let line = format!("busybox nc {address} {port} <sent 2>/dev/null && echo done || true");
+    eventually("the bytes are taken", || {
+        from.run(&line).contains("done").then_some(())
     });
-    from.run(&format!("{}kill $(cat server)", prepare(from)));
-    assert_eq!(sum(from, "sent"), sum(to, "received"), "the bytes differ");
+    let sent = from.sum("sent");
+    eventually("the bytes are the same", || {
+        (to.sum("received") == sent).then_some(())
+    });
 }
