@@ -1,10 +1,10 @@
 //! A guest that costs next to nothing: frames that stand ready in its memory.
 //!
 //! In: two sockets that a switch connects to, how many flows. Out: how many frames came through,
-//! or how long they took. Where testpmd builds each frame anew and so is often slower than the
-//! switch, this one writes the bytes in which flows differ into a buffer that just came back, and
-//! makes it available again. The frames are testpmd's, flow by flow in a random order that
-//! repeats.
+//! or how long they took ([`round_trip`]). Where testpmd builds each frame anew and so is often
+//! slower than the switch, this one writes the bytes in which flows differ into a buffer that just
+//! came back, and makes it available again. The frames are testpmd's, flow after flow, or TCP
+//! super-segments of one flow ([`Traffic`]).
 
 use std::{
     net::Ipv4Addr,
@@ -24,7 +24,6 @@ use super::load::{Load, Sample};
 use crate::{
     generator::{
         flow::{Flow, FlowSpace},
-        random::Random,
         template::{Headers, Template, Transport},
     },
     process,
@@ -32,6 +31,7 @@ use crate::{
 
 mod front_end;
 mod ring;
+mod round_trip;
 
 use front_end::{FrontEnd, feature, listen};
 use ring::{HEADER_BYTES, Layout};
@@ -39,22 +39,92 @@ use ring::{HEADER_BYTES, Layout};
 /// Descriptors of a ring, as testpmd has them.
 const SLOTS: u16 = super::testpmd::RING_SLOTS as u16;
 
-/// For frames: a buffer as DPDK's are, 2 KiB and what stands before it.
-const FRAMES: Layout = Layout {
-    slots: SLOTS,
-    stride_bytes: [2304, 2304],
-    buffer_bytes: 2048,
-};
+/// What a guest sends, and what for it negotiates and how its buffers lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Traffic {
+    /// Frames as they are on the wire, UDP, in buffers as DPDK has them.
+    Frames,
+    /// TCP frames of up to 64 KiB that somebody behind the switch would have to cut (virtio 1.2,
+    /// §5.1.6.2), in buffers that take the largest whole.
+    Segments,
+}
 
-/// For TCP super-segments: the largest there can be, and a page.
-const SEGMENTS: Layout = Layout {
-    slots: SLOTS,
-    stride_bytes: [17 * 4096, 17 * 4096],
-    buffer_bytes: 17 * 4096,
-};
+impl Traffic {
+    fn features(self) -> u64 {
+        match self {
+            Self::Frames => feature::MRG_RXBUF,
+            Self::Segments => {
+                let checksums = feature::CSUM | feature::GUEST_CSUM;
+                feature::MRG_RXBUF | checksums | feature::HOST_TSO4 | feature::GUEST_TSO4
+            }
+        }
+    }
+
+    fn layout(self) -> Layout {
+        let (stride, buffer_bytes) = match self {
+            Self::Frames => (2304, 2048),
+            Self::Segments => (LARGEST_BYTES, LARGEST_BYTES),
+        };
+        Layout {
+            slots: SLOTS,
+            stride_bytes: [stride; 2],
+            buffer_bytes,
+        }
+    }
+
+    /// The header before each frame.
+    fn header(self) -> [u8; HEADER_BYTES] {
+        const NEEDS_CSUM: u8 = 1;
+        const GSO_TCPV4: u8 = 1;
+        match self {
+            Self::Frames => [0; HEADER_BYTES],
+            Self::Segments => {
+                let [len, segment, start, field] =
+                    [54, SEGMENT_BYTES, 34, 16].map(u16::to_le_bytes);
+                let numbers = [len, segment, start, field].concat();
+                let mut header = [NEEDS_CSUM, GSO_TCPV4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+                header[2..10].copy_from_slice(&numbers);
+                header
+            }
+        }
+    }
+
+    /// Frames from the device of that number to the other.
+    fn template(self, device: u8, size_bytes: usize) -> anyhow::Result<Template> {
+        let headers = Headers {
+            eth_src: Mac([0, 1, 2, 3, 4, device]),
+            eth_dst: Mac([0, 1, 2, 3, 4, 1 - device]),
+            vlan_tci: None,
+            transport: match self {
+                Self::Frames => Transport::Udp,
+                Self::Segments => Transport::Tcp,
+            },
+            ipv6: false,
+        };
+        Ok(Template::new(&headers, size_bytes)?)
+    }
+
+    /// Writes a frame of a flow. Its TCP or UDP checksum is 0: "none" for UDP, and for TCP to be
+    /// filled in by whoever cuts the frame, which nobody does here.
+    fn write(self, template: &Template, flow: &Flow, frame: &mut [u8]) {
+        template.write(flow, &[], frame);
+        let field = match self {
+            Self::Frames => 40,
+            Self::Segments => 50,
+        };
+        frame[field..][..2].fill(0);
+    }
+}
+
+/// The largest frame with its header, in whole pages.
+const LARGEST_BYTES: usize = 17 * 4096;
+
+/// Payload of the segments that a super-segment stands for: of an MTU of 1500.
+const SEGMENT_BYTES: u16 = 1448;
 
 /// What a guest's devices take of 2 MiB pages, at most.
-pub(super) const HUGEPAGES: u64 = 2 * (2 * 17 * 4096 * SLOTS as u64).div_ceil(2 << 20) + 2;
+pub(super) const HUGEPAGES: u64 =
+    2 * (2 * LARGEST_BYTES as u64 * SLOTS as u64).div_ceil(2 << 20) + 2;
 
 /// Buffers that are made available before the switch is told.
 const BATCH: u16 = 64;
@@ -69,7 +139,8 @@ struct Devices([FrontEnd; 2]);
 /// The guest.
 #[derive(Debug)]
 pub(super) struct Guest {
-    flows: Arc<[FlowBytes]>,
+    traffic: Traffic,
+    flows: u32,
     core: usize,
     /// At rest, or in the hands of a thread.
     devices: Option<Devices>,
@@ -80,8 +151,17 @@ pub(super) struct Guest {
 #[derive(Debug)]
 struct Running {
     stop: Arc<AtomicBool>,
-    received: Arc<[AtomicU64; 2]>,
+    counts: Arc<Counts>,
     thread: JoinHandle<anyhow::Result<Devices>>,
+}
+
+/// What the thread has counted.
+#[derive(Debug, Default)]
+struct Counts {
+    received: [AtomicU64; 2],
+    /// Looks at a transmit ring, and those that found nothing back in it.
+    looks: AtomicU64,
+    full: AtomicU64,
 }
 
 /// What differs from flow to flow.
@@ -95,7 +175,6 @@ struct FlowBytes {
 /// Where that is in a frame.
 const IP_CHECKSUM_AT: usize = 24;
 const DST_AT: usize = 30;
-const UDP_CHECKSUM_AT: usize = 40;
 
 impl Guest {
     /// Waits until a switch has connected to both `sockets`. Its thread will run on `core`.
@@ -104,36 +183,41 @@ impl Guest {
     /// When no switch connects, or not with what is needed.
     pub(super) fn start(
         sockets: &[impl AsRef<Path>; 2],
+        traffic: Traffic,
         flows: u32,
         core: usize,
     ) -> anyhow::Result<Self> {
-        let devices = Devices::accept(sockets, feature::MRG_RXBUF, &FRAMES)?;
-        let template = template(0, 64)?;
-        let space = FlowSpace {
-            first: FLOW,
-            dst_ports: 1,
-            dst_hosts: flows,
-            src_ports: 1,
-        };
-        let mut order: Vec<u32> = (0..flows).collect();
-        Random::new(1).shuffle(&mut order);
-        let mut frame = vec![0; template.size_bytes()];
-        let bytes = order.iter().map(|flow| {
-            template.write(&space.flow((*flow).into()), &[], &mut frame);
-            let [high, low] = [frame[IP_CHECKSUM_AT], frame[IP_CHECKSUM_AT + 1]];
-            let mut rest = [0; 8];
-            rest.copy_from_slice(&frame[DST_AT..DST_AT + 8]);
-            FlowBytes {
-                ip_checksum: u16::from_le_bytes([high, low]),
-                dst_and_ports: u64::from_le_bytes(rest),
-            }
-        });
+        let devices = Devices::accept(sockets, traffic.features(), &traffic.layout())?;
         Ok(Self {
-            flows: bytes.collect(),
+            traffic,
+            flows,
             core,
             devices: Some(devices),
             running: None,
         })
+    }
+
+    /// What differs between the flows of frames of this size.
+    fn flow_bytes(&self, size_bytes: usize) -> anyhow::Result<Vec<FlowBytes>> {
+        let template = self.traffic.template(0, size_bytes)?;
+        let space = FlowSpace {
+            first: FLOW,
+            dst_ports: 1,
+            dst_hosts: self.flows,
+            src_ports: 1,
+        };
+        let mut frame = vec![0; size_bytes];
+        let bytes = (0..self.flows).map(|flow| {
+            template.write(&space.flow(flow.into()), &[], &mut frame);
+            let checksum = [frame[IP_CHECKSUM_AT], frame[IP_CHECKSUM_AT + 1]];
+            let mut rest = [0; 8];
+            rest.copy_from_slice(&frame[DST_AT..][..8]);
+            FlowBytes {
+                ip_checksum: u16::from_ne_bytes(checksum),
+                dst_and_ports: u64::from_le_bytes(rest),
+            }
+        });
+        Ok(bytes.collect())
     }
 
     fn at_rest(&mut self) -> anyhow::Result<Devices> {
@@ -149,33 +233,21 @@ const FLOW: Flow = Flow {
     dst_port: 1001,
 };
 
-/// Frames from the device of that number to the other.
-fn template(device: u8, size_bytes: usize) -> anyhow::Result<Template> {
-    let headers = Headers {
-        eth_src: Mac([0, 1, 2, 3, 4, device]),
-        eth_dst: Mac([0, 1, 2, 3, 4, 1 - device]),
-        vlan_tci: None,
-        transport: Transport::Udp,
-        ipv6: false,
-    };
-    Ok(Template::new(&headers, size_bytes)?)
-}
-
 impl Load for Guest {
     fn begin(&mut self, size_bytes: usize) -> anyhow::Result<()> {
         let devices = self.at_rest()?;
-        devices.prepare(size_bytes)?;
+        devices.prepare(self.traffic, size_bytes)?;
         let stop = Arc::new(AtomicBool::new(false));
-        let received = Arc::new([AtomicU64::new(0), AtomicU64::new(0)]);
-        let (flows, core) = (Arc::clone(&self.flows), self.core);
-        let (stopped, count) = (Arc::clone(&stop), Arc::clone(&received));
+        let counts = Arc::new(Counts::default());
+        let (flows, core) = (self.flow_bytes(size_bytes)?, self.core);
+        let (stopped, count) = (Arc::clone(&stop), Arc::clone(&counts));
         let thread = thread::spawn(move || {
             process::pin(core)?;
             devices.exchange(&flows, &stopped, &count)
         });
         self.running = Some(Running {
             stop,
-            received,
+            counts,
             thread,
         });
         Ok(())
@@ -189,9 +261,9 @@ impl Load for Guest {
         );
         Ok(Sample {
             at: Instant::now(),
-            received: [0, 1].map(|port| running.received[port].load(Relaxed)),
-            tried: 0,
-            refused: 0,
+            received: [0, 1].map(|port| running.counts.received[port].load(Relaxed)),
+            tried: running.counts.looks.load(Relaxed),
+            refused: running.counts.full.load(Relaxed),
         })
     }
 
@@ -236,16 +308,16 @@ impl Devices {
     }
 
     /// Fills all transmit buffers, which must be ours.
-    fn prepare(&self, size_bytes: usize) -> anyhow::Result<()> {
+    fn prepare(&self, traffic: Traffic, size_bytes: usize) -> anyhow::Result<()> {
         for (number, device) in (0..).zip(&self.0) {
-            let template = template(number, size_bytes)?;
-            let mut frame = vec![0; HEADER_BYTES + size_bytes];
-            template.write(&FLOW, &[], &mut frame[HEADER_BYTES..]);
-            // Zero is "no checksum": it would differ from flow to flow.
-            frame[HEADER_BYTES + UDP_CHECKSUM_AT..][..2].fill(0);
+            let template = traffic.template(number, size_bytes)?;
+            let mut buffer = traffic.header().to_vec();
+            buffer.resize(HEADER_BYTES + size_bytes, 0);
+            traffic.write(&template, &FLOW, &mut buffer[HEADER_BYTES..]);
             for slot in 0..device.transmit.slots() {
-                device.memory.write(device.transmit.buffer(slot), &frame);
-                device.transmit.set_len(&device.memory, slot, frame.len());
+                let (memory, ring) = (&device.memory, &device.transmit);
+                memory.write(ring.buffer(slot), &buffer);
+                ring.set_len(memory, slot, buffer.len());
             }
         }
         Ok(())
@@ -256,7 +328,7 @@ impl Devices {
         mut self,
         flows: &[FlowBytes],
         stop: &AtomicBool,
-        received: &[AtomicU64; 2],
+        counts: &Counts,
     ) -> anyhow::Result<Self> {
         let mut next = 0;
         let mut flow = || {
@@ -272,7 +344,7 @@ impl Devices {
             device.transmit.publish(&device.memory)?;
         }
         while !stop.load(Relaxed) {
-            for (device, count) in self.0.iter_mut().zip(received) {
+            for (device, count) in self.0.iter_mut().zip(&counts.received) {
                 let frames = device.take_received()?;
                 count.fetch_add(frames.into(), Relaxed);
                 let back = device.transmit.ready(&device.memory).min(BATCH);
@@ -281,8 +353,11 @@ impl Devices {
                     device.write_flow(slot, flow());
                     device.transmit.offer(&device.memory, slot);
                 }
+                counts.looks.fetch_add(1, Relaxed);
                 if back > 0 {
                     device.transmit.publish(&device.memory)?;
+                } else {
+                    counts.full.fetch_add(1, Relaxed);
                 }
             }
         }
