@@ -48,7 +48,7 @@ pub struct TxReport {
     pub sent_bytes: u64,
     /// Frames that found the queue full.
     pub full: u32,
-    /// Frames longer than the port can carry.
+    /// Frames longer than the port can carry, and super-segments that cannot be cut.
     pub too_big: u32,
     /// Frames for a port that is down.
     pub down: u32,

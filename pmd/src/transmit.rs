@@ -136,10 +136,37 @@ impl TxBurst<'_> {
         }
         let rest = &mut dst[prefix_len..plan.wire_len()];
         frame.copy_to(plan.skip_bytes as usize, rest);
-        if let Some(partial) = frame.partial_checksum {
-            complete_checksum(plan, partial, frame.len(), dst);
+        if let Some(partial) = self.partial_checksum(plan) {
+            complete_checksum(partial, &mut dst[..plan.wire_len()]);
         }
         plan.wire_len()
+    }
+
+    /// The checksum that is still to be completed in what leaves for `plan`, and where in those
+    /// bytes. It lies within them.
+    ///
+    /// `None` also for a truncated frame, which leaves with its checksum as it is, because that
+    /// covers bytes that do not leave; and for one whose prefix replaces where it begins.
+    pub fn partial_checksum(&self, plan: &TxPlan) -> Option<PartialChecksum> {
+        let frame = &self.frames[plan.frame as usize];
+        let PartialChecksum { start, offset } = frame.partial_checksum?;
+        let start = if plan.checksum_start > 0 {
+            u16::from(plan.checksum_start)
+        } else {
+            let is_whole = plan.skip_bytes as usize + plan.len_bytes as usize == frame.len();
+            let behind_prefix = start.checked_sub(plan.skip_bytes).filter(|_| is_whole)?;
+            behind_prefix.checked_add(plan.prefix_len_bytes.into())?
+        };
+        let end = usize::from(start) + usize::from(offset) + 2;
+        (end <= plan.wire_len()).then_some(PartialChecksum { start, offset })
+    }
+
+    /// What leaves for `plan`, where that is one run of the frame's head without a prefix.
+    #[inline(always)]
+    pub(crate) fn single_piece<'f>(frame: &Frame<'f>, plan: &TxPlan) -> Option<&'f [u8]> {
+        let start = plan.skip_bytes as usize;
+        let piece = frame.head().get(start..start + plan.len_bytes as usize);
+        piece.filter(|_| plan.prefix_len_bytes == 0)
     }
 
     /// Byte number `at` of what leaves for `plan`, as far as it lies in the prefix or the
@@ -208,52 +235,42 @@ fn copy_long(dst: &mut [u8], src: &[u8]) {
     dst.copy_from_slice(src);
 }
 
-/// Completes a partial checksum in `wire`, the bytes that leave. A truncated frame is left as it
-/// is: its checksum covers bytes that do not leave.
-fn complete_checksum(plan: &TxPlan, partial: PartialChecksum, frame_len: usize, wire: &mut [u8]) {
-    if plan.checksum_start > 0 {
-        return complete_from(plan, plan.checksum_start.into(), partial.offset, wire);
-    }
-    let untouched = partial.start >= plan.skip_bytes;
-    let whole = plan.skip_bytes as usize + plan.len_bytes as usize == frame_len;
-    if !(untouched && whole) {
-        return;
-    }
-    let start = plan.prefix_len_bytes as usize + (partial.start - plan.skip_bytes) as usize;
-    complete_from(plan, start, partial.offset, wire);
-}
-
-/// Completes the checksum of `wire[start..]` in its field `offset` bytes behind `start`. A field
-/// outside the bytes that leave is left alone.
-fn complete_from(plan: &TxPlan, start: usize, offset: u16, wire: &mut [u8]) {
-    let field = start + offset as usize;
-    let Some(summed) = wire.get(start..plan.wire_len()) else {
-        return;
-    };
-    if field + 2 > plan.wire_len() {
-        return;
-    }
+/// Completes a partial checksum in `wire`, the bytes that leave.
+fn complete_checksum(partial: PartialChecksum, wire: &mut [u8]) {
+    let start = partial.start as usize;
+    let field = start + partial.offset as usize;
     // A transmitted zero would mean "no checksum" to UDP; its one's complement twin is as valid
     // for TCP (RFC 768).
-    let checksum = match !fold(sum(summed)) {
+    let checksum = match !fold(sum(&wire[start..])) {
         0 => 0xffff,
         checksum => checksum,
     };
     wire[field..field + 2].copy_from_slice(&checksum.to_be_bytes());
 }
 
-/// One's complement sum of big-endian 16-bit words, not yet folded (RFC 1071). An odd last byte
+/// One's complement sum of big-endian 16-bit words, to be folded (RFC 1071). An odd last byte
 /// counts as the high byte of a word.
 pub fn sum(bytes: &[u8]) -> u64 {
-    let mut total = 0u64;
-    let mut words = bytes.chunks_exact(4);
-    for word in &mut words {
-        total += u64::from(u32::from_be_bytes([word[0], word[1], word[2], word[3]]));
+    // In the processor's own byte order, which only swaps the bytes of the folded sum (RFC 1071
+    // §2 B): to swap each word instead takes twice the time of a long frame.
+    let mut total = 0;
+    let (words, rest) = bytes.as_chunks::<8>();
+    for word in words {
+        let word = u64::from_ne_bytes(*word);
+        total += (word >> 32) + (word & 0xffff_ffff);
     }
-    let mut last = [0; 4];
-    let rest = words.remainder();
-    last[..rest.len()].copy_from_slice(rest);
-    total + u64::from(u32::from_be_bytes(last))
+    let (words, rest) = rest.as_chunks::<4>();
+    for word in words {
+        total += u64::from(u32::from_ne_bytes(*word));
+    }
+    let last = match *rest {
+        [a] => [a, 0, 0, 0],
+        [a, b] => [a, b, 0, 0],
+        [a, b, c] => [a, b, c, 0],
+        _ => [0; 4],
+    };
+    total += u64::from(u32::from_ne_bytes(last));
+    u64::from(u16::from_be(fold(total)))
 }
 
 /// Folds a sum to 16 bits (RFC 1071).
@@ -315,6 +332,22 @@ mod tests {
         let mut check = out[5..].to_vec();
         check[2..4].copy_from_slice(&expected.to_be_bytes());
         assert_eq!(fold(sum(&check) + 0x1234), 0xffff);
+    }
+
+    #[test]
+    fn a_sum_is_that_of_16_bit_words_however_many() {
+        let bytes: Vec<u8> = (0..100_u8).map(|n| n.wrapping_mul(151) ^ 0xa5).collect();
+        for len in 0..bytes.len() {
+            let word =
+                |pair: &[u8]| u64::from(pair[0]) << 8 | u64::from(*pair.get(1).unwrap_or(&0));
+            let plain: u64 = bytes[..len].chunks(2).map(word).sum();
+            assert_eq!(fold(sum(&bytes[..len])), fold(plain), "{len} bytes");
+        }
+        assert_eq!(
+            fold(sum(&vec![0xff; 65_549])),
+            fold(32_774 * 0xffff + 0xff00)
+        );
+        assert_eq!(sum(&[0; 9]), 0);
     }
 
     #[test]

@@ -246,15 +246,32 @@ proptest! {
     }
 }
 
+/// Whether none, few or all frames leave here, and whether others' are to be cut.
 #[test]
 fn a_burst_without_super_segments_passes_as_it_is() {
-    let bytes = [0; 60];
-    let frames = [Frame::contiguous(&bytes); 3];
-    let plans = [0, 1, 2].map(|index| TxPlan::whole(index, &frames[index]));
+    let built = SuperSegment::plain(9000, 1400).build();
+    for other in [Frame::contiguous(&[0; 60]), built.frame(&[])] {
+        let mut frames = [Frame::contiguous(&[0; 60]); BURST];
+        frames[0] = other;
+        for count in [1, 2, BURST - 1] {
+            let plans: Vec<TxPlan> = (1..=count)
+                .map(|index| TxPlan::whole(index, &frames[index]))
+                .collect();
+            let mut inner = Recorder::default();
+            let report = transmit(&frames, &plans, &mut inner);
+            assert_eq!(report.sent as usize, count);
+            assert_eq!((inner.calls, inner.plans_at), (1, Some(plans.as_ptr())));
+        }
+    }
+}
+
+#[test]
+fn few_plans_of_many_frames_are_cut_too() {
+    let built = SuperSegment::plain(9000, 1400).build();
+    let frames = [built.frame(&[]); BURST];
     let mut inner = Recorder::default();
-    let report = transmit(&frames, &plans, &mut inner);
-    assert_eq!(report.sent, 3);
-    assert_eq!((inner.calls, inner.plans_at), (1, Some(plans.as_ptr())));
+    let report = transmit(&frames, &[TxPlan::whole(5, &frames[5])], &mut inner);
+    assert_eq!((report.sent, inner.taken.len()), (1, 7));
 }
 
 #[test]
@@ -393,7 +410,7 @@ fn refuse(name: &str, change: impl FnOnce(&mut Vec<u8>, &mut Option<PartialCheck
 
 #[test]
 fn what_is_not_whole_tcp_is_refused() {
-    const NAME: &str = "super_segments_not_tcp";
+    const NAME: &str = "tso_refused_not_tcp";
     refuse(NAME, |bytes, _, _| bytes[23] = 17);
     refuse(NAME, |bytes, _, _| bytes[23] = 47);
     refuse(NAME, |bytes, _, _| {
@@ -406,7 +423,7 @@ fn what_is_not_whole_tcp_is_refused() {
 
 #[test]
 fn lengths_that_contradict_the_frame_are_refused() {
-    const NAME: &str = "super_segments_bad_lengths";
+    const NAME: &str = "tso_refused_lengths";
     refuse(NAME, |bytes, _, _| bytes[14] = 0x44);
     refuse(NAME, |bytes, _, _| bytes[14] = 0x65);
     refuse(NAME, |bytes, _, _| bytes[46] = 0x40);
@@ -422,13 +439,13 @@ fn lengths_that_contradict_the_frame_are_refused() {
 #[test]
 fn flags_that_cannot_be_repeated_are_refused() {
     for flag in [SYN, RST, URG] {
-        refuse("super_segments_bad_flags", |bytes, _, _| bytes[47] |= flag);
+        refuse("tso_refused_flags", |bytes, _, _| bytes[47] |= flag);
     }
 }
 
 #[test]
 fn a_checksum_that_is_not_tcps_is_refused() {
-    const NAME: &str = "super_segments_bad_checksum";
+    const NAME: &str = "tso_refused_checksum";
     let partial = |start, offset| Some(PartialChecksum { start, offset });
     refuse(NAME, |_, place, _| *place = None);
     for (start, offset) in [
@@ -446,7 +463,7 @@ fn a_checksum_that_is_not_tcps_is_refused() {
 #[test]
 fn tiny_segments_are_refused() {
     for tiny in [1, 2, MIN_SEGMENT_BYTES - 1] {
-        refuse("super_segments_cut_too_small", |_, _, bytes| *bytes = tiny);
+        refuse("tso_refused_segment_bytes", |_, _, bytes| *bytes = tiny);
     }
 }
 
@@ -545,6 +562,6 @@ fn a_wrapped_port_takes_super_segments_and_counts_them() {
     assert_eq!(report.sent, 1);
     check(&segment, &Endpoint::new(far).drain()).expect("valid packets");
     let counts = near.monitor.counts();
-    assert!(counts.contains(&("super_segments_cut", 1)), "{counts:?}");
-    assert!(counts.contains(&("super_segment_pieces", 14)), "{counts:?}");
+    assert!(counts.contains(&("tso_cut", 1)), "{counts:?}");
+    assert!(counts.contains(&("tso_segments", 14)), "{counts:?}");
 }

@@ -65,6 +65,33 @@ fn without_mergeable_buffers_a_frame_takes_one_chain() {
 }
 
 #[test]
+fn a_frame_that_finds_no_room_keeps_no_smaller_one_out() {
+    let mut bed = Bed::new();
+    let mut guest = bed.guest(Options::default());
+    guest.post(0, &[112; 12]);
+    let (long, short) = (frame(1500, 1), frame(100, 2));
+    let mixed = [&long, &short, &long, &short, &short].map(|one| Frame::contiguous(one));
+    let report = send_frames(&mut bed.port, 0, &mixed);
+    assert_eq!((report.sent, report.full), (3, 2));
+    assert!(guest.receive(0).iter().all(|(_, bytes)| *bytes == short));
+    // Where buffers do not merge, a small one stands in the way of long frames only.
+    let mut bed = Bed::new();
+    let mut guest = bed.guest(Options {
+        features: feature::PLAIN,
+        ..Options::default()
+    });
+    guest.post(0, &[112, 2048, 112]);
+    let report = send_frames(&mut bed.port, 0, &mixed);
+    assert_eq!((report.sent, report.too_big, report.full), (3, 1, 1));
+    let lengths: Vec<usize> = guest
+        .receive(0)
+        .iter()
+        .map(|(_, bytes)| bytes.len())
+        .collect();
+    assert_eq!(lengths, [100, 1500, 100]);
+}
+
+#[test]
 fn chains_direct_and_indirect_are_one_frame() {
     let mut bed = Bed::new();
     let mut guest = bed.guest(Options {
@@ -298,13 +325,30 @@ fn a_partial_checksum_is_completed_for_a_guest_that_does_not_know_it() {
 }
 
 #[test]
+fn a_header_says_nothing_where_no_checksum_was_negotiated() {
+    let mut bed = Bed::new();
+    let mut guest = bed.guest(Options::default());
+    let sent = frame(100, 0);
+    guest.transmit_with(0, &[0xff; 12], &sent);
+    let mut burst = pmd::Burst::new();
+    bed.port.rx[0].receive(&mut burst);
+    assert_eq!(burst[0].to_vec(), sent);
+    assert_eq!(
+        (burst[0].partial_checksum, burst[0].segment_bytes),
+        (None, 0)
+    );
+}
+
+#[test]
 fn a_tcp_super_segment_passes_whole_where_it_is_known() {
     let all = feature::PLAIN
         | feature::MRG_RXBUF
         | feature::CSUM
         | feature::GUEST_CSUM
         | feature::HOST_TSO4
-        | feature::GUEST_TSO4;
+        | feature::HOST_TSO6
+        | feature::GUEST_TSO4
+        | feature::GUEST_TSO6;
     let options = Options {
         features: all,
         memory_bytes: 64 << 20,
@@ -312,7 +356,10 @@ fn a_tcp_super_segment_passes_whole_where_it_is_known() {
     };
     let (mut bed, mut other) = (Bed::new(), Bed::new());
     let (mut a, mut b) = (bed.guest(options), other.guest(options));
-    let sent = tcp_frame(65_000);
+    let mut sent = tcp_frame(65_000);
+    let total_bytes = (sent.len() as u16 - 14).to_be_bytes();
+    sent[14..24].copy_from_slice(&[0x45, 0, total_bytes[0], total_bytes[1], 0, 1, 0, 0, 64, 6]);
+    sent[47] = 0x10;
     // gso_type TCPv4, hdr_len 54, gso_size 1448.
     let header = [1, 1, 54, 0, 0xa8, 0x05, 34, 0, 16, 0, 0, 0];
     a.transmit_with(0, &header, &sent);
@@ -321,14 +368,26 @@ fn a_tcp_super_segment_passes_whole_where_it_is_known() {
     let (received, bytes) = b.receive(0).remove(0);
     assert_eq!(received[..10], header[..10]);
     assert!(bytes == sent);
-    // A guest that does not know it is not sent it.
+    // For a guest that does not know it, it is cut.
     let mut plain = Bed::new();
     let mut c = plain.guest(Options::default());
-    c.post(0, &[2048; 40]);
+    c.post(0, &[2048; 64]);
     a.transmit_with(0, &header, &sent);
     let (_, report) = relay(&mut bed.port, &mut plain.port);
-    assert_eq!((report.sent, report.too_big), (0, 1));
-    assert!(c.receive(0).is_empty());
+    assert_eq!(report.sent, 1);
+    let mut payload = Vec::new();
+    for (header, bytes) in c.receive(0) {
+        assert_eq!(header[..10], [0; 10]);
+        assert!(bytes.len() <= 54 + 1448);
+        // The pseudo header, the TCP header and the data, with the checksum in its place.
+        let tcp_bytes = bytes.len() as u64 - 34;
+        let sum = pmd::transmit::sum(&bytes[26..34]) + 6 + tcp_bytes;
+        let sum = sum + pmd::transmit::sum(&bytes[34..]);
+        assert_eq!(pmd::transmit::fold(sum), 0xffff);
+        payload.extend_from_slice(&bytes[54..]);
+    }
+    assert!(payload == sent[54..]);
+    assert_eq!(count(&mut plain.port, "tso_segments"), 45);
 }
 
 #[test]
@@ -355,6 +414,7 @@ fn a_plan_with_a_prefix_moves_the_checksum() {
         prefix_len_bytes: 16,
         skip_bytes: 12,
         len_bytes: bytes.len() as u32 - 12,
+        ..pmd::TxPlan::default()
     };
     let report = bed.port.tx[0].transmit(&pmd::TxBurst {
         frames: &[one],

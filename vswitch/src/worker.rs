@@ -246,6 +246,7 @@ impl Walk<'_> {
         let mut bytes = 0;
         for group in self.groups {
             let mut group_bytes = 0;
+            let mut marked = false;
             let masks = self.bundle.snapshot.masks(group.port);
             let (frames, slots) = (
                 &mut burst[group.range()],
@@ -253,6 +254,7 @@ impl Walk<'_> {
             );
             for (frame, slot) in frames.iter().zip(slots.iter_mut()) {
                 group_bytes += frame.len() as u64;
+                marked |= frame.partial_checksum.is_some();
                 let (head, len, tag) = (frame.head(), frame.len(), frame.vlan_tci);
                 // Hashed where it is parsed, while the key's words are in registers.
                 slot.hash = if let Some(plain) = policy::parse::plain(head, len, tag, group.port) {
@@ -264,6 +266,11 @@ impl Walk<'_> {
                     self.cache.hash(&(&parsed.key & masks.of(parsed.class)))
                 };
                 self.cache.prefetch_set(slot.hash);
+            }
+            if marked {
+                for (frame, slot) in frames.iter_mut().zip(slots.iter()) {
+                    forget_false_mark(frame, &slot.parsed);
+                }
             }
             if group.unmarked_partial_checksums {
                 for (frame, slot) in frames.iter_mut().zip(slots) {
@@ -583,6 +590,18 @@ fn next_refresh_s(entry: &Entry, bundle: &Bundle, now: Now) -> u32 {
         .network(entry.network)
         .map_or(0, |network| network.ageing_s);
     now.s + (ageing_s / 8).max(1)
+}
+
+/// A frame leaves as it was judged: where completing a checksum would change more than that, it
+/// is not completed, and no port cuts the frame.
+#[inline]
+fn forget_false_mark(frame: &mut Frame<'_>, parsed: &Parsed) {
+    if let Some(PartialChecksum { start, offset }) = frame.partial_checksum
+        && !policy::checksum::may_be_left(parsed, start, offset)
+    {
+        frame.partial_checksum = None;
+        frame.segment_bytes = 0;
+    }
 }
 
 #[inline]

@@ -74,6 +74,7 @@ pub(super) struct Device {
 impl Device {
     pub(super) fn new(shared: Arc<Shared>, features: Features, queue_pairs: u16) -> Self {
         let setups = (0..queue_pairs * 2).map(|_| Setup::default()).collect();
+        shared.adopt(0);
         Self {
             shared,
             offered: features.bits(),
@@ -95,6 +96,22 @@ impl Device {
             features |= VhostUserProtocolFeatures::LOG_SHMFD;
         }
         features
+    }
+
+    /// The front end accepted protocol features as such, which a ring's being enabled belongs to.
+    pub(super) fn has_protocol_features(&self) -> bool {
+        self.features & PROTOCOL_FEATURES != 0
+    }
+
+    /// The front end may ask for an answer to each message.
+    pub(super) fn acknowledges(&self) -> bool {
+        self.protocol_features & VhostUserProtocolFeatures::REPLY_ACK.bits() != 0
+    }
+
+    /// A front end with several queue pairs tells of each region that comes or goes once for each
+    /// of them, as QEMU 7.2 does: what was told already is no mistake then.
+    fn says_all_twice(&self) -> bool {
+        self.queue_pairs > 1
     }
 
     /// Refuses a message.
@@ -184,6 +201,10 @@ impl Device {
 
     /// The places of a ring, each of its parts wholly in one region (virtio 1.2 §2.7: lengths
     /// and alignment), with the event words behind the entries.
+    #[allow(
+        clippy::cast_ptr_alignment,
+        reason = "each place is checked for the alignment it is cast to"
+    )]
     fn parts(&self, size: u16, at: Addresses) -> std::result::Result<Parts, String> {
         let entries = u64::from(size);
         let place = |name: &str, user: u64, len: u64, align: usize| {
@@ -286,14 +307,17 @@ fn event_fd(file: File) -> io::Result<OwnedFd> {
     Ok(fd)
 }
 
-fn map(region: &VhostUserMemoryRegion, file: &File) -> std::result::Result<Region, String> {
-    let claim = Claim {
+fn claim(region: &VhostUserMemoryRegion) -> Claim {
+    Claim {
         guest: region.guest_phys_addr,
         user: region.user_addr,
         size: region.memory_size,
         offset: region.mmap_offset,
-    };
-    Region::map(claim, file)
+    }
+}
+
+fn map(region: &VhostUserMemoryRegion, file: &File) -> std::result::Result<Region, String> {
+    Region::map(claim(region), file)
 }
 
 impl VhostUserBackendReqHandlerMut for Device {
@@ -327,6 +351,7 @@ impl VhostUserBackendReqHandlerMut for Device {
         }
         if features != self.features {
             self.features = features;
+            self.shared.adopt(features);
             for number in 0..self.setups.len() {
                 self.renew_or_refuse(number)?;
             }
@@ -492,6 +517,9 @@ impl VhostUserBackendReqHandlerMut for Device {
         fd: File,
         _postcopy: Option<bool>,
     ) -> Result<Option<u64>> {
+        if self.says_all_twice() && self.memory.holds(claim(region)) {
+            return Ok(None);
+        }
         match map(region, &fd).and_then(|region| self.memory.with(region)) {
             Ok(memory) => self.adopt(memory).map(|()| None),
             Err(reason) => self.refuse(reason),
@@ -502,6 +530,7 @@ impl VhostUserBackendReqHandlerMut for Device {
         let (guest, user, size) = (region.guest_phys_addr, region.user_addr, region.memory_size);
         match self.memory.without(guest, user, size) {
             Some(memory) => self.adopt(memory),
+            None if self.says_all_twice() => Ok(()),
             None => self.refuse(format!(
                 "memory region {guest:#x}+{size:#x} is to go and was never there"
             )),

@@ -5,10 +5,10 @@
 //! frame; a guest is only told of offloads that it negotiated.
 
 use super::{
-    features::{CSUM, GUEST_CSUM, GUEST_TSO4, GUEST_TSO6, HOST_TSO4, HOST_TSO6, Negotiated},
+    features::{GUEST_CSUM, GUEST_TSO4, GUEST_TSO6, HOST_TSO4, HOST_TSO6, Negotiated},
     violation::Violation,
 };
-use crate::{Frame, PartialChecksum, TxBurst, TxPlan};
+use crate::{Frame, PartialChecksum, TxBurst, TxPlan, segment::MIN_SEGMENT_BYTES};
 
 const NEEDS_CSUM: u8 = 1;
 const GSO_NONE: u8 = 0;
@@ -33,7 +33,8 @@ pub(super) fn is_plain(first: u64) -> bool {
     u64::from_le(first) & ASKS == 0
 }
 
-/// What the header says of `frame`. `header` is the first ten bytes.
+/// What the header says of `frame`, where checksums were negotiated: without them a header says
+/// nothing. `header` is the first ten bytes.
 ///
 /// # Errors
 ///
@@ -47,9 +48,6 @@ pub(super) fn decode(
     let [flags, kind, _, _, size @ .., s0, s1, o0, o1] = header;
     if kind == GSO_NONE && flags & NEEDS_CSUM == 0 {
         return Ok(());
-    }
-    if !negotiated.has(CSUM) {
-        return Err(Violation::OffloadNotNegotiated);
     }
     if flags & NEEDS_CSUM == 0 {
         return Err(Violation::Segmentation);
@@ -107,35 +105,27 @@ pub(super) const PLAIN_WORDS: (u64, u32) = (0, 0x1_0000_u32.to_le());
 #[cold]
 pub(super) fn encode(burst: &TxBurst<'_>, plan: &TxPlan, negotiated: Negotiated) -> Encoded {
     let frame = &burst.frames[plan.frame as usize];
-    let Some(partial) = frame.partial_checksum else {
+    let Some(partial) = burst.partial_checksum(plan) else {
         return Encoded::Header(PLAIN);
     };
-    let whole = plan.skip_bytes as usize + plan.len_bytes as usize == frame.len();
-    let Some(from_skip) = partial.start.checked_sub(plan.skip_bytes).filter(|_| whole) else {
-        return Encoded::Header(PLAIN);
-    };
-    let start = u16::from(plan.prefix_len_bytes).saturating_add(from_skip);
-    let moved = PartialChecksum {
-        start,
-        offset: partial.offset,
-    };
-    if usize::from(start) + usize::from(partial.offset) + 2 > plan.wire_len() {
-        return Encoded::Header(PLAIN);
-    }
+    let PartialChecksum { start, offset } = partial;
     let mut header = PLAIN;
     if negotiated.has(GUEST_CSUM) {
         header[0] = NEEDS_CSUM;
         header[6..8].copy_from_slice(&start.to_le_bytes());
-        header[8..10].copy_from_slice(&partial.offset.to_le_bytes());
+        header[8..10].copy_from_slice(&offset.to_le_bytes());
     }
-    if frame.segment_bytes > 0 {
+    // One that was cut already is a segment, not of several.
+    if frame.segment_bytes > 0 && plan.checksum_start == 0 {
         let byte = |at| burst.wire_byte(plan, at);
         let (kind, feature) = match ethertype_of(byte) {
             Some(ETHERTYPE_IPV4) => (GSO_TCPV4, GUEST_TSO4),
             Some(ETHERTYPE_IPV6) => (GSO_TCPV6, GUEST_TSO6),
             _ => return Encoded::TooBig,
         };
-        if !negotiated.has(feature) || !negotiated.has(GUEST_CSUM) {
+        // A guest's kernel is not handed what a cut here would refuse.
+        let sound = frame.segment_bytes >= MIN_SEGMENT_BYTES;
+        if !sound || !negotiated.has(feature) || !negotiated.has(GUEST_CSUM) {
             return Encoded::TooBig;
         }
         // The data offset of the TCP header, in words (RFC 9293 §3.1).
@@ -148,7 +138,7 @@ pub(super) fn encode(burst: &TxBurst<'_>, plan: &TxPlan, negotiated: Negotiated)
     if negotiated.has(GUEST_CSUM) {
         Encoded::Header(header)
     } else {
-        Encoded::Complete(header, moved)
+        Encoded::Complete(header, partial)
     }
 }
 
@@ -163,4 +153,50 @@ fn ethertype_of(byte: impl Fn(usize) -> Option<u8>) -> Option<[u8; 2]> {
         at += 4;
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::PrefixArena;
+
+    /// The header of a plan of 54 bytes of prefix and `payload` bytes behind it, cut out of a
+    /// super-segment of 3,000, to a guest that negotiated `bits`.
+    fn encode_cut(payload: u32, checksum_start: u8, bits: u64) -> Encoded {
+        let bytes = [0; 54 + 3000];
+        let mut frame = Frame::contiguous(&bytes);
+        frame.segment_bytes = 1400;
+        frame.partial_checksum = Some(PartialChecksum {
+            start: 34,
+            offset: 16,
+        });
+        let plan = TxPlan {
+            prefix_len_bytes: 54,
+            // The last of them: it ends where the frame does.
+            skip_bytes: (bytes.len() - payload as usize) as u16,
+            len_bytes: payload,
+            checksum_start,
+            ..TxPlan::default()
+        };
+        let burst = TxBurst {
+            frames: &[frame],
+            prefixes: &PrefixArena::default(),
+            plans: &[plan],
+        };
+        encode(&burst, &plan, Negotiated { bits })
+    }
+
+    #[test]
+    fn a_segment_that_was_cut_is_one_frame_with_a_checksum_of_its_own() {
+        let place = PartialChecksum {
+            start: 34,
+            offset: 16,
+        };
+        assert_eq!(encode_cut(200, 34, 0), Encoded::Complete(PLAIN, place));
+        for tso in [0, GUEST_TSO4] {
+            let header = [NEEDS_CSUM, GSO_NONE, 0, 0, 0, 0, 34, 0, 16, 0, 1, 0];
+            let encoded = encode_cut(200, 34, GUEST_CSUM | tso);
+            assert_eq!(encoded, Encoded::Header(header));
+        }
+    }
 }

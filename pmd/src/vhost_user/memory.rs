@@ -11,11 +11,16 @@
 use std::{ffi::c_void, fs::File, os::fd::AsFd, ptr, sync::Arc};
 
 use rustix::{
-    fs::{SealFlags, fcntl_add_seals, fstat},
+    fs::{SealFlags, fcntl_add_seals, fstat, fstatfs},
     mm::{MapFlags, ProtFlags, mmap, munmap},
 };
 
 use super::sigbus::{self, Watch};
+
+/// File systems whose pages are there, or made, without waiting for anybody: tmpfs, which memfds
+/// are on too, and hugetlbfs (linux/magic.h). A worker that touches a page of another may wait for
+/// a disk, or for whoever answers for a file system in user space.
+const IN_MEMORY: [rustix::fs::FsWord; 2] = [0x0102_1994, 0x9584_58f6];
 
 /// Most regions of one guest: what the protocol library takes in one message.
 pub(super) const MAX_REGIONS: usize = 32;
@@ -68,6 +73,13 @@ impl Region {
         };
         if claim.size == 0 {
             return Err(format!("{at} is empty"));
+        }
+        let kind = fstatfs(file.as_fd()).map_err(|e| format!("{at}: its file: {e}"))?;
+        if !IN_MEMORY.contains(&kind.f_type) {
+            return Err(format!(
+                "{at}: its file lies on a file system that may make the switch wait for it; use \
+                 memory-backend-memfd, or a file on tmpfs or hugetlbfs"
+            ));
         }
         // Before the size is read, so that it cannot shrink afterwards. Files that take no seals
         // are mapped all the same.
@@ -176,6 +188,11 @@ impl MemoryMap {
         let mut regions = self.regions.clone();
         regions.push(Arc::new(region));
         Ok(Self { regions })
+    }
+
+    /// True when just this region is there.
+    pub(super) fn holds(&self, claim: Claim) -> bool {
+        self.regions.iter().any(|region| region.claim == claim)
     }
 
     /// A map without the region at `guest` and `user` of `size` bytes; `None` if there is none.

@@ -9,9 +9,9 @@
 //! ```
 //!
 //! One control thread for each port speaks the protocol (the `vhost` crate parses it); it never
-//! runs on a worker. [`queue`] says why nothing is unmapped under a worker and why no worker
-//! waits, [`ring`] what is checked of what a guest writes, [`memory`] how its addresses become
-//! places, [`sigbus`] what happens when its memory's file shrinks.
+//! runs on a worker. `queue` says why nothing is unmapped under a worker and why no worker
+//! waits, `ring` what is checked of what a guest writes, `memory` how its addresses become
+//! places, `sigbus` what happens when its memory's file shrinks.
 //!
 //! VM to VM takes one copy: a frame's first bytes are snapshotted on receive and judged, its
 //! rest stays in the sender's memory until the transmitting port copies both to the receiver's.

@@ -69,7 +69,7 @@ impl Monitor for VhostMonitor {
 
     fn counts(&mut self) -> Counts {
         let status = self.handle.shared.status();
-        vec![
+        let mut counts = vec![
             ("notifications_sent", self.sum(|tally| &tally.notified)),
             (
                 "notifications_suppressed",
@@ -82,7 +82,9 @@ impl Monitor for VhostMonitor {
             ),
             ("connections", status.connections),
             ("connections_refused", status.refused),
-        ]
+        ];
+        counts.extend(self.handle.shared.segments.counts());
+        counts
     }
 
     fn details(&mut self) -> Details {
@@ -129,7 +131,7 @@ impl Monitor for VhostMonitor {
 impl VhostMonitor {
     fn queue(&self, number: usize, queue: &Result<u16, String>) -> String {
         let tally = &self.handle.shared.queues[number].tally;
-        let way = if number % 2 == 0 {
+        let way = if number.is_multiple_of(2) {
             "to the guest"
         } else {
             "from the guest"

@@ -23,7 +23,7 @@ use std::{
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::{
-        Mutex, PoisonError,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     time::Instant,
@@ -31,7 +31,13 @@ use std::{
 
 use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
 
-use super::{lock::QueueLock, ring::Ring, violation::Violation};
+use super::{
+    features::{GUEST_CSUM, GUEST_TSO4, GUEST_TSO6},
+    lock::QueueLock,
+    ring::Ring,
+    violation::Violation,
+};
+use crate::segment;
 
 /// One virtqueue of a port.
 pub(super) struct Queue {
@@ -137,6 +143,10 @@ pub(super) struct Shared {
     /// 1 and the queue's number in the upper half, the violation's in the lower; 0 for none.
     violation: AtomicU64,
     pub(super) violations: AtomicU32,
+    /// The guest takes TCP super-segments of either IP version.
+    super_segments: AtomicBool,
+    /// What was done to those it does not take.
+    pub(super) segments: Arc<segment::Tally>,
     status: Mutex<Status>,
 }
 
@@ -168,6 +178,8 @@ impl Shared {
             broken: AtomicBool::new(false),
             violation: AtomicU64::new(0),
             violations: AtomicU32::new(0),
+            super_segments: AtomicBool::new(false),
+            segments: Arc::default(),
             status: Mutex::default(),
         })
     }
@@ -176,6 +188,20 @@ impl Shared {
     #[inline(always)]
     pub(super) fn is_broken(&self) -> bool {
         self.broken.load(Ordering::Relaxed)
+    }
+
+    /// True when the guest takes TCP super-segments. Where that is no longer so by the time that
+    /// one reaches the ring, the ring refuses it.
+    #[inline(always)]
+    pub(super) fn takes_super_segments(&self) -> bool {
+        self.super_segments.load(Ordering::Relaxed)
+    }
+
+    /// Says what the guest takes from now on.
+    pub(super) fn adopt(&self, features: u64) {
+        const ALL: u64 = GUEST_CSUM | GUEST_TSO4 | GUEST_TSO6;
+        let takes = features & ALL == ALL;
+        self.super_segments.store(takes, Ordering::Relaxed);
     }
 
     /// Stops the port: the guest broke a rule on virtqueue number `queue`.

@@ -173,6 +173,20 @@ impl Cursor {
         unsafe { self.parts.available.add(2 + slot).read_volatile() }
     }
 
+    /// The heads of the next chains, one for each of `heads`; their descriptors are on their way
+    /// when it ends: they come from another core, a line at a time, and waiting for one line
+    /// after another would cost more than all the rest.
+    #[inline(always)]
+    pub(super) fn heads(&self, heads: &mut [u16]) {
+        for (ahead, slot) in heads.iter_mut().enumerate() {
+            let head = self.head(ahead as u16);
+            *slot = head;
+            // A head beyond the table is found out later; a prefetch never faults.
+            let entry = self.parts.descriptors.wrapping_add(head as usize * 2);
+            guest::prefetch(entry.cast());
+        }
+    }
+
     /// The descriptor that heads a chain.
     #[inline(always)]
     pub(super) fn descriptor(&self, head: u16) -> Result<Descriptor, Violation> {
@@ -332,7 +346,10 @@ impl Ring {
             return Err(Violation::IndirectNext);
         }
         let entries = table.len / DESCRIPTOR_BYTES;
-        if entries == 0 || table.len % DESCRIPTOR_BYTES != 0 || entries as usize > MAX_PIECES {
+        if entries == 0
+            || !table.len.is_multiple_of(DESCRIPTOR_BYTES)
+            || entries as usize > MAX_PIECES
+        {
             return Err(Violation::IndirectLength);
         }
         let start = self
@@ -425,7 +442,7 @@ impl Ring {
         };
         for ahead in 0..count {
             let slot = self.cursor.slot(first.wrapping_add(ahead)) as u64;
-            log.mark(start + 4 + 8 * slot, 8);
+            log.mark(start.saturating_add(4 + 8 * slot), 8);
         }
         log.mark(start, 4);
     }
@@ -515,7 +532,8 @@ impl Ring {
                 event.cast::<u16>().write_volatile(self.cursor.at.available);
             }
             if let (Some(log), Some(start)) = (&self.log, self.used_log) {
-                log.mark(start + 4 + 8 * u64::from(self.cursor.parts.size), 2);
+                let event = 4 + 8 * u64::from(self.cursor.parts.size);
+                log.mark(start.saturating_add(event), 2);
             }
         } else {
             self.write_used_flags(0);

@@ -16,7 +16,7 @@ use std::{cell::UnsafeCell, mem::MaybeUninit, os::fd::BorrowedFd, sync::Arc};
 
 use super::{
     PortHandle,
-    features::Negotiated,
+    features::{CSUM, Negotiated},
     header,
     queue::{Queue, Tally},
     ring::{Piece, Pieces, Ring},
@@ -26,6 +26,9 @@ use crate::{BURST, Burst, Frame, MIN_HEAD_BYTES, RxQueue, Segment, Wait, guest};
 
 /// An odd number of cache lines, so that the heads of a burst spread over the cache's sets.
 const HEAD_STRIDE: usize = MIN_HEAD_BYTES + 64;
+
+/// Of a cache line.
+const LINE_BYTES: u32 = 64;
 
 /// Pieces of the frames of one burst beyond their heads. A chain that finds no room waits for
 /// the next burst.
@@ -41,8 +44,8 @@ pub(super) struct VhostRx {
     inside: bool,
     taken: u16,
     heads: [u16; BURST],
-    snapshots: Box<UnsafeCell<[[u8; HEAD_STRIDE]; BURST]>>,
-    segments: Box<UnsafeCell<[Segment; MAX_SEGMENTS]>>,
+    snapshots: Box<[UnsafeCell<[u8; HEAD_STRIDE]>]>,
+    segments: Box<[UnsafeCell<Segment>]>,
     pieces: Pieces,
 }
 
@@ -66,8 +69,12 @@ impl VhostRx {
             inside: false,
             taken: 0,
             heads: [0; BURST],
-            snapshots: Box::new(UnsafeCell::new([[0; HEAD_STRIDE]; BURST])),
-            segments: Box::new(UnsafeCell::new([nothing; MAX_SEGMENTS])),
+            snapshots: (0..BURST)
+                .map(|_| UnsafeCell::new([0; HEAD_STRIDE]))
+                .collect(),
+            segments: (0..MAX_SEGMENTS)
+                .map(|_| UnsafeCell::new(nothing))
+                .collect(),
             pieces: Pieces::default(),
         }
     }
@@ -102,8 +109,8 @@ impl RxQueue for VhostRx {
         };
         let before = burst.len();
         let mut walk = Walk {
-            snapshots: self.snapshots.get().cast(),
-            segments: self.segments.get().cast(),
+            snapshots: UnsafeCell::raw_get(self.snapshots.as_ptr()),
+            segments: UnsafeCell::raw_get(self.segments.as_ptr()),
             segments_used: 0,
             pieces: &mut self.pieces,
         };
@@ -198,11 +205,11 @@ struct Walk<'a> {
 impl Walk<'_> {
     /// Lends what is available and returns how many chains that takes.
     #[inline(always)]
-    fn lend<'f>(
+    fn lend(
         &mut self,
         ring: &mut Ring,
         heads: &mut [u16; BURST],
-        burst: &mut Burst<'f>,
+        burst: &mut Burst<'_>,
     ) -> Result<u16, Violation> {
         ring.stop_kicks();
         let room = burst.remaining_capacity().min(BURST) as u16;
@@ -215,19 +222,26 @@ impl Walk<'_> {
         let (header_bytes, negotiated) = (ring.negotiated.header_bytes(), ring.negotiated);
         for (index, single) in singles.iter().enumerate() {
             let Single { place, len } = *single;
-            let frame = if len > 0 {
+            if len > 0 {
+                // Pushed as it is made: a frame that goes through a `Result` is copied about.
                 // SAFETY: stage 1 found `len` bytes at `place`, more than a header's.
-                unsafe { self.snapshot_single(index, place, len, header_bytes, negotiated) }?
-            } else {
-                match self.snapshot_chain(index, heads[index], ring)? {
-                    Some(frame) => frame,
-                    None => {
-                        ring.cursor.take(index as u16);
-                        return Ok(index as u16);
+                burst.push(unsafe { self.snapshot_single(index, place, len, header_bytes) });
+                if negotiated.has(CSUM)
+                    && let Some(frame) = burst.last_mut()
+                {
+                    // SAFETY: as above; a header has more than eight bytes.
+                    let first = unsafe { guest::load_u64(place) };
+                    if !header::is_plain(first) {
+                        // SAFETY: as above.
+                        unsafe { decode_offload(place, first, negotiated, frame) }?;
                     }
                 }
-            };
-            burst.push(frame);
+            } else if let Some(frame) = self.snapshot_chain(index, heads[index], ring)? {
+                burst.push(frame);
+            } else {
+                ring.cursor.take(index as u16);
+                return Ok(index as u16);
+            }
         }
         ring.cursor.take(count);
         Ok(count)
@@ -243,10 +257,16 @@ impl Walk<'_> {
     ) -> Result<&'s [Single], Violation> {
         let mut cursor = ring.cursor;
         let header_bytes = ring.negotiated.header_bytes();
-        for (ahead, (single, slot)) in singles[..count as usize].iter_mut().zip(heads).enumerate() {
-            let head = cursor.head(ahead as u16);
-            *slot = head;
-            let descriptor = cursor.descriptor(head)?;
+        // A header that cannot ask for anything is not read.
+        let first = if ring.negotiated.has(CSUM) {
+            0
+        } else {
+            header_bytes
+        };
+        let heads = &mut heads[..count as usize];
+        cursor.heads(heads);
+        for (single, head) in singles.iter_mut().zip(heads) {
+            let descriptor = cursor.descriptor(*head)?;
             // At least one byte of frame, and not too many.
             let fits = descriptor.len.wrapping_sub(header_bytes + 1) < MAX_FRAME_BYTES;
             let found = if descriptor.is_single_readable() && fits {
@@ -256,8 +276,9 @@ impl Walk<'_> {
             };
             single.write(match found {
                 Some(place) => {
-                    guest::prefetch(place);
-                    guest::prefetch(place.wrapping_add(64));
+                    let last = descriptor.len.min(2 * LINE_BYTES) - 1;
+                    guest::prefetch(place.wrapping_add(first as usize));
+                    guest::prefetch(place.wrapping_add(last as usize));
                     Single {
                         place,
                         len: descriptor.len,
@@ -288,37 +309,27 @@ impl Walk<'_> {
         place: *const u8,
         len: u32,
         header_bytes: u32,
-        negotiated: Negotiated,
-    ) -> Result<Frame<'f>, Violation> {
+    ) -> Frame<'f> {
         let frame_len = len - header_bytes;
         let head_len = frame_len.min(MIN_HEAD_BYTES as u32);
-        // SAFETY: header, head and tail lie within the `len` bytes at `place`. Snapshot number
-        // `index` belongs to this frame of the burst alone, and has room for the head. The frame
-        // borrows it for as long as the burst borrows the queue.
+        // SAFETY: head and tail lie within the `len` bytes at `place`. Snapshot number `index`
+        // belongs to this frame of the burst alone, and has room for the head. The frame borrows
+        // it for as long as the burst borrows the queue.
         unsafe {
-            let first = guest::load_u64(place);
             let bytes = place.add(header_bytes as usize);
             let snapshot = self.snapshots.add(index).cast::<u8>();
             guest::copy(bytes, snapshot, head_len as usize);
             let head = std::slice::from_raw_parts(snapshot, head_len as usize);
-            let mut frame = if frame_len == head_len {
-                Frame::contiguous(head)
-            } else {
-                let rest = Segment::new(bytes.add(head_len as usize), frame_len - head_len);
-                let slot = self.segments.add(self.segments_used);
-                // Room: each frame takes its first segment from the last BURST, see
-                // `snapshot_chain`.
-                self.segments_used += 1;
-                slot.write(rest);
-                Frame::with_tail(head, std::slice::from_raw_parts(slot, 1), frame_len)
-            };
-            if !header::is_plain(first) {
-                let mut header = [0; 10];
-                header[..8].copy_from_slice(&first.to_ne_bytes());
-                guest::copy(place.add(8), header.as_mut_ptr().add(8), 2);
-                header::decode(header, negotiated, &mut frame)?;
-            }
-            Ok(frame)
+            // Written whether it is needed or not: there is room for one segment of each frame,
+            // see `snapshot_chain`.
+            let slot = self.segments.add(self.segments_used);
+            slot.write(Segment::new(
+                bytes.add(head_len as usize),
+                frame_len - head_len,
+            ));
+            let count = usize::from(frame_len > head_len);
+            self.segments_used += count;
+            Frame::with_tail(head, std::slice::from_raw_parts(slot, count), frame_len)
         }
     }
 
@@ -370,11 +381,32 @@ impl Walk<'_> {
             let tail = std::slice::from_raw_parts(first, count);
             Frame::with_tail(head, tail, frame_len)
         };
-        let mut first_ten = [0; 10];
-        first_ten.copy_from_slice(&header[..10]);
-        header::decode(first_ten, ring.negotiated, &mut frame)?;
+        if ring.negotiated.has(CSUM) {
+            let mut first_ten = [0; 10];
+            first_ten.copy_from_slice(&header[..10]);
+            header::decode(first_ten, ring.negotiated, &mut frame)?;
+        }
         Ok(Some(frame))
     }
+}
+
+/// What the header at `place`, of which `first` is the first eight bytes, says of `frame`.
+///
+/// # Safety
+///
+/// `place` has ten readable bytes.
+#[cold]
+unsafe fn decode_offload(
+    place: *const u8,
+    first: u64,
+    negotiated: Negotiated,
+    frame: &mut Frame<'_>,
+) -> Result<(), Violation> {
+    let mut header = [0; 10];
+    header[..8].copy_from_slice(&first.to_ne_bytes());
+    // SAFETY: the caller's promise.
+    unsafe { guest::copy(place.add(8), header.as_mut_ptr().add(8), 2) };
+    header::decode(header, negotiated, frame)
 }
 
 /// Reads along the pieces of a chain.

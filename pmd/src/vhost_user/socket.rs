@@ -8,7 +8,7 @@
 use std::{
     fs, io,
     os::{
-        fd::{AsFd, OwnedFd},
+        fd::{AsFd, BorrowedFd, OwnedFd},
         unix::{
             fs::{FileTypeExt, MetadataExt},
             net::{UnixListener, UnixStream},
@@ -22,9 +22,12 @@ use std::{
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     fs::{Mode, chmod},
-    net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with},
+    net::{
+        AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType, bind, listen,
+        recv, send, socket_with,
+    },
 };
-use vhost::vhost_user::{BackendReqHandler, Error};
+use vhost::vhost_user::{BackendReqHandler, Error, VhostUserBackendReqHandlerMut};
 
 use super::{Config, Role, device::Device, features::Features, queue::Shared};
 use crate::OpenError;
@@ -99,7 +102,7 @@ pub(super) enum Socket {
 
 /// A socket that this port made.
 pub(super) struct Listener {
-    listener: UnixListener,
+    socket: UnixListener,
     path: PathBuf,
     /// Device and inode, to know the file again.
     file: Option<(u64, u64)>,
@@ -165,12 +168,12 @@ fn make(path: &Path, mode: u32) -> io::Result<Listener> {
     let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
     bind(&socket, &SocketAddrUnix::new(path)?)?;
     let listener = Listener {
-        listener: UnixListener::from(socket),
+        socket: UnixListener::from(socket),
         path: path.to_owned(),
         file: identity(path),
     };
     chmod(path, Mode::from_raw_mode(mode))?;
-    listen(&listener.listener, BACKLOG)?;
+    listen(&listener.socket, BACKLOG)?;
     Ok(listener)
 }
 
@@ -236,10 +239,10 @@ impl Control {
         match &self.socket {
             Socket::Client(path) => UnixStream::connect(path).map(Some),
             Socket::Server(server) => {
-                if !self.stop.wait(Some(&server.listener), None) {
+                if !self.stop.wait(Some(&server.socket), None) {
                     return Ok(None);
                 }
-                match server.listener.accept() {
+                match server.socket.accept() {
                     Ok((connection, _)) => {
                         connection.set_nonblocking(false)?;
                         Ok(Some(connection))
@@ -274,11 +277,17 @@ impl Control {
         let ended = loop {
             let socket = std::os::fd::AsRawFd::as_raw_fd(&requests);
             // SAFETY: `requests` owns the descriptor and outlives this borrow of it.
-            let socket = unsafe { std::os::fd::BorrowedFd::borrow_raw(socket) };
+            let socket = unsafe { BorrowedFd::borrow_raw(socket) };
             if !self.stop.wait(Some(&socket), None) {
                 break None;
             }
-            if let Err(error) = requests.handle_request() {
+            let handled = match early_enable(socket) {
+                Some(enable) if !lock().has_protocol_features() => {
+                    take_early_enable(socket, enable, &mut lock())
+                }
+                _ => requests.handle_request(),
+            };
+            if let Err(error) = handled {
                 break Some(error);
             }
             lock().tell();
@@ -304,4 +313,62 @@ impl Control {
         });
         refused.then_some(reason)
     }
+}
+
+/// `SET_VRING_ENABLE`, as QEMU's docs/interop/vhost-user.rst lays messages out: request, flags and
+/// size of the header, then queue and state, in the order of the machine's bytes.
+#[derive(Clone, Copy, Debug)]
+struct Enable {
+    flags: u32,
+    queue: u32,
+    state: u32,
+}
+
+const SET_VRING_ENABLE: u32 = 18;
+const ENABLE_BYTES: usize = 20;
+const VERSION: u32 = 1;
+const REPLY: u32 = 1 << 2;
+const NEED_REPLY: u32 = 1 << 3;
+
+/// The next message, when it is `SET_VRING_ENABLE`. It is only looked at.
+///
+/// QEMU enables its queues before it accepts features, and not again after. The `vhost` crate
+/// refuses that, with the message gone, so such a message is handled here.
+fn early_enable(socket: BorrowedFd<'_>) -> Option<Enable> {
+    let mut bytes = [0; ENABLE_BYTES];
+    let (len, _) = recv(socket, &mut bytes, RecvFlags::PEEK | RecvFlags::DONTWAIT).ok()?;
+    let word = |at: usize| {
+        let word = bytes.get(4 * at..)?.first_chunk()?;
+        Some(u32::from_ne_bytes(*word))
+    };
+    let whole = len == ENABLE_BYTES && word(0)? == SET_VRING_ENABLE && word(2)? == 8;
+    whole.then_some(Enable {
+        flags: word(1)?,
+        queue: word(3)?,
+        state: word(4)?,
+    })
+}
+
+/// Handles what [`early_enable`] saw.
+fn take_early_enable(
+    socket: BorrowedFd<'_>,
+    enable: Enable,
+    device: &mut Device,
+) -> Result<(), Error> {
+    let broken = |_| Error::Disconnected;
+    let mut bytes = [0; ENABLE_BYTES];
+    // All of it was there a moment ago, and nobody else reads.
+    recv(socket, &mut bytes, RecvFlags::empty()).map_err(broken)?;
+    if enable.state > 1 {
+        return Err(Error::InvalidParam);
+    }
+    let outcome = device.set_vring_enable(enable.queue, enable.state == 1);
+    if enable.flags & NEED_REPLY != 0 && device.acknowledges() {
+        let failed = u64::from(outcome.is_err());
+        let header = [SET_VRING_ENABLE, VERSION | REPLY, 8];
+        let mut reply = header.map(u32::to_ne_bytes).concat();
+        reply.extend(failed.to_ne_bytes());
+        send(socket, &reply, SendFlags::NOSIGNAL).map_err(broken)?;
+    }
+    outcome
 }

@@ -12,13 +12,23 @@ use super::{
     features::MRG_RXBUF,
     header::{self, Encoded, MAX_HEADER_BYTES},
     queue::Tally,
-    ring::{MAX_PIECES, Piece, Pieces, Ring},
+    ring::{MAX_PIECES, Piece, Pieces, Position, Ring},
+    rx::MAX_FRAME_BYTES,
     sum::Summer,
     violation::Violation,
 };
-use crate::{BURST, PartialChecksum, TxBurst, TxPlan, TxQueue, TxReport, guest};
+use crate::{
+    BURST, Frame, PartialChecksum, TxBurst, TxPlan, TxQueue, TxReport, guest, segment::Segmenter,
+};
 
+/// A transmit queue: what its guest cannot take whole is cut.
 pub(super) struct VhostTx {
+    queue: GuestTx,
+    segmenter: Segmenter,
+}
+
+/// The guest's queue itself.
+struct GuestTx {
     handle: Arc<PortHandle>,
     number: usize,
     pieces: Pieces,
@@ -33,11 +43,27 @@ const TAG_BYTES: usize = 4;
 impl VhostTx {
     pub(super) fn new(handle: Arc<PortHandle>, number: usize, max_frame_bytes: usize) -> Self {
         Self {
-            handle,
-            number,
-            pieces: Pieces::default(),
-            buffers: Vec::with_capacity(MAX_PIECES),
-            max_wire_bytes: max_frame_bytes + TAG_BYTES,
+            segmenter: Segmenter::new(Arc::clone(&handle.shared.segments)),
+            queue: GuestTx {
+                handle,
+                number,
+                pieces: Pieces::default(),
+                buffers: Vec::with_capacity(MAX_PIECES),
+                max_wire_bytes: max_frame_bytes + TAG_BYTES,
+            },
+        }
+    }
+}
+
+impl TxQueue for VhostTx {
+    #[inline]
+    fn transmit(&mut self, burst: &TxBurst<'_>) -> TxReport {
+        let takes_all = self.queue.max_wire_bytes >= MAX_FRAME_BYTES as usize
+            && self.queue.handle.shared.takes_super_segments();
+        if takes_all {
+            self.queue.transmit(burst)
+        } else {
+            self.segmenter.transmit(burst, &mut self.queue)
         }
     }
 }
@@ -49,7 +75,7 @@ enum Outcome {
     TooBig,
 }
 
-impl TxQueue for VhostTx {
+impl TxQueue for GuestTx {
     #[inline]
     fn transmit(&mut self, burst: &TxBurst<'_>) -> TxReport {
         let mut report = TxReport::default();
@@ -75,6 +101,8 @@ impl TxQueue for VhostTx {
             pieces: &mut self.pieces,
             buffers: &mut self.buffers,
             max_wire_bytes: self.max_wire_bytes,
+            least_full: u32::MAX,
+            too_big: None,
         };
         let sent = walk.send_all(burst, &mut report);
         let used = walk.used;
@@ -117,6 +145,11 @@ struct Walk<'a> {
     pieces: &'a mut Pieces,
     buffers: &'a mut Vec<(u16, u32)>,
     max_wire_bytes: usize,
+    /// The least number of bytes that found too few buffers in this burst: a guest with
+    /// thousands of tiny ones has them looked at once a burst, not once a frame.
+    least_full: u32,
+    /// Likewise for one buffer that is too small, and where in the ring it stands.
+    too_big: Option<(Position, u32)>,
 }
 
 impl Walk<'_> {
@@ -146,7 +179,7 @@ impl Walk<'_> {
             {
                 // SAFETY: stage 1 found `len` bytes at `place`, which are the guest's and mapped
                 // while this side is inside the lock; header and pieces have no more.
-                unsafe { write_plain(burst, plan, single.place, header_bytes) };
+                unsafe { write_plain(burst, plan, frame, single.place, header_bytes) };
                 cursor.take(1);
                 cursor.write_used(used, single.head, needed);
                 (sent, used) = (sent + 1, used + 1);
@@ -182,8 +215,9 @@ impl Walk<'_> {
         let wanted = wanted.min(BURST);
         let mut cursor = self.ring.cursor;
         let count = (cursor.available(wanted as u16)? as usize).min(wanted);
-        for (ahead, single) in singles[..count].iter_mut().enumerate() {
-            let head = cursor.head(ahead as u16);
+        let mut heads = [0; BURST];
+        cursor.heads(&mut heads[..count]);
+        for (single, head) in singles.iter_mut().zip(heads[..count].iter().copied()) {
             let descriptor = cursor.descriptor(head)?;
             let found = if descriptor.is_single_writable() {
                 cursor.place(&self.ring.memory, descriptor.guest, descriptor.len)
@@ -236,8 +270,26 @@ impl Walk<'_> {
     ) -> Result<Outcome, Violation> {
         let header_bytes = self.ring.negotiated.header_bytes();
         let needed = header_bytes + plan.wire_len() as u32;
-        if let Some(refused) = self.reserve(needed)? {
-            return Ok(refused);
+        let here = self.ring.position();
+        if self
+            .too_big
+            .is_some_and(|(at, least)| at == here && needed >= least)
+        {
+            return Ok(Outcome::TooBig);
+        }
+        if needed >= self.least_full {
+            return Ok(Outcome::Full);
+        }
+        match self.reserve(needed)? {
+            Outcome::Sent => {}
+            Outcome::Full => {
+                self.least_full = needed;
+                return Ok(Outcome::Full);
+            }
+            Outcome::TooBig => {
+                self.too_big = Some((here, needed));
+                return Ok(Outcome::TooBig);
+            }
         }
         let count = self.buffers.len() as u16;
         header[10..].copy_from_slice(&count.to_le_bytes());
@@ -275,8 +327,9 @@ impl Walk<'_> {
         Ok(Outcome::Sent)
     }
 
-    /// Finds buffers for `needed` bytes, in `pieces` and `buffers`. Takes none of them.
-    fn reserve(&mut self, needed: u32) -> Result<Option<Outcome>, Violation> {
+    /// Finds buffers for `needed` bytes, in `pieces` and `buffers`. Takes none of them. `Sent`
+    /// says that they are there.
+    fn reserve(&mut self, needed: u32) -> Result<Outcome, Violation> {
         self.pieces.clear();
         self.buffers.clear();
         let mergeable = self.ring.negotiated.has(MRG_RXBUF);
@@ -284,13 +337,13 @@ impl Walk<'_> {
         while room < needed {
             let ahead = self.buffers.len() as u16;
             if ahead > 0 && !mergeable {
-                return Ok(Some(Outcome::TooBig));
+                return Ok(Outcome::TooBig);
             }
             if ahead >= self.ring.size() {
-                return Ok(Some(Outcome::TooBig));
+                return Ok(Outcome::TooBig);
             }
             if self.ring.cursor.available(ahead + 1)? <= ahead {
-                return Ok(Some(Outcome::Full));
+                return Ok(Outcome::Full);
             }
             let head = self.ring.cursor.head(ahead);
             let len = self.ring.chain(head, true, self.pieces)?;
@@ -300,7 +353,7 @@ impl Walk<'_> {
             self.buffers.push((head, len));
             room += len.min(needed - room);
         }
-        Ok(None)
+        Ok(Outcome::Sent)
     }
 }
 
@@ -310,21 +363,41 @@ impl Walk<'_> {
 ///
 /// `place` has room for both.
 #[inline(always)]
-unsafe fn write_plain(burst: &TxBurst<'_>, plan: &TxPlan, place: *mut u8, header_bytes: u32) {
+unsafe fn write_plain(
+    burst: &TxBurst<'_>,
+    plan: &TxPlan,
+    frame: &Frame<'_>,
+    place: *mut u8,
+    header_bytes: u32,
+) {
     // SAFETY: the caller's promise; the pieces have the plan's length together.
     unsafe {
-        let mut to = place.add(header_bytes as usize);
+        let to = place.add(header_bytes as usize);
         if header_bytes == 12 {
             guest::store_u64(place, header::PLAIN_WORDS.0);
             guest::store_u32(place.add(8), header::PLAIN_WORDS.1);
         } else {
             guest::copy(header::PLAIN.as_ptr(), place, header_bytes as usize);
         }
-        burst.pieces(plan, |from, len| {
+        match TxBurst::single_piece(frame, plan) {
+            Some(piece) => guest::copy(piece.as_ptr(), to, piece.len()),
+            None => write_pieces(burst, plan, to),
+        }
+    }
+}
+
+/// # Safety
+///
+/// `to` has room for what leaves for `plan`.
+#[inline(never)]
+unsafe fn write_pieces(burst: &TxBurst<'_>, plan: &TxPlan, mut to: *mut u8) {
+    burst.pieces(plan, |from, len| {
+        // SAFETY: the caller's promise; the pieces have the plan's length together.
+        unsafe {
             guest::copy(from, to, len);
             to = to.add(len);
-        });
-    }
+        }
+    });
 }
 
 /// Writes along the pieces of a frame's buffers.

@@ -43,6 +43,7 @@ impl Drivers {
             // Carries super-segments as they are, or cuts them itself where its guest cannot.
             types::Driver::VhostUser(config) => return Ok(faulty(vhost_user(config)?, port)),
         }?;
+        // VMs leave TCP segmentation to whatever sends to a wire.
         Ok(faulty(pmd::segment::wrap(opened), port))
     }
 

@@ -245,6 +245,13 @@ impl Bed {
         far.sent_total += 1;
     }
 
+    /// A frame arrives at a port whose sender left a checksum to be completed there.
+    pub(crate) fn send_marked(&mut self, port: u16, bytes: &[u8], mark: pmd::PartialChecksum) {
+        let far = self.far(port);
+        far.feed.push_marked(bytes, mark);
+        far.sent_total += 1;
+    }
+
     /// One turn of each worker. Returns how many frames it was.
     pub(crate) fn turn(&mut self) -> usize {
         let now = self.now;

@@ -7,10 +7,10 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use pmd::{Burst, Frame, RxQueue, Wait};
+use pmd::{Burst, Frame, PartialChecksum, RxQueue, Wait};
 
-/// A frame and the tag beside it.
-type Fed = (Vec<u8>, Option<u16>);
+/// A frame, the tag beside it, and the checksum that its sender marked.
+type Fed = (Vec<u8>, Option<u16>, Option<PartialChecksum>);
 
 /// Frames that the test puts into a queue directly.
 #[derive(Clone, Default)]
@@ -18,8 +18,16 @@ pub(crate) struct Feed(Arc<Mutex<VecDeque<Fed>>>);
 
 impl Feed {
     pub(crate) fn push(&self, bytes: &[u8], tci: Option<u16>) {
+        self.push_fed((bytes.to_vec(), tci, None));
+    }
+
+    pub(crate) fn push_marked(&self, bytes: &[u8], mark: PartialChecksum) {
+        self.push_fed((bytes.to_vec(), None, Some(mark)));
+    }
+
+    fn push_fed(&self, fed: Fed) {
         let mut frames = self.0.lock().expect("no test thread panicked");
-        frames.push_back((bytes.to_vec(), tci));
+        frames.push_back(fed);
     }
 
     fn take(&self, most: usize) -> Vec<Fed> {
@@ -54,9 +62,10 @@ impl RxQueue for BedRx {
         self.on_loan = true;
         self.inner.receive(burst);
         self.lent = self.feed.take(burst.remaining_capacity());
-        for (bytes, tci) in &self.lent {
+        for (bytes, tci, mark) in &self.lent {
             let mut frame = Frame::contiguous(bytes);
             frame.vlan_tci = *tci;
+            frame.partial_checksum = *mark;
             burst.push(frame);
         }
     }

@@ -624,3 +624,30 @@ fn a_port_without_policy_passes_nothing() {
         assert_eq!(bed.ports_of(0, &frame), [1]);
     }
 }
+
+/// Wherever a sender marks a checksum to be completed, nothing of the frame changes on its way
+/// but the checksum of TCP.
+#[test]
+fn a_checksum_is_completed_only_where_it_is_one() {
+    const TCP_START: u16 = 34;
+    const TCP_CHECKSUM: usize = 34 + 16;
+    let mut bed = Bed::new(&model([network(0)], [access(0, 0), access(1, 0)]));
+    let frame = v4(TCP, &tcp(1000, 80, 0x10));
+    for start in 0..60 {
+        for offset in 0..60 {
+            let mark = pmd::PartialChecksum { start, offset };
+            bed.send_marked(0, &frame, mark);
+            bed.run();
+            let [passed] = &bed.received(1)[..] else {
+                panic!("one frame leaves for {mark:?}");
+            };
+            let mut expected = frame.clone();
+            if (start, offset) == (TCP_START, 16) {
+                let checksum = &passed[TCP_CHECKSUM..TCP_CHECKSUM + 2];
+                assert_ne!(checksum, [0, 0], "it is completed");
+                expected[TCP_CHECKSUM..TCP_CHECKSUM + 2].copy_from_slice(checksum);
+            }
+            assert_eq!(*passed, expected, "{mark:?}");
+        }
+    }
+}

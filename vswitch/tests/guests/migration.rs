@@ -1,0 +1,62 @@
+//! A guest moves live from one port to another while others talk to it.
+
+use super::vm::{Guest, Plan, Role, Site, config, lab, transfer};
+
+#[test]
+fn a_guest_moves_to_another_port_and_goes_on() {
+    let Some((mut lab, _turn)) = lab() else {
+        return;
+    };
+    let [a, b, c] = [
+        Plan::new("a", 1, Role::Client),
+        Plan::new("b", 2, Role::Client),
+        Plan::new("c", 1, Role::Server),
+    ];
+    lab.start(&config(&lab, &[a.clone(), b.clone(), c], ""));
+    let guests = Guest::start_all(&lab, &[a, b]);
+    let [mover, witness] = &guests[..] else {
+        panic!("two")
+    };
+    mover.ping("10.0.0.2", 56, 3);
+    let arrived = mover.twin("c", Role::Server);
+    let prepared = arrived
+        .up(&lab, &["--incoming"])
+        .output()
+        .expect("scripts/vm");
+    assert!(
+        prepared.status.success(),
+        "{}",
+        super::vm::text(&prepared.stderr)
+    );
+
+    mover.run("echo mine >/tmp/mark");
+    let uptime = mover.uptime();
+    witness.run("ping -i 0.1 10.0.0.1 >/tmp/pings 2>&1 & echo $! >/tmp/pid");
+    mover.migrate(&arrived);
+    mover.down();
+    lab.await_state("c", "up");
+    lab.await_state("a", "down");
+    assert_eq!(arrived.run("cat /tmp/mark").trim(), "mine");
+    assert!(arrived.uptime() >= uptime, "it did not boot anew");
+    witness.ping("10.0.0.1", 56, 10);
+    // It pinged all along, and lost no more than what a moment takes.
+    let said = witness.run("kill -INT $(cat /tmp/pid); sleep 0.3; tail -n 3 /tmp/pings");
+    let lost = said.split(", ").find_map(|part| {
+        part.strip_suffix("% packet loss\nround-trip").or_else(|| {
+            part.split('%')
+                .next()
+                .filter(|_| part.contains("packet loss"))
+        })
+    });
+    let lost: u32 = lost
+        .and_then(|lost| lost.trim().parse().ok())
+        .unwrap_or_else(|| panic!("{said}"));
+    assert!(lost < 50, "{said}");
+    transfer(
+        &Site::Guest(&arrived),
+        &Site::Guest(witness),
+        "10.0.0.1",
+        2 << 10,
+    );
+    lab.check_conservation();
+}
