@@ -44,6 +44,8 @@ pub(super) struct Count {
     pub(super) seconds: f64,
     pub(super) cpu_seconds: f64,
     pub(super) mframes: f64,
+    /// Where the guest counts them.
+    pub(super) bytes: f64,
     /// Of the times that the guest wanted to send, those that found the ring full.
     pub(super) refused_share: f64,
 }
@@ -107,9 +109,9 @@ impl Bed {
     ) -> anyhow::Result<Histogram<u64>> {
         self.awake(|bed| {
             bed.guest = None;
+            bed.switch.enforce(Case::Acl)?;
             let mut guest = Guest::start(&bed.switch.sockets(), Traffic::Frames, 1, core)?;
             bed.await_frames(&mut guest)?;
-            bed.switch.enforce(Case::Acl)?;
             // The first of them find caches and tables empty.
             guest.round_trips(size_bytes, WARM_UP)?;
             guest.round_trips(size_bytes, duration)
@@ -182,6 +184,7 @@ impl Count {
             seconds: (to.at - from.at).as_secs_f64(),
             cpu_seconds: (cpu_to_ns - cpu_from_ns) as f64 / 1e9,
             mframes: frames as f64 / 1e6,
+            bytes: (to.bytes - from.bytes) as f64,
             refused_share: refused as f64 / tried.max(1) as f64,
         })
     }

@@ -200,7 +200,7 @@ fn segments(
     let (mut switched, mut copied) = (Vec::new(), Vec::new());
     for _ in 0..options.rounds {
         let count = bed.segments(SEGMENTS_BYTES, options.seconds, options.guest_core)?;
-        switched.push(count.mframes * 1e6 * SEGMENTS_BYTES as f64 / count.seconds);
+        switched.push(count.bytes / count.seconds);
         copied.push(copy::bytes_per_s(
             SEGMENTS_BYTES,
             options.seconds,

@@ -146,6 +146,7 @@ impl Load for Testpmd {
         Ok(Sample {
             at,
             received,
+            bytes: 0,
             tried: tried.iter().sum(),
             refused: refused.iter().sum(),
         })

@@ -54,8 +54,9 @@ impl Traffic {
         match self {
             Self::Frames => feature::MRG_RXBUF,
             Self::Segments => {
-                let checksums = feature::CSUM | feature::GUEST_CSUM;
-                feature::MRG_RXBUF | checksums | feature::HOST_TSO4 | feature::GUEST_TSO4
+                let sends = feature::CSUM | feature::HOST_TSO4 | feature::HOST_TSO6;
+                let takes = feature::GUEST_CSUM | feature::GUEST_TSO4 | feature::GUEST_TSO6;
+                feature::MRG_RXBUF | sends | takes
             }
         }
     }
@@ -159,6 +160,7 @@ struct Running {
 #[derive(Debug, Default)]
 struct Counts {
     received: [AtomicU64; 2],
+    bytes: AtomicU64,
     /// Looks at a transmit ring, and those that found nothing back in it.
     looks: AtomicU64,
     full: AtomicU64,
@@ -262,6 +264,7 @@ impl Load for Guest {
         Ok(Sample {
             at: Instant::now(),
             received: [0, 1].map(|port| running.counts.received[port].load(Relaxed)),
+            bytes: running.counts.bytes.load(Relaxed),
             tried: running.counts.looks.load(Relaxed),
             refused: running.counts.full.load(Relaxed),
         })
@@ -345,8 +348,9 @@ impl Devices {
         }
         while !stop.load(Relaxed) {
             for (device, count) in self.0.iter_mut().zip(&counts.received) {
-                let frames = device.take_received()?;
+                let (frames, bytes) = device.take_received()?;
                 count.fetch_add(frames.into(), Relaxed);
+                counts.bytes.fetch_add(bytes, Relaxed);
                 let back = device.transmit.ready(&device.memory).min(BATCH);
                 for _ in 0..back {
                     let (slot, _) = device.transmit.take(&device.memory)?;
@@ -399,17 +403,20 @@ impl FrontEnd {
         self.memory.write_u64(frame + DST_AT, flow.dst_and_ports);
     }
 
-    /// Takes up to a batch of receive buffers and gives them back unread. How many.
+    /// Takes up to a batch of receive buffers and gives them back unread. How many, and how many
+    /// bytes of frames they held.
     #[inline]
-    fn take_received(&mut self) -> anyhow::Result<u16> {
+    fn take_received(&mut self) -> anyhow::Result<(u16, u64)> {
         let frames = self.receive.ready(&self.memory).min(BATCH);
+        let mut bytes = 0;
         for _ in 0..frames {
-            let (slot, _) = self.receive.take(&self.memory)?;
+            let (slot, len) = self.receive.take(&self.memory)?;
+            bytes += len.saturating_sub(HEADER_BYTES) as u64;
             self.receive.offer(&self.memory, slot);
         }
         if frames > 0 {
             self.receive.publish(&self.memory)?;
         }
-        Ok(frames)
+        Ok((frames, bytes))
     }
 }

@@ -70,7 +70,7 @@ impl FrontEnd {
 
     fn await_one(&mut self) -> anyhow::Result<()> {
         let began = Instant::now();
-        while self.take_received()? == 0 {
+        while self.take_received()?.0 == 0 {
             ensure!(
                 began.elapsed() < LOST,
                 "a frame did not come through in {LOST:?}"
