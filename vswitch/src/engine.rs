@@ -6,38 +6,36 @@
 //! - what a worker gives up (queues, a replaced bundle) is freed here, never on the worker;
 //! - a port's counts outlive its being detached, and end with its leaving the snapshot.
 
+mod threads;
+mod view;
+
 use std::{
-    collections::{BTreeMap, HashMap},
-    os::fd::OwnedFd,
+    collections::HashMap,
     sync::Arc,
     thread::JoinHandle,
     time::{Duration, Instant},
 };
 
-use crossbeam::channel::{Receiver, Sender, bounded};
+use crossbeam::channel::{Sender, bounded};
 use parking_lot::Mutex;
 use pmd::{Clock, PortInfo, RxQueue, TxQueue};
-use policy::{Denial, DropReason, Epoch, PortId, snapshot::Snapshot};
-use rustix::event::{EventfdFlags, eventfd};
+use policy::{Epoch, PortId, snapshot::Snapshot};
 
 use crate::{
-    bridge::MacRow,
-    counters::{PortCounts, WorkerCounters, WorkerCounts},
-    drop_ledger::LedgerRows,
+    counters::PortCounts,
     intake::OwnedQueue,
     outbox::SharedTxQueue,
-    published::{Acknowledged, Bundle, PortShared, Shared},
-    runner::{Command, Removed, Runner},
+    published::{Bundle, PortShared, Shared},
+    runner::{Command, Removed},
     worker::Worker,
 };
+use threads::{WorkerHandle, secret, start_housekeeper, start_worker};
 
 pub use crate::runner::{FlowRow, FlowVerdict};
+pub use view::{DropRow, MOST_FLOWS, QueueRow};
 
 /// How long control waits for a worker.
 const PATIENCE: Duration = Duration::from_secs(5);
-
-/// Most cached flows that are listed of a worker.
-pub const MOST_FLOWS: usize = 65_536;
 
 /// How the workers run.
 #[derive(Clone, Debug)]
@@ -103,38 +101,6 @@ impl std::fmt::Debug for PortQueues {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "PortQueues({} rx, {} tx)", self.rx.len(), self.tx.len())
     }
-}
-
-/// Which worker owns which receive queue.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct QueueRow {
-    /// The port.
-    pub port: PortId,
-    /// The queue's number within it.
-    pub queue: usize,
-    /// Its owner.
-    pub worker: usize,
-}
-
-/// Drops for one reason and rule in one port's account.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct DropRow {
-    /// Whose account.
-    pub port: PortId,
-    /// Why, and by which rule.
-    pub denial: Denial,
-    /// How many.
-    pub frames: u64,
-}
-
-struct WorkerHandle {
-    core: usize,
-    commands: Sender<Command>,
-    wake: Arc<OwnedFd>,
-    counters: Arc<WorkerCounters>,
-    acknowledged: Arc<Acknowledged>,
-    ledger: Arc<LedgerRows>,
-    thread: JoinHandle<()>,
 }
 
 struct PortRecord {
@@ -403,140 +369,9 @@ impl Engine {
         Ok(())
     }
 
-    /// Which worker owns which receive queue.
-    pub fn queues(&self) -> Vec<QueueRow> {
-        let state = self.state.lock();
-        let mut rows: Vec<_> = state
-            .ports
-            .iter()
-            .flat_map(|(port, record)| {
-                record
-                    .placement
-                    .iter()
-                    .enumerate()
-                    .map(|(queue, worker)| QueueRow {
-                        port: *port,
-                        queue,
-                        worker: *worker,
-                    })
-            })
-            .collect();
-        rows.sort_by_key(|row| (row.port, row.queue));
-        rows
-    }
-
-    /// What a port counted; zeros for one that does not exist.
-    pub fn port_counts(&self, id: PortId) -> PortCounts {
-        let mut counts = PortCounts::default();
-        if let Some(record) = self.state.lock().ports.get(&id) {
-            record
-                .shared
-                .counters
-                .iter()
-                .for_each(|counters| counts.add(counters));
-        }
-        counts
-    }
-
-    /// What ports counted that are no more.
-    pub fn retired_counts(&self) -> PortCounts {
-        self.state.lock().retired.clone()
-    }
-
-    /// What each worker counted.
-    pub fn worker_counts(&self) -> Vec<WorkerCounts> {
-        self.workers
-            .iter()
-            .enumerate()
-            .map(|(id, worker)| WorkerCounts::read(id, worker.core, &worker.counters))
-            .collect()
-    }
-
-    /// Every address in every MAC table.
-    pub fn macs(&self) -> Vec<MacRow> {
-        let mut rows = self.shared.bridge.rows(self.now_s());
-        rows.sort_by_key(|row| (row.network, row.port, row.mac));
-        rows
-    }
-
-    /// Cached flows, at most `limit` and [`MOST_FLOWS`] of each worker. Callers wait for each
-    /// other: a worker makes one list at a time.
-    ///
-    /// # Errors
-    ///
-    /// When a worker does not answer.
-    pub fn flows(&self, limit: usize) -> Result<Vec<FlowRow>, EngineError> {
-        let _one_at_a_time = self.listing.lock();
-        let limit = limit.min(MOST_FLOWS);
-        let mut rows = Vec::new();
-        for worker in 0..self.workers.len() {
-            rows.extend(self.call(worker, |reply| Command::Flows { limit, reply })?);
-        }
-        Ok(rows)
-    }
-
-    /// Drops by port, reason and rule, over all workers. What no ledger itemises (a driver's
-    /// refusals, and what a full ledger had no row for) stands under its reason, without a rule.
-    pub fn drops(&self) -> Vec<DropRow> {
-        // Before the ledgers: a frame dropped in between must not look as if none itemised it.
-        let ports: Vec<PortId> = self.state.lock().ports.keys().copied().collect();
-        let totals: Vec<_> = ports
-            .into_iter()
-            .map(|port| (port, self.port_counts(port).drops))
-            .collect();
-        let mut rows: BTreeMap<_, DropRow> = BTreeMap::new();
-        let mut itemised: HashMap<(PortId, DropReason), u64> = HashMap::new();
-        let mut count = |port, denial: Denial, frames| {
-            let empty = DropRow {
-                port,
-                denial,
-                frames: 0,
-            };
-            let row = rows.entry((port, denial.reason as u8, denial.rule));
-            row.or_insert(empty).frames += frames;
-        };
-        for entry in self
-            .workers
-            .iter()
-            .flat_map(|worker| worker.ledger.entries())
-        {
-            *itemised
-                .entry((entry.port, entry.denial.reason))
-                .or_default() += entry.frames;
-            count(entry.port, entry.denial, entry.frames);
-        }
-        for (port, drops) in totals {
-            for (reason, total) in drops {
-                let known = itemised.get(&(port, reason)).copied().unwrap_or(0);
-                if total > known {
-                    count(port, Denial::new(reason), total - known);
-                }
-            }
-        }
-        rows.into_values().collect()
-    }
-
-    /// The epoch in force.
-    pub fn epoch(&self) -> Epoch {
-        self.shared.current.load().snapshot.epoch()
-    }
-
-    /// True when every worker turned within the last seconds: what a watchdog asks.
-    pub fn alive(&self) -> bool {
-        let now_ns = self.shared.clock.ns_at(pmd::clock::cycles());
-        self.workers.iter().all(|worker| {
-            let last_ns = worker.counters.running_ns.get();
-            Duration::from_nanos(now_ns.saturating_sub(last_ns)) < PATIENCE
-        })
-    }
-
     /// Stops and joins the workers, then closes every queue.
     pub fn stop(self) {
         drop(self);
-    }
-
-    fn now_s(&self) -> u32 {
-        (self.shared.clock.ns_at(pmd::clock::cycles()) / 1_000_000_000) as u32
     }
 
     /// Has a worker do something between two turns, and waits for its answer.
@@ -578,94 +413,9 @@ impl Drop for Engine {
     }
 }
 
-impl WorkerHandle {
-    fn wake(&self) {
-        // A full counter is readable already, which is all that is wanted.
-        let _ = rustix::io::write(&*self.wake, &1u64.to_ne_bytes());
-    }
-}
-
 fn least(load: &[usize]) -> usize {
     load.iter()
         .enumerate()
         .min_by_key(|(_, queues)| **queues)
         .map_or(0, |(worker, _)| worker)
-}
-
-/// Random words that key the flow caches' hash.
-fn secret() -> Result<[u64; 8], EngineError> {
-    let refused = |source| EngineError::System {
-        step: "random numbers for the flow cache",
-        source,
-    };
-    let mut bytes = [0; 64];
-    std::fs::File::open("/dev/urandom")
-        .and_then(|mut file| std::io::Read::read_exact(&mut file, &mut bytes))
-        .map_err(refused)?;
-    let mut words = [0; 8];
-    for (word, chunk) in words.iter_mut().zip(bytes.chunks_exact(8)) {
-        *word = chunk
-            .iter()
-            .fold(0, |word, byte| word << 8 | u64::from(*byte));
-    }
-    Ok(words)
-}
-
-fn start_worker(
-    worker: Worker,
-    core: usize,
-    settings: &Settings,
-) -> Result<WorkerHandle, EngineError> {
-    let refused = |step| move |source| EngineError::System { step, source };
-    let wake = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)
-        .map_err(|e| refused("a worker's event descriptor")(e.into()))?;
-    let wake = Arc::new(wake);
-    let (commands, inbox): (Sender<Command>, Receiver<Command>) = bounded(16);
-    let (counters, acknowledged) = (
-        Arc::clone(&worker.counters),
-        Arc::clone(&worker.acknowledged),
-    );
-    let ledger = worker.slow_path.ledger.rows();
-    let max_sleep_us = (!settings.busy_poll).then_some(settings.max_sleep_us);
-    let runner = Runner {
-        worker,
-        core,
-        inbox,
-        wake: Arc::clone(&wake),
-        max_sleep_us,
-    };
-    let thread = std::thread::Builder::new()
-        .name(format!("worker-{core}"))
-        .spawn(move || runner.run())
-        .map_err(refused("a worker's thread"))?;
-    Ok(WorkerHandle {
-        core,
-        commands,
-        wake,
-        counters,
-        acknowledged,
-        ledger,
-        thread,
-    })
-}
-
-/// Ages the MAC tables, once a second.
-fn start_housekeeper(shared: Arc<Shared>) -> Result<(Sender<()>, JoinHandle<()>), EngineError> {
-    let (stop, stopped) = bounded::<()>(0);
-    let thread = std::thread::Builder::new()
-        .name("housekeeper".into())
-        .spawn(move || {
-            while stopped
-                .recv_timeout(Duration::from_secs(1))
-                .is_err_and(|e| e.is_timeout())
-            {
-                let now_ns = shared.clock.ns_at(pmd::clock::cycles());
-                shared.bridge.age((now_ns / 1_000_000_000) as u32);
-            }
-        })
-        .map_err(|source| EngineError::System {
-            step: "the housekeeper's thread",
-            source,
-        })?;
-    Ok((stop, thread))
 }

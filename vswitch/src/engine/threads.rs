@@ -1,0 +1,117 @@
+//! The threads of an engine: workers, and the housekeeper.
+//!
+//! In: a worker, or what workers share. Out: a running thread and what control needs to speak
+//! with it.
+
+use std::{os::fd::OwnedFd, sync::Arc, thread::JoinHandle, time::Duration};
+
+use crossbeam::channel::{Receiver, Sender, bounded};
+use rustix::event::{EventfdFlags, eventfd};
+
+use super::{EngineError, Settings};
+use crate::{
+    counters::WorkerCounters,
+    drop_ledger::LedgerRows,
+    published::{Acknowledged, Shared},
+    runner::{Command, Runner},
+    worker::Worker,
+};
+
+/// A worker's thread, as control holds it.
+pub(super) struct WorkerHandle {
+    pub(super) core: usize,
+    pub(super) commands: Sender<Command>,
+    pub(super) wake: Arc<OwnedFd>,
+    pub(super) counters: Arc<WorkerCounters>,
+    pub(super) acknowledged: Arc<Acknowledged>,
+    pub(super) ledger: Arc<LedgerRows>,
+    pub(super) thread: JoinHandle<()>,
+}
+
+impl WorkerHandle {
+    pub(super) fn wake(&self) {
+        // A full counter is readable already, which is all that is wanted.
+        let _ = rustix::io::write(&*self.wake, &1u64.to_ne_bytes());
+    }
+}
+
+/// Random words that key the flow caches' hash.
+pub(super) fn secret() -> Result<[u64; 8], EngineError> {
+    let refused = |source| EngineError::System {
+        step: "random numbers for the flow cache",
+        source,
+    };
+    let mut bytes = [0; 64];
+    std::fs::File::open("/dev/urandom")
+        .and_then(|mut file| std::io::Read::read_exact(&mut file, &mut bytes))
+        .map_err(refused)?;
+    let mut words = [0; 8];
+    for (word, chunk) in words.iter_mut().zip(bytes.chunks_exact(8)) {
+        *word = chunk
+            .iter()
+            .fold(0, |word, byte| word << 8 | u64::from(*byte));
+    }
+    Ok(words)
+}
+
+/// Starts a worker's thread.
+pub(super) fn start_worker(
+    worker: Worker,
+    core: usize,
+    settings: &Settings,
+) -> Result<WorkerHandle, EngineError> {
+    let refused = |step| move |source| EngineError::System { step, source };
+    let wake = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)
+        .map_err(|e| refused("a worker's event descriptor")(e.into()))?;
+    let wake = Arc::new(wake);
+    let (commands, inbox): (Sender<Command>, Receiver<Command>) = bounded(16);
+    let (counters, acknowledged) = (
+        Arc::clone(&worker.counters),
+        Arc::clone(&worker.acknowledged),
+    );
+    let ledger = worker.slow_path.ledger.rows();
+    let max_sleep_us = (!settings.busy_poll).then_some(settings.max_sleep_us);
+    let runner = Runner {
+        worker,
+        core,
+        inbox,
+        wake: Arc::clone(&wake),
+        max_sleep_us,
+    };
+    let thread = std::thread::Builder::new()
+        .name(format!("worker-{core}"))
+        .spawn(move || runner.run())
+        .map_err(refused("a worker's thread"))?;
+    Ok(WorkerHandle {
+        core,
+        commands,
+        wake,
+        counters,
+        acknowledged,
+        ledger,
+        thread,
+    })
+}
+
+/// Ages the MAC tables, once a second.
+pub(super) fn start_housekeeper(
+    shared: Arc<Shared>,
+) -> Result<(Sender<()>, JoinHandle<()>), EngineError> {
+    let (stop, stopped) = bounded::<()>(0);
+    let thread = std::thread::Builder::new()
+        .name("housekeeper".into())
+        .spawn(move || {
+            while stopped
+                .recv_timeout(Duration::from_secs(1))
+                .is_err_and(|e| e.is_timeout())
+            {
+                let now_ns = shared.clock.ns_at(pmd::clock::cycles());
+                shared.bridge.age((now_ns / 1_000_000_000) as u32);
+            }
+        })
+        .map_err(|source| EngineError::System {
+            step: "the housekeeper's thread",
+            source,
+        })?;
+    Ok((stop, thread))
+}

@@ -1,0 +1,175 @@
+//! What an engine tells of itself: counts, tables, drops.
+//!
+//! In: questions, from any thread. Out: rows. Nothing here changes what the workers do.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
+
+use policy::{Denial, DropReason, Epoch, PortId};
+
+use super::{Engine, EngineError, PATIENCE};
+use crate::{
+    bridge::MacRow,
+    counters::{PortCounts, WorkerCounts},
+    runner::{Command, FlowRow},
+};
+
+/// Most cached flows that are listed of a worker.
+pub const MOST_FLOWS: usize = 65_536;
+
+/// Which worker owns which receive queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QueueRow {
+    /// The port.
+    pub port: PortId,
+    /// The queue's number within it.
+    pub queue: usize,
+    /// Its owner.
+    pub worker: usize,
+}
+
+/// Drops for one reason and rule in one port's account.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DropRow {
+    /// Whose account.
+    pub port: PortId,
+    /// Why, and by which rule.
+    pub denial: Denial,
+    /// How many.
+    pub frames: u64,
+}
+
+impl Engine {
+    /// Which worker owns which receive queue.
+    pub fn queues(&self) -> Vec<QueueRow> {
+        let state = self.state.lock();
+        let mut rows: Vec<_> = state
+            .ports
+            .iter()
+            .flat_map(|(port, record)| {
+                record
+                    .placement
+                    .iter()
+                    .enumerate()
+                    .map(|(queue, worker)| QueueRow {
+                        port: *port,
+                        queue,
+                        worker: *worker,
+                    })
+            })
+            .collect();
+        rows.sort_by_key(|row| (row.port, row.queue));
+        rows
+    }
+
+    /// What a port counted; zeros for one that does not exist.
+    pub fn port_counts(&self, id: PortId) -> PortCounts {
+        let mut counts = PortCounts::default();
+        if let Some(record) = self.state.lock().ports.get(&id) {
+            record
+                .shared
+                .counters
+                .iter()
+                .for_each(|counters| counts.add(counters));
+        }
+        counts
+    }
+
+    /// What ports counted that are no more.
+    pub fn retired_counts(&self) -> PortCounts {
+        self.state.lock().retired.clone()
+    }
+
+    /// What each worker counted.
+    pub fn worker_counts(&self) -> Vec<WorkerCounts> {
+        self.workers
+            .iter()
+            .enumerate()
+            .map(|(id, worker)| WorkerCounts::read(id, worker.core, &worker.counters))
+            .collect()
+    }
+
+    /// Every address in every MAC table.
+    pub fn macs(&self) -> Vec<MacRow> {
+        let mut rows = self.shared.bridge.rows(self.now_s());
+        rows.sort_by_key(|row| (row.network, row.port, row.mac));
+        rows
+    }
+
+    /// Cached flows, at most `limit` and [`MOST_FLOWS`] of each worker. Callers wait for each
+    /// other: a worker makes one list at a time.
+    ///
+    /// # Errors
+    ///
+    /// When a worker does not answer.
+    pub fn flows(&self, limit: usize) -> Result<Vec<FlowRow>, EngineError> {
+        let _one_at_a_time = self.listing.lock();
+        let limit = limit.min(MOST_FLOWS);
+        let mut rows = Vec::new();
+        for worker in 0..self.workers.len() {
+            rows.extend(self.call(worker, |reply| Command::Flows { limit, reply })?);
+        }
+        Ok(rows)
+    }
+
+    /// Drops by port, reason and rule, over all workers. What no ledger itemises (a driver's
+    /// refusals, and what a full ledger had no row for) stands under its reason, without a rule.
+    pub fn drops(&self) -> Vec<DropRow> {
+        // Before the ledgers: a frame dropped in between must not look as if none itemised it.
+        let ports: Vec<PortId> = self.state.lock().ports.keys().copied().collect();
+        let totals: Vec<_> = ports
+            .into_iter()
+            .map(|port| (port, self.port_counts(port).drops))
+            .collect();
+        let mut rows: BTreeMap<_, DropRow> = BTreeMap::new();
+        let mut itemised: HashMap<(PortId, DropReason), u64> = HashMap::new();
+        let mut count = |port, denial: Denial, frames| {
+            let empty = DropRow {
+                port,
+                denial,
+                frames: 0,
+            };
+            let row = rows.entry((port, denial.reason as u8, denial.rule));
+            row.or_insert(empty).frames += frames;
+        };
+        for entry in self
+            .workers
+            .iter()
+            .flat_map(|worker| worker.ledger.entries())
+        {
+            *itemised
+                .entry((entry.port, entry.denial.reason))
+                .or_default() += entry.frames;
+            count(entry.port, entry.denial, entry.frames);
+        }
+        for (port, drops) in totals {
+            for (reason, total) in drops {
+                let known = itemised.get(&(port, reason)).copied().unwrap_or(0);
+                if total > known {
+                    count(port, Denial::new(reason), total - known);
+                }
+            }
+        }
+        rows.into_values().collect()
+    }
+
+    /// The epoch in force.
+    pub fn epoch(&self) -> Epoch {
+        self.shared.current.load().snapshot.epoch()
+    }
+
+    /// True when every worker turned within the last seconds: what a watchdog asks.
+    pub fn alive(&self) -> bool {
+        let now_ns = self.shared.clock.ns_at(pmd::clock::cycles());
+        self.workers.iter().all(|worker| {
+            let last_ns = worker.counters.running_ns.get();
+            Duration::from_nanos(now_ns.saturating_sub(last_ns)) < PATIENCE
+        })
+    }
+
+    fn now_s(&self) -> u32 {
+        (self.shared.clock.ns_at(pmd::clock::cycles()) / 1_000_000_000) as u32
+    }
+}
