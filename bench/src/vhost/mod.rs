@@ -162,7 +162,9 @@ fn frames(beds: &mut [Bed], options: &Options, flows: u32) -> anyhow::Result<Vec
             }
         }
     }
-    beds.iter_mut().for_each(|bed| bed.turns.clear());
+    for bed in beds {
+        bed.turns.clear();
+    }
     Ok(rows)
 }
 
