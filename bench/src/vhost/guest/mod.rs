@@ -151,14 +151,16 @@ pub(super) struct Guest {
 /// A thread that sends and receives.
 #[derive(Debug)]
 struct Running {
-    stop: Arc<AtomicBool>,
-    counts: Arc<Counts>,
+    shared: Arc<Shared>,
     thread: JoinHandle<anyhow::Result<Devices>>,
 }
 
-/// What the thread has counted.
+/// What the thread is told, and what it has counted.
 #[derive(Debug, Default)]
-struct Counts {
+struct Shared {
+    stop: AtomicBool,
+    /// Not even to wait for the switch.
+    abandon: AtomicBool,
     received: [AtomicU64; 2],
     bytes: AtomicU64,
     /// Looks at a transmit ring, and those that found nothing back in it.
@@ -239,19 +241,14 @@ impl Load for Guest {
     fn begin(&mut self, size_bytes: usize) -> anyhow::Result<()> {
         let devices = self.at_rest()?;
         devices.prepare(self.traffic, size_bytes)?;
-        let stop = Arc::new(AtomicBool::new(false));
-        let counts = Arc::new(Counts::default());
+        let shared = Arc::new(Shared::default());
         let (flows, core) = (self.flow_bytes(size_bytes)?, self.core);
-        let (stopped, count) = (Arc::clone(&stop), Arc::clone(&counts));
+        let with_thread = Arc::clone(&shared);
         let thread = thread::spawn(move || {
             process::pin(core)?;
-            devices.exchange(&flows, &stopped, &count)
+            devices.exchange(&flows, &with_thread)
         });
-        self.running = Some(Running {
-            stop,
-            counts,
-            thread,
-        });
+        self.running = Some(Running { shared, thread });
         Ok(())
     }
 
@@ -263,10 +260,10 @@ impl Load for Guest {
         );
         Ok(Sample {
             at: Instant::now(),
-            received: [0, 1].map(|port| running.counts.received[port].load(Relaxed)),
-            bytes: running.counts.bytes.load(Relaxed),
-            tried: running.counts.looks.load(Relaxed),
-            refused: running.counts.full.load(Relaxed),
+            received: [0, 1].map(|port| running.shared.received[port].load(Relaxed)),
+            bytes: running.shared.bytes.load(Relaxed),
+            tried: running.shared.looks.load(Relaxed),
+            refused: running.shared.full.load(Relaxed),
         })
     }
 
@@ -274,7 +271,7 @@ impl Load for Guest {
         let Some(running) = self.running.take() else {
             return Ok(());
         };
-        running.stop.store(true, Relaxed);
+        running.shared.stop.store(true, Relaxed);
         let Ok(ended) = running.thread.join() else {
             bail!("the guest's thread panicked");
         };
@@ -285,6 +282,9 @@ impl Load for Guest {
 
 impl Drop for Guest {
     fn drop(&mut self) {
+        if let Some(running) = &self.running {
+            running.shared.abandon.store(true, Relaxed);
+        }
         let _ = self.end();
     }
 }
@@ -327,12 +327,7 @@ impl Devices {
     }
 
     /// Sends and receives as fast as it goes, until stopped and every buffer is back.
-    fn exchange(
-        mut self,
-        flows: &[FlowBytes],
-        stop: &AtomicBool,
-        counts: &Counts,
-    ) -> anyhow::Result<Self> {
+    fn exchange(mut self, flows: &[FlowBytes], shared: &Shared) -> anyhow::Result<Self> {
         let mut next = 0;
         let mut flow = || {
             let bytes = flows[next];
@@ -346,31 +341,31 @@ impl Devices {
             }
             device.transmit.publish(&device.memory)?;
         }
-        while !stop.load(Relaxed) {
-            for (device, count) in self.0.iter_mut().zip(&counts.received) {
+        while !shared.stop.load(Relaxed) {
+            for (device, count) in self.0.iter_mut().zip(&shared.received) {
                 let (frames, bytes) = device.take_received()?;
                 count.fetch_add(frames.into(), Relaxed);
-                counts.bytes.fetch_add(bytes, Relaxed);
+                shared.bytes.fetch_add(bytes, Relaxed);
                 let back = device.transmit.ready(&device.memory).min(BATCH);
                 for _ in 0..back {
                     let (slot, _) = device.transmit.take(&device.memory)?;
                     device.write_flow(slot, flow());
                     device.transmit.offer(&device.memory, slot);
                 }
-                counts.looks.fetch_add(1, Relaxed);
+                shared.looks.fetch_add(1, Relaxed);
                 if back > 0 {
                     device.transmit.publish(&device.memory)?;
                 } else {
-                    counts.full.fetch_add(1, Relaxed);
+                    shared.full.fetch_add(1, Relaxed);
                 }
             }
         }
-        self.drain()?;
+        self.drain(shared)?;
         Ok(self)
     }
 
     /// Waits until the switch has given every transmit buffer back.
-    fn drain(&mut self) -> anyhow::Result<()> {
+    fn drain(&mut self, shared: &Shared) -> anyhow::Result<()> {
         let began = Instant::now();
         while self
             .0
@@ -379,6 +374,9 @@ impl Devices {
         {
             for device in &mut self.0 {
                 device.take_received()?;
+            }
+            if shared.abandon.load(Relaxed) {
+                return Ok(());
             }
             ensure!(
                 began.elapsed() < DRAIN,
