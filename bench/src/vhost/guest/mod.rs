@@ -7,7 +7,6 @@
 //! super-segments of one flow ([`Traffic`]).
 
 use std::{
-    net::Ipv4Addr,
     path::Path,
     sync::{
         Arc,
@@ -18,110 +17,23 @@ use std::{
 };
 
 use anyhow::{Context, bail, ensure};
-use policy::Mac;
 
 use super::load::{Load, Sample};
-use crate::{
-    generator::{
-        flow::{Flow, FlowSpace},
-        template::{Headers, Template, Transport},
-    },
-    process,
-};
+use crate::process;
 
 mod front_end;
 mod ring;
 mod round_trip;
+mod traffic;
 
-use front_end::{FrontEnd, feature, listen};
+pub(super) use traffic::Traffic;
+
+use front_end::{FrontEnd, listen};
 use ring::{HEADER_BYTES, Layout};
+use traffic::{FLOW, FlowBytes, LARGEST_BYTES};
 
 /// Descriptors of a ring, as testpmd has them.
 const SLOTS: u16 = super::testpmd::RING_SLOTS as u16;
-
-/// What a guest sends, and what for it negotiates and how its buffers lie.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Traffic {
-    /// Frames as they are on the wire, UDP, in buffers as DPDK has them.
-    Frames,
-    /// TCP frames of up to 64 KiB that somebody behind the switch would have to cut (virtio 1.2,
-    /// §5.1.6.2), in buffers that take the largest whole.
-    Segments,
-}
-
-impl Traffic {
-    fn features(self) -> u64 {
-        match self {
-            Self::Frames => feature::MRG_RXBUF,
-            Self::Segments => {
-                let sends = feature::CSUM | feature::HOST_TSO4 | feature::HOST_TSO6;
-                let takes = feature::GUEST_CSUM | feature::GUEST_TSO4 | feature::GUEST_TSO6;
-                feature::MRG_RXBUF | sends | takes
-            }
-        }
-    }
-
-    fn layout(self) -> Layout {
-        let (stride, buffer_bytes) = match self {
-            Self::Frames => (2304, 2048),
-            Self::Segments => (LARGEST_BYTES, LARGEST_BYTES),
-        };
-        Layout {
-            slots: SLOTS,
-            stride_bytes: [stride; 2],
-            buffer_bytes,
-        }
-    }
-
-    /// The header before each frame.
-    fn header(self) -> [u8; HEADER_BYTES] {
-        const NEEDS_CSUM: u8 = 1;
-        const GSO_TCPV4: u8 = 1;
-        match self {
-            Self::Frames => [0; HEADER_BYTES],
-            Self::Segments => {
-                let [len, segment, start, field] =
-                    [54, SEGMENT_BYTES, 34, 16].map(u16::to_le_bytes);
-                let numbers = [len, segment, start, field].concat();
-                let mut header = [NEEDS_CSUM, GSO_TCPV4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
-                header[2..10].copy_from_slice(&numbers);
-                header
-            }
-        }
-    }
-
-    /// Frames from the device of that number to the other.
-    fn template(self, device: u8, size_bytes: usize) -> anyhow::Result<Template> {
-        let headers = Headers {
-            eth_src: Mac([0, 1, 2, 3, 4, device]),
-            eth_dst: Mac([0, 1, 2, 3, 4, 1 - device]),
-            vlan_tci: None,
-            transport: match self {
-                Self::Frames => Transport::Udp,
-                Self::Segments => Transport::Tcp,
-            },
-            ipv6: false,
-        };
-        Ok(Template::new(&headers, size_bytes)?)
-    }
-
-    /// Writes a frame of a flow. Its TCP or UDP checksum is 0: "none" for UDP, and for TCP to be
-    /// filled in by whoever cuts the frame, which nobody does here.
-    fn write(self, template: &Template, flow: &Flow, frame: &mut [u8]) {
-        template.write(flow, &[], frame);
-        let field = match self {
-            Self::Frames => 40,
-            Self::Segments => 50,
-        };
-        frame[field..][..2].fill(0);
-    }
-}
-
-/// The largest frame with its header, in whole pages.
-const LARGEST_BYTES: usize = 17 * 4096;
-
-/// Payload of the segments that a super-segment stands for: of an MTU of 1500.
-const SEGMENT_BYTES: u16 = 1448;
 
 /// What a guest's devices take of 2 MiB pages, at most.
 pub(super) const HUGEPAGES: u64 =
@@ -168,18 +80,6 @@ struct Shared {
     full: AtomicU64,
 }
 
-/// What differs from flow to flow.
-#[derive(Clone, Copy, Debug)]
-struct FlowBytes {
-    ip_checksum: u16,
-    /// IPv4 destination and the two ports.
-    dst_and_ports: u64,
-}
-
-/// Where that is in a frame.
-const IP_CHECKSUM_AT: usize = 24;
-const DST_AT: usize = 30;
-
 impl Guest {
     /// Waits until a switch has connected to both `sockets`. Its thread will run on `core`.
     ///
@@ -201,48 +101,17 @@ impl Guest {
         })
     }
 
-    /// What differs between the flows of frames of this size.
-    fn flow_bytes(&self, size_bytes: usize) -> anyhow::Result<Vec<FlowBytes>> {
-        let template = self.traffic.template(0, size_bytes)?;
-        let space = FlowSpace {
-            first: FLOW,
-            dst_ports: 1,
-            dst_hosts: self.flows,
-            src_ports: 1,
-        };
-        let mut frame = vec![0; size_bytes];
-        let bytes = (0..self.flows).map(|flow| {
-            template.write(&space.flow(flow.into()), &[], &mut frame);
-            let checksum = [frame[IP_CHECKSUM_AT], frame[IP_CHECKSUM_AT + 1]];
-            let mut rest = [0; 8];
-            rest.copy_from_slice(&frame[DST_AT..][..8]);
-            FlowBytes {
-                ip_checksum: u16::from_ne_bytes(checksum),
-                dst_and_ports: u64::from_le_bytes(rest),
-            }
-        });
-        Ok(bytes.collect())
-    }
-
     fn at_rest(&mut self) -> anyhow::Result<Devices> {
         self.devices.take().context("the guest's devices are lost")
     }
 }
-
-/// The first flow of testpmd's.
-const FLOW: Flow = Flow {
-    src: std::net::IpAddr::V4(Ipv4Addr::new(10, 254, 0, 0)),
-    dst: std::net::IpAddr::V4(Ipv4Addr::new(10, 253, 0, 0)),
-    src_port: 1000,
-    dst_port: 1001,
-};
 
 impl Load for Guest {
     fn begin(&mut self, size_bytes: usize) -> anyhow::Result<()> {
         let devices = self.at_rest()?;
         devices.prepare(self.traffic, size_bytes)?;
         let shared = Arc::new(Shared::default());
-        let (flows, core) = (self.flow_bytes(size_bytes)?, self.core);
+        let (flows, core) = (self.traffic.flows(self.flows, size_bytes)?, self.core);
         let with_thread = Arc::clone(&shared);
         let thread = thread::spawn(move || {
             process::pin(core)?;
@@ -336,7 +205,7 @@ impl Devices {
         };
         for device in &mut self.0 {
             for slot in 0..device.transmit.slots() {
-                device.write_flow(slot, flow());
+                flow().write(device, slot);
                 device.transmit.offer(&device.memory, slot);
             }
             device.transmit.publish(&device.memory)?;
@@ -349,7 +218,7 @@ impl Devices {
                 let back = device.transmit.ready(&device.memory).min(BATCH);
                 for _ in 0..back {
                     let (slot, _) = device.transmit.take(&device.memory)?;
-                    device.write_flow(slot, flow());
+                    flow().write(device, slot);
                     device.transmit.offer(&device.memory, slot);
                 }
                 shared.looks.fetch_add(1, Relaxed);
@@ -393,14 +262,6 @@ impl Devices {
 }
 
 impl FrontEnd {
-    #[inline]
-    fn write_flow(&self, slot: u16, flow: FlowBytes) {
-        let frame = self.transmit.buffer(slot) + HEADER_BYTES;
-        self.memory
-            .store_u16(frame + IP_CHECKSUM_AT, flow.ip_checksum);
-        self.memory.write_u64(frame + DST_AT, flow.dst_and_ports);
-    }
-
     /// Takes up to a batch of receive buffers and gives them back unread. How many, and how many
     /// bytes of frames they held.
     #[inline]
