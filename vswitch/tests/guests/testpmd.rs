@@ -126,7 +126,7 @@ impl Drop for Testpmd {
 
 /// Sends frames of each size both ways and compares the counts of both sides.
 fn counts_agree(mergeable: bool, queues: u16) {
-    const FRAMES: u64 = 5000;
+    const FRAMES: u64 = 1000;
     let Some((mut lab, _turn)) = lab() else {
         return;
     };
@@ -149,7 +149,7 @@ fn counts_agree(mergeable: bool, queues: u16) {
     for name in ["a", "b"] {
         lab.await_state(name, "up");
     }
-    for bytes in [64, 65, 594, 1514, 2049, 9000] {
+    for bytes in [64, 594, 1514, 9000] {
         let start = ["a", "b"].map(|name| lab.port(name).counts.rx_frames);
         testpmd.tell(&format!("set txpkts {bytes}"));
         testpmd.tell("set fwd flowgen");
