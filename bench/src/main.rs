@@ -6,7 +6,7 @@ use std::{io::Write, path::PathBuf};
 use bench::{
     generator::size::SizeMix,
     veth::Path,
-    vhost::{Case, Row},
+    vhost::{Case, Row, What},
 };
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::Serialize;
@@ -111,6 +111,9 @@ struct Veth {
     reason = "independent switches of the command line"
 )]
 struct Vhost {
+    /// What to measure
+    #[arg(long, value_name = "WHAT", value_delimiter = ',', default_values_t = [VhostWhat::Frames, VhostWhat::RoundTrips, VhostWhat::Segments])]
+    what: Vec<VhostWhat>,
     /// Flows each way
     #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [1, 1000, 10_000, 100_000], value_parser = clap::value_parser!(u32).range(1..=100_000))]
     flows: Vec<u32>,
@@ -141,6 +144,16 @@ struct Vhost {
     /// Print one JSON object for each row
     #[arg(long)]
     json: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum VhostWhat {
+    /// Frames per second, and per CPU second of the switch
+    Frames,
+    /// How long one frame and its answer take
+    RoundTrips,
+    /// Bytes per second of TCP super-segments, next to copying as much
+    Segments,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -202,6 +215,7 @@ impl Vhost {
     fn run(self) -> anyhow::Result<()> {
         let cores = std::thread::available_parallelism()?.get();
         let mut options = bench::vhost::Options {
+            what: self.what.into_iter().map(What::from).collect(),
             flows: self.flows,
             cases: self.case.into_iter().map(Case::from).collect(),
             sizes_bytes: self.size.into_iter().map(usize::from).collect(),
@@ -220,11 +234,11 @@ impl Vhost {
             (options.flows, options.sizes_bytes) = (vec![1, 10_000], vec![64]);
             (options.rounds, options.seconds) = (1, 0.5);
         }
-        if !self.json {
+        if !self.json && options.what.contains(&What::Frames) {
             println!("{}", Row::heading());
         }
-        // Rows come minutes apart, so each is shown when it is there.
-        let report = bench::vhost::run(&options, |row| print(row, self.json))?;
+        // They come minutes apart, so each is shown when it is there.
+        let report = bench::vhost::run(&options, |finding| print(finding, self.json))?;
         if !self.json {
             print!("\n{report}");
         }
@@ -235,6 +249,26 @@ impl Vhost {
 /// The switch that was built with this program.
 fn sibling() -> anyhow::Result<PathBuf> {
     Ok(std::env::current_exe()?.with_file_name("vswitch"))
+}
+
+impl std::fmt::Display for VhostWhat {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Frames => "frames",
+            Self::RoundTrips => "round-trips",
+            Self::Segments => "segments",
+        })
+    }
+}
+
+impl From<VhostWhat> for What {
+    fn from(what: VhostWhat) -> Self {
+        match what {
+            VhostWhat::Frames => Self::Frames,
+            VhostWhat::RoundTrips => Self::RoundTrips,
+            VhostWhat::Segments => Self::Segments,
+        }
+    }
 }
 
 impl std::fmt::Display for VhostCase {

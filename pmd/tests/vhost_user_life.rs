@@ -297,6 +297,20 @@ fn a_sleeper_is_woken_by_a_kick_and_a_frame_before_the_sleep_is_seen() {
 }
 
 #[test]
+fn a_guest_that_cannot_kick_is_polled() {
+    let mut bed = Bed::new();
+    let mut guest = bed.guest(Options::default());
+    let nothing = 0x101u64.to_le_bytes();
+    assert_eq!(guest.set(request::SET_VRING_KICK, &nothing, &[]), Ok(0));
+    assert!(matches!(
+        bed.port.rx[0].prepare_wait(),
+        Wait::Until(Some(time)) if time < Duration::from_millis(1)
+    ));
+    guest.transmit(0, &frame(64, 0));
+    assert_eq!(take_frames(&mut bed.port).len(), 1);
+}
+
+#[test]
 fn what_waited_while_a_queue_was_stopped_wakes_the_worker_when_it_starts() {
     let mut bed = Bed::new();
     let mut guest = bed.guest(Options::default());
@@ -529,4 +543,28 @@ fn a_guest_that_waits_for_the_other_to_leave_gets_its_turn() {
         (!frames.is_empty()).then_some(frames)
     });
     assert_eq!(frames, [frame(64, 0)]);
+}
+
+#[test]
+fn a_front_end_that_lets_a_notification_wait_holds_no_worker_fast() {
+    use rustix::fs::{OFlags, fcntl_setfl};
+    for queue in [0, 1] {
+        let mut bed = Bed::new();
+        let mut guest = bed.guest(Options::default());
+        // The same open file as the port's: made to block again, and filled to the brim.
+        let call = &guest.queues[queue].call;
+        fcntl_setfl(call, OFlags::empty()).expect("flags");
+        rustix::io::write(call, &(u64::MAX - 1).to_ne_bytes()).expect("fill");
+        let sent = frame(64, 0);
+        if queue == 0 {
+            guest.post(0, &[2048]);
+            send_frames(&mut bed.port, 0, &[Frame::contiguous(&sent)]);
+        } else {
+            guest.transmit(0, &sent);
+            take_frames(&mut bed.port);
+        }
+        // Half a message keeps the control thread busy meanwhile.
+        guest.send_raw(&[1, 0, 0], &[]);
+        wait_down(&mut bed.port, "let a notification wait");
+    }
 }

@@ -9,8 +9,9 @@ pub(super) struct Sample {
     pub(super) at: Instant,
     /// Frames that came through, by port.
     pub(super) received: [u64; 2],
-    /// Frames that it wanted to send, and those of them that found the ring full; both 0 when it
-    /// only looks where there is room.
+    /// Bytes of these; 0 when it does not count them.
+    pub(super) bytes: u64,
+    /// How often it wanted to send something, and how often of those it found the ring full.
     pub(super) tried: u64,
     pub(super) refused: u64,
 }

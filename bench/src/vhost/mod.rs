@@ -25,12 +25,14 @@
 //! What must hold: only one switch runs at a time; when the run ends, in whichever way but SIGKILL,
 //! nothing of it is left.
 
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
 use anyhow::{Context, ensure};
 use pmd::Clock;
 
+mod bed;
 mod contender;
+mod copy;
 mod guest;
 mod hugepages;
 mod load;
@@ -42,28 +44,38 @@ mod testpmd;
 mod vswitch;
 
 pub use contender::Case;
-pub use report::{Report, Row};
+pub use report::{Finding, Report, RoundTrip, Row, Segments};
 
+use bed::{Bed, Kind};
 use contender::Contender;
-use guest::Guest;
 use hugepages::Hugepages;
-use load::Load;
-use testpmd::Testpmd;
 
 use crate::{
-    process::{Directory, Process, interrupt, priority::Priority},
+    process::{interrupt, priority::Priority},
     walk::Spread,
 };
 
-/// How long a switch may take until frames come through.
-const FIRST_FRAME: Duration = Duration::from_secs(20);
+/// Length of the frames whose round trips are measured, and of TCP super-segments: 45 segments of
+/// an MTU of 1500.
+const ROUND_TRIP_BYTES: usize = 64;
+const SEGMENTS_BYTES: usize = 54 + 45 * 1448;
 
-/// How long frames run before they are counted: rings, caches and flow tables fill.
-const WARM_UP: Duration = Duration::from_millis(500);
+/// What there is to measure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum What {
+    /// Frames per second, and per CPU second of the switch.
+    Frames,
+    /// How long one frame and its answer take.
+    RoundTrips,
+    /// Bytes per second of TCP super-segments, next to copying as much.
+    Segments,
+}
 
-/// What to measure.
+/// What to measure, and how.
 #[derive(Clone, Debug)]
 pub struct Options {
+    /// What to measure.
+    pub what: Vec<What>,
     /// Numbers of flows, at most 100,000.
     pub flows: Vec<u32>,
     /// Cases.
@@ -84,87 +96,121 @@ pub struct Options {
     pub guest_core: usize,
 }
 
-/// A switch, its guest, and what was measured.
-struct Bed {
-    switch: Box<dyn Contender>,
-    guest: Option<Box<dyn Load>>,
-    /// Where the guest keeps its files.
-    directory: Directory,
-    turns: Turns,
-}
-
-/// Which guest.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Kind {
-    Testpmd,
-    Own,
-}
-
-/// What the turns of one number of flows found, by guest, case and size.
-type Turns = BTreeMap<(Kind, &'static str, usize), Vec<Count>>;
-
-/// What happened in a turn.
-#[derive(Clone, Copy, Debug)]
-struct Count {
-    seconds: f64,
-    cpu_seconds: f64,
-    mframes: f64,
-    /// Of the frames that the guest wanted to send, those that found the ring full.
-    refused_share: f64,
-}
-
-/// Measures, and hands each row to `finished` as soon as it is there. Needs root.
+/// Measures, and hands each finding to `found` as soon as it is there. Needs root.
 ///
 /// # Errors
 /// When a program is missing or ends, frames do not come through, or the run is interrupted.
 pub fn run(
     options: &Options,
-    mut finished: impl FnMut(&Row) -> anyhow::Result<()>,
+    mut found: impl FnMut(&Finding) -> anyhow::Result<()>,
 ) -> anyhow::Result<Report> {
     ensure!(
         options.switch_core != options.guest_core,
-        "the switch and the generator need a core each, and both are to have core {}",
+        "the switch and the guest need a core each, and both are to have core {}",
         options.guest_core
     );
     interrupt::watch()?;
     let _priority = Priority::enter().inspect_err(|error| {
         eprintln!("what else runs on this machine will disturb the figures: {error:#}");
     });
-    let cycles_per_s = Clock::calibrate().cycles_per_s();
     let _hugepages = Hugepages::provide(hugepages_needed(options))?;
     let mut beds = beds(options)?;
     let mut rows = Vec::new();
-    for &flows in &options.flows {
-        for kind in [Kind::Testpmd, Kind::Own] {
-            for bed in &mut beds {
-                bed.connect(kind, flows, options.guest_core)?;
-            }
-            for &case in &options.cases {
-                for bed in &mut beds {
-                    bed.enforce(case)?;
-                }
-                for &size_bytes in &options.sizes_bytes {
-                    let load = (kind, case.name(), size_bytes);
-                    measure(&mut beds, options, load)
-                        .with_context(|| format!("{load:?}, {flows} flows"))?;
+    for what in &options.what {
+        match what {
+            What::Frames => {
+                for &flows in &options.flows {
+                    for row in frames(&mut beds, options, flows)? {
+                        found(&Finding::Frames(row.clone()))?;
+                        rows.push(row);
+                    }
                 }
             }
+            What::RoundTrips => round_trips(&mut beds, options, &mut found)?,
+            What::Segments => segments(&mut beds, options, &mut found)?,
         }
-        for &case in &options.cases {
-            for &size_bytes in &options.sizes_bytes {
-                for bed in &beds {
-                    let turns = |kind| &bed.turns[&(kind, case.name(), size_bytes)];
-                    let (testpmd, own) = (turns(Kind::Testpmd), turns(Kind::Own));
-                    let load = (case, flows, size_bytes);
-                    let row = Row::new(bed.switch.name(), load, testpmd, own, cycles_per_s);
-                    finished(&row)?;
-                    rows.push(row);
-                }
-            }
-        }
-        beds.iter_mut().for_each(|bed| bed.turns.clear());
     }
     Ok(Report { rows })
+}
+
+/// All loads of so many flows.
+fn frames(beds: &mut [Bed], options: &Options, flows: u32) -> anyhow::Result<Vec<Row>> {
+    let cycles_per_s = Clock::calibrate().cycles_per_s();
+    for kind in [Kind::Testpmd, Kind::Own] {
+        for bed in &mut *beds {
+            bed.connect(kind, flows, options.guest_core)?;
+        }
+        for &case in &options.cases {
+            for bed in &mut *beds {
+                bed.enforce(case)?;
+            }
+            for &size_bytes in &options.sizes_bytes {
+                let load = (kind, case.name(), size_bytes);
+                measure(beds, options, load).with_context(|| format!("{load:?}, {flows} flows"))?;
+            }
+        }
+    }
+    let mut rows = Vec::new();
+    for &case in &options.cases {
+        for &size_bytes in &options.sizes_bytes {
+            for bed in &*beds {
+                let turns = |kind| &bed.turns[&(kind, case.name(), size_bytes)];
+                let (testpmd, own) = (turns(Kind::Testpmd), turns(Kind::Own));
+                let load = (case, flows, size_bytes);
+                let name = bed.switch.name();
+                rows.push(Row::new(name, load, testpmd, own, cycles_per_s));
+            }
+        }
+    }
+    for bed in beds {
+        bed.turns.clear();
+    }
+    Ok(rows)
+}
+
+/// One frame in flight, through each switch in turns.
+fn round_trips(
+    beds: &mut [Bed],
+    options: &Options,
+    found: &mut impl FnMut(&Finding) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let duration = Duration::from_secs_f64(options.seconds);
+    let mut times = vec![Vec::new(); beds.len()];
+    for _ in 0..options.rounds {
+        for (bed, times) in beds.iter_mut().zip(&mut times) {
+            let trips = bed.round_trips(ROUND_TRIP_BYTES, duration, options.guest_core);
+            times.push(trips.with_context(|| bed.switch.name())?);
+        }
+    }
+    for (bed, times) in beds.iter().zip(&times) {
+        let row = RoundTrip::new(bed.switch.name(), ROUND_TRIP_BYTES, times);
+        found(&Finding::RoundTrip(row))?;
+    }
+    Ok(())
+}
+
+/// Super-segments through `vswitch`, in turns with plain copying on the same core. Open vSwitch does
+/// not take them unless told to, and then as an experiment of its own.
+fn segments(
+    beds: &mut [Bed],
+    options: &Options,
+    found: &mut impl FnMut(&Finding) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let Some(bed) = beds.iter_mut().find(|bed| bed.switch.name() == "vswitch") else {
+        return Ok(());
+    };
+    let (mut switched, mut copied) = (Vec::new(), Vec::new());
+    for _ in 0..options.rounds {
+        let count = bed.segments(SEGMENTS_BYTES, options.seconds, options.guest_core)?;
+        switched.push(count.bytes / count.seconds);
+        copied.push(copy::bytes_per_s(
+            SEGMENTS_BYTES,
+            options.seconds,
+            options.switch_core,
+        )?);
+    }
+    let row = Segments::new(bed.switch.name(), SEGMENTS_BYTES, switched, copied);
+    found(&Finding::Segments(row))
 }
 
 fn hugepages_needed(options: &Options) -> u64 {
@@ -186,15 +232,7 @@ fn beds(options: &Options) -> anyhow::Result<Vec<Bed>> {
         sleep_all(&mut switches)?;
     }
     ensure!(!switches.is_empty(), "there is no switch to measure");
-    let bed = |switch| {
-        Ok(Bed {
-            switch,
-            guest: None,
-            directory: Directory::new()?,
-            turns: Turns::new(),
-        })
-    };
-    switches.into_iter().map(bed).collect()
+    switches.into_iter().map(Bed::new).collect()
 }
 
 fn sleep_all(switches: &mut [Box<dyn Contender>]) -> anyhow::Result<()> {
@@ -219,76 +257,4 @@ fn measure(
         }
     }
     Ok(())
-}
-
-impl Bed {
-    /// Gives the switch a new guest, and waits until frames come through both ways.
-    fn connect(&mut self, kind: Kind, flows: u32, core: usize) -> anyhow::Result<()> {
-        self.awake(|bed| {
-            bed.guest = None;
-            bed.switch.enforce(Case::PortToPort)?;
-            let sockets = bed.switch.sockets();
-            let mut guest: Box<dyn Load> = match kind {
-                Kind::Testpmd => Box::new(Testpmd::start(&bed.directory, &sockets, flows, core)?),
-                Kind::Own => Box::new(Guest::start(&sockets, flows, core)?),
-            };
-            guest.begin(64)?;
-            interrupt::wait_for("frames both ways", FIRST_FRAME, || {
-                bed.switch.process().check()?;
-                Ok((!guest.sample()?.received.contains(&0)).then_some(()))
-            })?;
-            guest.end()?;
-            bed.guest = Some(guest);
-            Ok(())
-        })
-        .with_context(|| {
-            let (log, name) = (self.switch.process().log(), self.switch.name());
-            format!("{name}: connecting a guest; it said:\n{log}")
-        })
-    }
-
-    fn enforce(&mut self, case: Case) -> anyhow::Result<()> {
-        self.awake(|bed| bed.switch.enforce(case))
-    }
-
-    fn turn(&mut self, seconds: f64, size_bytes: usize) -> anyhow::Result<Count> {
-        self.awake(|bed| {
-            let guest = bed.guest.as_mut().context("there is no guest")?;
-            let process = bed.switch.process();
-            guest.begin(size_bytes)?;
-            interrupt::sleep(WARM_UP)?;
-            let count = Count::during(Duration::from_secs_f64(seconds), guest.as_mut(), process)?;
-            guest.end()?;
-            process.check()?;
-            Ok(count)
-        })
-    }
-
-    /// Does something while the switch runs.
-    fn awake<T>(&mut self, work: impl FnOnce(&mut Self) -> anyhow::Result<T>) -> anyhow::Result<T> {
-        self.switch.process().resume()?;
-        let done = work(self);
-        self.switch.process().pause()?;
-        done
-    }
-}
-
-impl Count {
-    /// Counts for some time.
-    fn during(duration: Duration, guest: &mut dyn Load, process: &Process) -> anyhow::Result<Self> {
-        let (from, cpu_from_ns) = (guest.sample()?, process.cpu_time_ns()?);
-        interrupt::sleep(duration)?;
-        let (to, cpu_to_ns) = (guest.sample()?, process.cpu_time_ns()?);
-        let frames = (0..2)
-            .map(|port| to.received[port] - from.received[port])
-            .sum::<u64>();
-        let (tried, refused) = (to.tried - from.tried, to.refused - from.refused);
-        ensure!(frames > 0, "no frame came through in {duration:?}");
-        Ok(Self {
-            seconds: (to.at - from.at).as_secs_f64(),
-            cpu_seconds: (cpu_to_ns - cpu_from_ns) as f64 / 1e9,
-            mframes: frames as f64 / 1e6,
-            refused_share: refused as f64 / tried.max(1) as f64,
-        })
-    }
 }

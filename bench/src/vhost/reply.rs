@@ -104,3 +104,39 @@ fn section(kind: [u32; 2], place: [u64; 4], links: [u32; 2], layout: [u64; 2]) -
     ]
     .concat()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn number<const N: usize>(bytes: &[u8], at: usize) -> u64 {
+        let mut wide = [0; 8];
+        wide[..N].copy_from_slice(&bytes[at..at + N]);
+        u64::from_le_bytes(wide)
+    }
+
+    #[test]
+    fn sections_lie_where_the_headers_say() {
+        let file = object();
+        let (sections, names) = (
+            number::<8>(&file, 40) as usize,
+            number::<2>(&file, 62) as usize,
+        );
+        let field = |section: usize, at: usize| {
+            number::<8>(&file, sections + section * usize::from(SECTION_BYTES) + at) as usize
+        };
+        assert_eq!(file.len(), sections + 4 * usize::from(SECTION_BYTES));
+        let name = |section: usize| {
+            let at = field(names, 24) + field(section, 0) % (1 << 32);
+            file[at..].split(|byte| *byte == 0).next().expect("a name")
+        };
+        let all: Vec<&[u8]> = (1..4).map(name).collect();
+        assert_eq!(all, [&b".text"[..], b".symtab", b".strtab"]);
+        let code = &file[field(1, 24)..][..field(1, 32)];
+        assert_eq!(code.len(), 4 * 8);
+        // dst[5] = 0, src[5] = 1, return 1.
+        assert_eq!(code[..8], [0x72, 1, 5, 0, 0, 0, 0, 0]);
+        assert_eq!(code[8..16], [0x72, 1, 11, 0, 1, 0, 0, 0]);
+        assert_eq!(code[24], 0x95);
+    }
+}

@@ -2,9 +2,10 @@
 
 use std::fmt;
 
+use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use super::{Case, Count, Spread};
+use super::{Case, Spread, bed::Count};
 
 /// What one switch did with one load. Its JSON names are stable.
 #[derive(Clone, Debug, Serialize)]
@@ -34,6 +35,9 @@ pub struct Row {
     /// Of the frames that testpmd wanted to send, those that found the ring full, in the median
     /// round. Near 0 testpmd was the limit and the switch could have done more.
     pub refused_share: f64,
+    /// The same for the faster guest, of its looks at a ring. Near 0 the switch could have done more
+    /// even there.
+    pub fast_refused_share: f64,
     /// Rounds measured.
     pub rounds: usize,
 }
@@ -62,6 +66,7 @@ impl Row {
             mframes_per_cpu_s_spread: cpu,
             cycles_per_frame: cycles_per_s / (cpu.median * 1e6),
             refused_share: Spread::of(refused).median,
+            fast_refused_share: Spread::of(own.iter().map(|count| count.refused_share)).median,
             rounds: own.len(),
         }
     }
@@ -84,7 +89,6 @@ impl Row {
 
 impl fmt::Display for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let spread = |Spread { min, median, max }| format!("{median:.2} ({min:.2}–{max:.2})");
         write!(
             f,
             "{:13} {:>7} {:>5} {:12} {:>20} {:>6.0} % {:>20} {:>12.0}",
@@ -92,12 +96,147 @@ impl fmt::Display for Row {
             self.flows,
             self.size_bytes,
             self.switch,
-            spread(self.mframes_per_s_spread),
+            range(self.mframes_per_s_spread),
             self.refused_share * 100.0,
-            spread(self.mframes_per_cpu_s_spread),
+            range(self.mframes_per_cpu_s_spread),
             self.cycles_per_frame
         )
     }
+}
+
+/// How long one frame of 64 bytes and its answer take through two ports, with the rules of the case
+/// `acl` in force and nothing else on its way. Its JSON names are stable.
+#[derive(Clone, Debug, Serialize)]
+pub struct RoundTrip {
+    /// `vswitch` or `openvswitch`.
+    pub switch: &'static str,
+    /// `round-trip`.
+    pub case: &'static str,
+    /// Length of a frame, without FCS.
+    pub size_bytes: usize,
+    /// The time that half of the round trips took at most, in microseconds, in the median round.
+    pub p50_us: f64,
+    /// Over the rounds.
+    pub p50_us_spread: Spread,
+    /// The time that 99 of 100 took at most, in microseconds, in the median round.
+    pub p99_us: f64,
+    /// Over the rounds.
+    pub p99_us_spread: Spread,
+    /// Round trips of all rounds.
+    pub round_trips: u64,
+}
+
+impl RoundTrip {
+    pub(super) fn new(switch: &'static str, size_bytes: usize, rounds: &[Histogram<u64>]) -> Self {
+        let quantile = |quantile| {
+            let times = rounds.iter().map(|times| times.value_at_quantile(quantile));
+            Spread::of(times.map(|nanoseconds| nanoseconds as f64 / 1e3))
+        };
+        let (p50, p99) = (quantile(0.5), quantile(0.99));
+        Self {
+            switch,
+            case: "round-trip",
+            size_bytes,
+            p50_us: p50.median,
+            p50_us_spread: p50,
+            p99_us: p99.median,
+            p99_us_spread: p99,
+            round_trips: rounds.iter().map(Histogram::len).sum(),
+        }
+    }
+}
+
+impl fmt::Display for RoundTrip {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "round trip of {} bytes, {}: p50 {} µs, p99 {} µs, of {}",
+            self.size_bytes,
+            self.switch,
+            range(self.p50_us_spread),
+            range(self.p99_us_spread),
+            self.round_trips
+        )
+    }
+}
+
+/// TCP super-segments from guest to guest, both ways, next to copying. Its JSON names are stable.
+#[derive(Clone, Debug, Serialize)]
+pub struct Segments {
+    /// `vswitch`.
+    pub switch: &'static str,
+    /// `segments`.
+    pub case: &'static str,
+    /// Length of a super-segment with its headers.
+    pub size_bytes: usize,
+    /// Billions of bytes that came through in a second, in the median round.
+    pub gbytes_per_s: f64,
+    /// Over the rounds.
+    pub gbytes_per_s_spread: Spread,
+    /// Billions of bytes that the core copies in a second, in the median round.
+    pub memcpy_gbytes_per_s: f64,
+    /// Over the rounds.
+    pub memcpy_gbytes_per_s_spread: Spread,
+}
+
+impl Segments {
+    pub(super) fn new(
+        switch: &'static str,
+        size_bytes: usize,
+        switched: Vec<f64>,
+        copied: Vec<f64>,
+    ) -> Self {
+        let billions = |values: Vec<f64>| Spread::of(values.into_iter().map(|bytes| bytes / 1e9));
+        let (switched, copied) = (billions(switched), billions(copied));
+        Self {
+            switch,
+            case: "segments",
+            size_bytes,
+            gbytes_per_s: switched.median,
+            gbytes_per_s_spread: switched,
+            memcpy_gbytes_per_s: copied.median,
+            memcpy_gbytes_per_s_spread: copied,
+        }
+    }
+}
+
+impl fmt::Display for Segments {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "TCP super-segments of {} bytes, {}: {} GB/s; plain memcpy: {} GB/s",
+            self.size_bytes,
+            self.switch,
+            range(self.gbytes_per_s_spread),
+            range(self.memcpy_gbytes_per_s_spread)
+        )
+    }
+}
+
+/// One thing that was found.
+#[derive(Clone, Debug, Serialize)]
+#[serde(untagged)]
+pub enum Finding {
+    /// Of [`What::Frames`](super::What::Frames).
+    Frames(Row),
+    /// Of [`What::RoundTrips`](super::What::RoundTrips).
+    RoundTrip(RoundTrip),
+    /// Of [`What::Segments`](super::What::Segments).
+    Segments(Segments),
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Frames(row) => row.fmt(f),
+            Self::RoundTrip(row) => row.fmt(f),
+            Self::Segments(row) => row.fmt(f),
+        }
+    }
+}
+
+fn range(Spread { min, median, max }: Spread) -> String {
+    format!("{median:.2} ({min:.2}–{max:.2})")
 }
 
 /// All rows, in the order in which they were measured.

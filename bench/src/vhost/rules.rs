@@ -87,3 +87,79 @@ pub(super) fn for_openflow(case: Case) -> String {
             text
         })
 }
+
+#[cfg(test)]
+mod tests {
+    use ipnet::Ipv4Net;
+
+    use super::*;
+
+    const GENERATOR_PORT: u32 = 1001;
+
+    fn prefix(rule: &Denied) -> Ipv4Net {
+        Ipv4Net::new(rule.network, rule.prefix_len as u8).expect("a prefix")
+    }
+
+    /// The addresses of the most flows there can be.
+    fn destinations() -> impl Iterator<Item = Ipv4Addr> {
+        (0..100_000).map(|flow| (u32::from(FIRST_DST) + flow).into())
+    }
+
+    #[test]
+    fn no_rule_matches_the_generator_though_rules_lie_all_over_its_addresses() {
+        let all: Vec<Denied> = rules(Case::Acl).collect();
+        assert!(all.iter().all(|rule| rule.port != Some(GENERATOR_PORT)));
+        let near = |dst: &Ipv4Addr| all.iter().any(|rule| prefix(rule).contains(dst));
+        let covered = destinations().step_by(97).filter(near).count();
+        assert!(
+            covered > 100,
+            "the prefixes hold {covered} of 1031 addresses"
+        );
+        let quarters: std::collections::BTreeSet<u32> = all
+            .iter()
+            .map(|rule| (u32::from(rule.network) - u32::from(FIRST_DST)) / (SPAN / 4))
+            .collect();
+        assert_eq!(quarters, (0..4).collect());
+    }
+
+    #[test]
+    fn rules_elsewhere_hold_no_address_of_a_flow() {
+        let rules: Vec<Ipv4Net> = rules(Case::AclElsewhere)
+            .map(|rule| prefix(&rule))
+            .collect();
+        assert_eq!(rules.len(), RULES as usize);
+        for dst in destinations().step_by(97) {
+            assert!(rules.iter().all(|prefix| !prefix.contains(&dst)), "{dst}");
+        }
+    }
+
+    #[test]
+    fn both_switches_are_told_the_same_rules_in_the_same_order() {
+        let ours = for_vswitch(Case::Acl);
+        let theirs = for_openflow(Case::Acl);
+        assert_eq!(ours.lines().count(), RULES as usize);
+        let priority = |line: &str| -> u32 {
+            let number = line
+                .strip_prefix("priority=")
+                .and_then(|rest| rest.split(',').next());
+            number.and_then(|n| n.parse().ok()).expect("a priority")
+        };
+        let mut last = u32::MAX;
+        for (ours, theirs) in ours.lines().zip(theirs.lines()) {
+            let prefix = ours.split('"').nth(3).expect("a prefix");
+            let port = ours.split(['[', ']']).nth(1).expect("a port");
+            assert!(
+                theirs.contains(&format!("nw_dst={prefix},tp_dst={port},")),
+                "{theirs}"
+            );
+            assert!(priority(theirs) < last && priority(theirs) > 1);
+            last = priority(theirs);
+        }
+    }
+
+    #[test]
+    fn port_to_port_has_no_rules() {
+        assert_eq!(for_vswitch(Case::PortToPort), "");
+        assert_eq!(for_openflow(Case::PortToPort), "");
+    }
+}

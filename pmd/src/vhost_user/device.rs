@@ -195,6 +195,7 @@ impl Device {
             call,
             log,
             used_log: addresses.used_log,
+            kicked: setup.kick.is_some(),
         };
         Ok(Some(Ring::new(parts, at, around)))
     }
@@ -256,6 +257,7 @@ impl Device {
         for number in 0..self.setups.len() {
             self.take_ring(number);
             self.drop_kick(number);
+            self.shared.queues[number].calls.set(None);
             self.setups[number] = Setup::default();
         }
         self.memory = MemoryMap::default();
@@ -333,6 +335,7 @@ impl VhostUserBackendReqHandlerMut for Device {
         for number in 0..self.setups.len() {
             self.take_ring(number);
             self.drop_kick(number);
+            self.shared.queues[number].calls.set(None);
             self.setups[number] = Setup::default();
         }
         Ok(())
@@ -435,6 +438,8 @@ impl VhostUserBackendReqHandlerMut for Device {
         let setup = &mut self.setups[number];
         setup.started = false;
         setup.call = None;
+        self.shared.queues[number].calls.set(None);
+        let setup = &self.setups[number];
         Ok(VhostUserVringState::new(
             index,
             u32::from(setup.at.available),
@@ -466,7 +471,16 @@ impl VhostUserBackendReqHandlerMut for Device {
     fn set_vring_call(&mut self, index: u8, fd: Option<File>) -> Result<()> {
         let (number, _) = self.setup(index.into())?;
         match fd.map(event_fd).transpose() {
-            Ok(call) => self.setups[number].call = call,
+            Ok(call) => {
+                let watched = call.as_ref().and_then(|call| call.try_clone().ok());
+                if watched.is_none() && call.is_some() {
+                    return self.refuse("the process is out of file descriptors");
+                }
+                // Not before the worker has left the old one, which it may be held fast in.
+                self.take_ring(number);
+                self.shared.queues[number].calls.set(watched);
+                self.setups[number].call = call;
+            }
             Err(e) => {
                 return self.refuse(format!(
                     "virtqueue {index}: call is no event descriptor: {e}"

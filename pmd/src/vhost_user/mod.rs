@@ -37,6 +37,7 @@ mod socket;
 mod sum;
 mod tx;
 mod violation;
+mod watch;
 
 use std::{
     io,
@@ -170,11 +171,11 @@ fn check(config: &Config) -> Result<(), OpenError> {
     )))
 }
 
-/// Keeps the control thread for as long as any part of the port lives.
+/// Keeps the threads for as long as any part of the port lives.
 struct PortHandle {
     shared: Arc<Shared>,
     stop: Arc<Stop>,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl PortHandle {
@@ -184,26 +185,33 @@ impl PortHandle {
             EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC,
         )?));
         let control = Control::new(config, Arc::clone(&shared), socket, Arc::clone(&stop));
-        let thread = std::thread::Builder::new()
-            .name("vhost-user".into())
-            .spawn(move || control.run())?;
-        Ok(Self {
-            shared,
-            stop,
-            thread: Mutex::new(Some(thread)),
-        })
+        let handle = Self {
+            shared: Arc::clone(&shared),
+            stop: Arc::clone(&stop),
+            threads: Mutex::default(),
+        };
+        handle.spawn("vhost-user", move || control.run())?;
+        handle.spawn("vhost-watch", move || watch::run(&shared, &stop))?;
+        Ok(handle)
+    }
+
+    fn spawn(&self, name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
+        let thread = std::thread::Builder::new().name(name.into()).spawn(run)?;
+        let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        threads.push(thread);
+        Ok(())
     }
 }
 
 impl Drop for PortHandle {
-    /// Ends the thread, which detaches the guest and removes the socket.
+    /// Ends the threads, which detaches the guest and removes the socket.
     fn drop(&mut self) {
         self.stop.ask();
-        let thread = self
-            .thread
+        let threads = self
+            .threads
             .get_mut()
             .unwrap_or_else(PoisonError::into_inner);
-        if let Some(thread) = thread.take() {
+        for thread in threads.drain(..) {
             let _ = thread.join();
         }
     }

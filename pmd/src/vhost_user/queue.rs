@@ -12,6 +12,9 @@
 //! - A worker that finds control inside takes the queue for empty, or its frames for dropped,
 //!   and goes on.
 //!
+//! - The one system call that a worker makes is the notification, and [`super::watch`] ends that
+//!   where a front end lets it wait.
+//!
 //! Wake-ups: a receive queue's worker sleeps on an epoll descriptor of the port's own, which
 //! stays the same whatever the guest does. In it are, edge-triggered, the guest's kick
 //! descriptor and an event descriptor of ours. Edge-triggered, because nothing is then read from
@@ -36,6 +39,7 @@ use super::{
     lock::QueueLock,
     ring::Ring,
     violation::Violation,
+    watch::Calls,
 };
 use crate::segment;
 
@@ -44,6 +48,7 @@ pub(super) struct Queue {
     /// `None` while no frame may pass.
     pub(super) ring: QueueLock<Option<Ring>>,
     pub(super) tally: Tally,
+    pub(super) calls: Calls,
     waker: Option<Waker>,
 }
 
@@ -68,6 +73,7 @@ impl Queue {
         Ok(Self {
             ring: QueueLock::new(None),
             tally: Tally::default(),
+            calls: Calls::default(),
             waker: receives.then(Waker::new).transpose()?,
         })
     }
@@ -221,6 +227,12 @@ impl Shared {
     pub(super) fn mend(&self) {
         self.violation.store(0, Ordering::Relaxed);
         self.broken.store(false, Ordering::Relaxed);
+    }
+
+    /// True when the guest held a worker fast.
+    pub(super) fn held_up(&self) -> bool {
+        let code = self.violation.load(Ordering::Relaxed);
+        code as u32 == Violation::CallBlocks as u32 && code >> 32 != 0
     }
 
     /// What rule the guest broke, if it did.

@@ -23,6 +23,7 @@ use super::{
     features::{EVENT_IDX, INDIRECT_DESC, Negotiated},
     memory::{MemoryMap, Window},
     violation::Violation,
+    watch::Calls,
 };
 use crate::guest;
 
@@ -252,6 +253,8 @@ pub(super) struct Ring {
     log: Option<Arc<DirtyLog>>,
     /// The guest address of the used ring, where writes to it are to be logged.
     used_log: Option<u64>,
+    /// The guest has a way to notify.
+    pub(super) kicked: bool,
 }
 
 // SAFETY: the places belong to the process and are accessed by whoever holds the queue's lock.
@@ -266,6 +269,8 @@ pub(super) struct Surroundings {
     pub(super) call: Option<OwnedFd>,
     pub(super) log: Option<Arc<DirtyLog>>,
     pub(super) used_log: Option<u64>,
+    /// The guest has a way to notify; without one it expects to be polled.
+    pub(super) kicked: bool,
 }
 
 impl Ring {
@@ -285,6 +290,7 @@ impl Ring {
             call: around.call,
             log: around.log,
             used_log: around.used_log,
+            kicked: around.kicked,
         }
     }
 
@@ -467,15 +473,13 @@ impl Ring {
     /// looks at the used index once more before it sleeps. Either it sees the index, or this
     /// sees the wish.
     #[inline(always)]
-    pub(super) fn notify(&mut self) -> bool {
+    pub(super) fn notify(&mut self, calls: &Calls) -> bool {
         fence(Ordering::SeqCst);
         if !self.is_told() {
             return false;
         }
         if let Some(call) = &self.call {
-            // The descriptor does not block (`device::event_fd`). A counter that is full is
-            // readable already, which is all that is wanted.
-            let _ = rustix::io::write(call, &1u64.to_ne_bytes());
+            calls.write(call);
         }
         true
     }

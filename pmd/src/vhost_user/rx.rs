@@ -12,7 +12,7 @@
 //! `release`, when every port has copied from it; what is judged is the snapshot, which the
 //! guest cannot reach.
 
-use std::{cell::UnsafeCell, mem::MaybeUninit, os::fd::BorrowedFd, sync::Arc};
+use std::{cell::UnsafeCell, mem::MaybeUninit, os::fd::BorrowedFd, sync::Arc, time::Duration};
 
 use super::{
     PortHandle,
@@ -26,6 +26,9 @@ use crate::{BURST, Burst, Frame, MIN_HEAD_BYTES, RxQueue, Segment, Wait, guest};
 
 /// An odd number of cache lines, so that the heads of a burst spread over the cache's sets.
 const HEAD_STRIDE: usize = MIN_HEAD_BYTES + 64;
+
+/// How long a worker sleeps at most where a guest has no way to notify.
+const POLL_PERIOD: Duration = Duration::from_micros(100);
 
 /// Of a cache line.
 const LINE_BYTES: u32 = 64;
@@ -145,7 +148,7 @@ impl RxQueue for VhostRx {
             ring.cursor.write_used(ahead as u16, *head, 0);
         }
         ring.publish(self.taken);
-        let told = ring.notify();
+        let told = ring.notify(&queue.calls);
         if ring.is_memory_lost() {
             shared.break_off(self.number, Violation::MemoryLost);
         }
@@ -172,12 +175,14 @@ impl RxQueue for VhostRx {
             return Wait::Until(None);
         }
         // Where control is inside it nudges after it left; where no ring is, when there is one.
-        let empty = queue
-            .ring
-            .try_enter()
-            .is_none_or(|mut entered| entered.as_mut().is_none_or(Ring::ask_for_kicks));
-        if empty {
-            Wait::Until(None)
+        let Some(mut entered) = queue.ring.try_enter() else {
+            return Wait::Until(None);
+        };
+        let Some(ring) = entered.as_mut() else {
+            return Wait::Until(None);
+        };
+        if ring.ask_for_kicks() {
+            Wait::Until((!ring.kicked).then_some(POLL_PERIOD))
         } else {
             Wait::Ready
         }

@@ -29,7 +29,7 @@ use rustix::{
 };
 use vhost::vhost_user::{BackendReqHandler, Error, VhostUserBackendReqHandlerMut};
 
-use super::{Config, Role, device::Device, features::Features, queue::Shared};
+use super::{Config, Role, device::Device, features::Features, queue::Shared, watch::PENALTY};
 use crate::OpenError;
 
 /// First and longest wait between two attempts to connect.
@@ -86,6 +86,12 @@ impl Stop {
             let asked = !fds[0].revents().is_empty();
             return !asked && fds.get(1).is_some_and(|fd| !fd.revents().is_empty());
         }
+    }
+
+    /// Waits for `time`. True when the thread is to end.
+    pub(super) fn pause(&self, time: Duration) -> bool {
+        self.wait(None, Some(time));
+        self.is_asked()
     }
 
     fn is_asked(&self) -> bool {
@@ -297,6 +303,7 @@ impl Control {
         device.stop();
         device.tell();
         let violation = self.shared.violation();
+        let held_up = self.shared.held_up();
         self.shared.mend();
         self.stop.set_connection(None);
         let (reason, refused) = match (refusal, violation, ended) {
@@ -311,6 +318,10 @@ impl Control {
             status.connected = None;
             status.reason = Some(reason.clone());
         });
+        drop(device);
+        if held_up {
+            self.stop.pause(PENALTY);
+        }
         refused.then_some(reason)
     }
 }

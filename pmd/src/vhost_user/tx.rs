@@ -108,7 +108,7 @@ impl TxQueue for GuestTx {
         let used = walk.used;
         if used > 0 {
             ring.publish(used);
-            let told = ring.notify();
+            let told = ring.notify(&queue.calls);
             let tally = &queue.tally;
             Tally::add(
                 if told {

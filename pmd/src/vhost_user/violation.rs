@@ -22,10 +22,11 @@ pub(super) enum Violation {
     Checksum,
     Segmentation,
     MemoryLost,
+    CallBlocks,
 }
 
 impl Violation {
-    const ALL: [(Self, &'static str); 18] = [
+    const ALL: [(Self, &'static str); 19] = [
         (
             Self::AvailIndex,
             "the available index ran ahead by more than the ring's size",
@@ -88,6 +89,10 @@ impl Violation {
         (
             Self::MemoryLost,
             "the file of the guest's memory shrank while it was in use",
+        ),
+        (
+            Self::CallBlocks,
+            "the front end let a notification wait, which held up the switch",
         ),
     ];
 

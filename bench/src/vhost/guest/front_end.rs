@@ -47,7 +47,9 @@ pub(super) mod feature {
     pub(in super::super) const CSUM: u64 = 1 << 0;
     pub(in super::super) const GUEST_CSUM: u64 = 1 << 1;
     pub(in super::super) const GUEST_TSO4: u64 = 1 << 7;
+    pub(in super::super) const GUEST_TSO6: u64 = 1 << 8;
     pub(in super::super) const HOST_TSO4: u64 = 1 << 11;
+    pub(in super::super) const HOST_TSO6: u64 = 1 << 12;
     pub(in super::super) const MRG_RXBUF: u64 = 1 << 15;
     pub(in super::super) const PROTOCOL_FEATURES: u64 = 1 << 30;
     pub(in super::super) const VERSION_1: u64 = 1 << 32;

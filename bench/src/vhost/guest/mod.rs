@@ -1,13 +1,12 @@
 //! A guest that costs next to nothing: frames that stand ready in its memory.
 //!
 //! In: two sockets that a switch connects to, how many flows. Out: how many frames came through,
-//! or how long they took. Where testpmd builds each frame anew and so is often slower than the
-//! switch, this one writes the bytes in which flows differ into a buffer that just came back, and
-//! makes it available again. The frames are testpmd's, flow by flow in a random order that
-//! repeats.
+//! or how long they took ([`round_trip`]). Where testpmd builds each frame anew and so is often
+//! slower than the switch, this one writes the bytes in which flows differ into a buffer that just
+//! came back, and makes it available again. The frames are testpmd's, flow after flow, or TCP
+//! super-segments of one flow ([`Traffic`]).
 
 use std::{
-    net::Ipv4Addr,
     path::Path,
     sync::{
         Arc,
@@ -18,43 +17,27 @@ use std::{
 };
 
 use anyhow::{Context, bail, ensure};
-use policy::Mac;
 
 use super::load::{Load, Sample};
-use crate::{
-    generator::{
-        flow::{Flow, FlowSpace},
-        random::Random,
-        template::{Headers, Template, Transport},
-    },
-    process,
-};
+use crate::process;
 
 mod front_end;
 mod ring;
+mod round_trip;
+mod traffic;
 
-use front_end::{FrontEnd, feature, listen};
+pub(super) use traffic::Traffic;
+
+use front_end::{FrontEnd, listen};
 use ring::{HEADER_BYTES, Layout};
+use traffic::{FLOW, FlowBytes, LARGEST_BYTES};
 
 /// Descriptors of a ring, as testpmd has them.
 const SLOTS: u16 = super::testpmd::RING_SLOTS as u16;
 
-/// For frames: a buffer as DPDK's are, 2 KiB and what stands before it.
-const FRAMES: Layout = Layout {
-    slots: SLOTS,
-    stride_bytes: [2304, 2304],
-    buffer_bytes: 2048,
-};
-
-/// For TCP super-segments: the largest there can be, and a page.
-const SEGMENTS: Layout = Layout {
-    slots: SLOTS,
-    stride_bytes: [17 * 4096, 17 * 4096],
-    buffer_bytes: 17 * 4096,
-};
-
 /// What a guest's devices take of 2 MiB pages, at most.
-pub(super) const HUGEPAGES: u64 = 2 * (2 * 17 * 4096 * SLOTS as u64).div_ceil(2 << 20) + 2;
+pub(super) const HUGEPAGES: u64 =
+    2 * (2 * LARGEST_BYTES as u64 * SLOTS as u64).div_ceil(2 << 20) + 2;
 
 /// Buffers that are made available before the switch is told.
 const BATCH: u16 = 64;
@@ -69,7 +52,8 @@ struct Devices([FrontEnd; 2]);
 /// The guest.
 #[derive(Debug)]
 pub(super) struct Guest {
-    flows: Arc<[FlowBytes]>,
+    traffic: Traffic,
+    flows: u32,
     core: usize,
     /// At rest, or in the hands of a thread.
     devices: Option<Devices>,
@@ -79,23 +63,22 @@ pub(super) struct Guest {
 /// A thread that sends and receives.
 #[derive(Debug)]
 struct Running {
-    stop: Arc<AtomicBool>,
-    received: Arc<[AtomicU64; 2]>,
+    shared: Arc<Shared>,
     thread: JoinHandle<anyhow::Result<Devices>>,
 }
 
-/// What differs from flow to flow.
-#[derive(Clone, Copy, Debug)]
-struct FlowBytes {
-    ip_checksum: u16,
-    /// IPv4 destination and the two ports.
-    dst_and_ports: u64,
+/// What the thread is told, and what it has counted.
+#[derive(Debug, Default)]
+struct Shared {
+    stop: AtomicBool,
+    /// Not even to wait for the switch.
+    abandon: AtomicBool,
+    received: [AtomicU64; 2],
+    bytes: AtomicU64,
+    /// Looks at a transmit ring, and those that found nothing back in it.
+    looks: AtomicU64,
+    full: AtomicU64,
 }
-
-/// Where that is in a frame.
-const IP_CHECKSUM_AT: usize = 24;
-const DST_AT: usize = 30;
-const UDP_CHECKSUM_AT: usize = 40;
 
 impl Guest {
     /// Waits until a switch has connected to both `sockets`. Its thread will run on `core`.
@@ -104,32 +87,14 @@ impl Guest {
     /// When no switch connects, or not with what is needed.
     pub(super) fn start(
         sockets: &[impl AsRef<Path>; 2],
+        traffic: Traffic,
         flows: u32,
         core: usize,
     ) -> anyhow::Result<Self> {
-        let devices = Devices::accept(sockets, feature::MRG_RXBUF, &FRAMES)?;
-        let template = template(0, 64)?;
-        let space = FlowSpace {
-            first: FLOW,
-            dst_ports: 1,
-            dst_hosts: flows,
-            src_ports: 1,
-        };
-        let mut order: Vec<u32> = (0..flows).collect();
-        Random::new(1).shuffle(&mut order);
-        let mut frame = vec![0; template.size_bytes()];
-        let bytes = order.iter().map(|flow| {
-            template.write(&space.flow((*flow).into()), &[], &mut frame);
-            let [high, low] = [frame[IP_CHECKSUM_AT], frame[IP_CHECKSUM_AT + 1]];
-            let mut rest = [0; 8];
-            rest.copy_from_slice(&frame[DST_AT..DST_AT + 8]);
-            FlowBytes {
-                ip_checksum: u16::from_le_bytes([high, low]),
-                dst_and_ports: u64::from_le_bytes(rest),
-            }
-        });
+        let devices = Devices::accept(sockets, traffic.features(), &traffic.layout())?;
         Ok(Self {
-            flows: bytes.collect(),
+            traffic,
+            flows,
             core,
             devices: Some(devices),
             running: None,
@@ -141,43 +106,18 @@ impl Guest {
     }
 }
 
-/// The first flow of testpmd's.
-const FLOW: Flow = Flow {
-    src: std::net::IpAddr::V4(Ipv4Addr::new(10, 254, 0, 0)),
-    dst: std::net::IpAddr::V4(Ipv4Addr::new(10, 253, 0, 0)),
-    src_port: 1000,
-    dst_port: 1001,
-};
-
-/// Frames from the device of that number to the other.
-fn template(device: u8, size_bytes: usize) -> anyhow::Result<Template> {
-    let headers = Headers {
-        eth_src: Mac([0, 1, 2, 3, 4, device]),
-        eth_dst: Mac([0, 1, 2, 3, 4, 1 - device]),
-        vlan_tci: None,
-        transport: Transport::Udp,
-        ipv6: false,
-    };
-    Ok(Template::new(&headers, size_bytes)?)
-}
-
 impl Load for Guest {
     fn begin(&mut self, size_bytes: usize) -> anyhow::Result<()> {
         let devices = self.at_rest()?;
-        devices.prepare(size_bytes)?;
-        let stop = Arc::new(AtomicBool::new(false));
-        let received = Arc::new([AtomicU64::new(0), AtomicU64::new(0)]);
-        let (flows, core) = (Arc::clone(&self.flows), self.core);
-        let (stopped, count) = (Arc::clone(&stop), Arc::clone(&received));
+        devices.prepare(self.traffic, size_bytes)?;
+        let shared = Arc::new(Shared::default());
+        let (flows, core) = (self.traffic.flows(self.flows, size_bytes)?, self.core);
+        let with_thread = Arc::clone(&shared);
         let thread = thread::spawn(move || {
             process::pin(core)?;
-            devices.exchange(&flows, &stopped, &count)
+            devices.exchange(&flows, &with_thread)
         });
-        self.running = Some(Running {
-            stop,
-            received,
-            thread,
-        });
+        self.running = Some(Running { shared, thread });
         Ok(())
     }
 
@@ -189,9 +129,10 @@ impl Load for Guest {
         );
         Ok(Sample {
             at: Instant::now(),
-            received: [0, 1].map(|port| running.received[port].load(Relaxed)),
-            tried: 0,
-            refused: 0,
+            received: [0, 1].map(|port| running.shared.received[port].load(Relaxed)),
+            bytes: running.shared.bytes.load(Relaxed),
+            tried: running.shared.looks.load(Relaxed),
+            refused: running.shared.full.load(Relaxed),
         })
     }
 
@@ -199,7 +140,7 @@ impl Load for Guest {
         let Some(running) = self.running.take() else {
             return Ok(());
         };
-        running.stop.store(true, Relaxed);
+        running.shared.stop.store(true, Relaxed);
         let Ok(ended) = running.thread.join() else {
             bail!("the guest's thread panicked");
         };
@@ -210,6 +151,9 @@ impl Load for Guest {
 
 impl Drop for Guest {
     fn drop(&mut self) {
+        if let Some(running) = &self.running {
+            running.shared.abandon.store(true, Relaxed);
+        }
         let _ = self.end();
     }
 }
@@ -236,28 +180,23 @@ impl Devices {
     }
 
     /// Fills all transmit buffers, which must be ours.
-    fn prepare(&self, size_bytes: usize) -> anyhow::Result<()> {
+    fn prepare(&self, traffic: Traffic, size_bytes: usize) -> anyhow::Result<()> {
         for (number, device) in (0..).zip(&self.0) {
-            let template = template(number, size_bytes)?;
-            let mut frame = vec![0; HEADER_BYTES + size_bytes];
-            template.write(&FLOW, &[], &mut frame[HEADER_BYTES..]);
-            // Zero is "no checksum": it would differ from flow to flow.
-            frame[HEADER_BYTES + UDP_CHECKSUM_AT..][..2].fill(0);
+            let template = traffic.template(number, size_bytes)?;
+            let mut buffer = traffic.header().to_vec();
+            buffer.resize(HEADER_BYTES + size_bytes, 0);
+            traffic.write(&template, &FLOW, &mut buffer[HEADER_BYTES..]);
             for slot in 0..device.transmit.slots() {
-                device.memory.write(device.transmit.buffer(slot), &frame);
-                device.transmit.set_len(&device.memory, slot, frame.len());
+                let (memory, ring) = (&device.memory, &device.transmit);
+                memory.write(ring.buffer(slot), &buffer);
+                ring.set_len(memory, slot, buffer.len());
             }
         }
         Ok(())
     }
 
     /// Sends and receives as fast as it goes, until stopped and every buffer is back.
-    fn exchange(
-        mut self,
-        flows: &[FlowBytes],
-        stop: &AtomicBool,
-        received: &[AtomicU64; 2],
-    ) -> anyhow::Result<Self> {
+    fn exchange(mut self, flows: &[FlowBytes], shared: &Shared) -> anyhow::Result<Self> {
         let mut next = 0;
         let mut flow = || {
             let bytes = flows[next];
@@ -266,32 +205,36 @@ impl Devices {
         };
         for device in &mut self.0 {
             for slot in 0..device.transmit.slots() {
-                device.write_flow(slot, flow());
+                flow().write(device, slot);
                 device.transmit.offer(&device.memory, slot);
             }
             device.transmit.publish(&device.memory)?;
         }
-        while !stop.load(Relaxed) {
-            for (device, count) in self.0.iter_mut().zip(received) {
-                let frames = device.take_received()?;
+        while !shared.stop.load(Relaxed) {
+            for (device, count) in self.0.iter_mut().zip(&shared.received) {
+                let (frames, bytes) = device.take_received()?;
                 count.fetch_add(frames.into(), Relaxed);
+                shared.bytes.fetch_add(bytes, Relaxed);
                 let back = device.transmit.ready(&device.memory).min(BATCH);
                 for _ in 0..back {
                     let (slot, _) = device.transmit.take(&device.memory)?;
-                    device.write_flow(slot, flow());
+                    flow().write(device, slot);
                     device.transmit.offer(&device.memory, slot);
                 }
+                shared.looks.fetch_add(1, Relaxed);
                 if back > 0 {
                     device.transmit.publish(&device.memory)?;
+                } else {
+                    shared.full.fetch_add(1, Relaxed);
                 }
             }
         }
-        self.drain()?;
+        self.drain(shared)?;
         Ok(self)
     }
 
     /// Waits until the switch has given every transmit buffer back.
-    fn drain(&mut self) -> anyhow::Result<()> {
+    fn drain(&mut self, shared: &Shared) -> anyhow::Result<()> {
         let began = Instant::now();
         while self
             .0
@@ -300,6 +243,9 @@ impl Devices {
         {
             for device in &mut self.0 {
                 device.take_received()?;
+            }
+            if shared.abandon.load(Relaxed) {
+                return Ok(());
             }
             ensure!(
                 began.elapsed() < DRAIN,
@@ -316,25 +262,20 @@ impl Devices {
 }
 
 impl FrontEnd {
+    /// Takes up to a batch of receive buffers and gives them back unread. How many, and how many
+    /// bytes of frames they held.
     #[inline]
-    fn write_flow(&self, slot: u16, flow: FlowBytes) {
-        let frame = self.transmit.buffer(slot) + HEADER_BYTES;
-        self.memory
-            .store_u16(frame + IP_CHECKSUM_AT, flow.ip_checksum);
-        self.memory.write_u64(frame + DST_AT, flow.dst_and_ports);
-    }
-
-    /// Takes up to a batch of receive buffers and gives them back unread. How many.
-    #[inline]
-    fn take_received(&mut self) -> anyhow::Result<u16> {
+    fn take_received(&mut self) -> anyhow::Result<(u16, u64)> {
         let frames = self.receive.ready(&self.memory).min(BATCH);
+        let mut bytes = 0;
         for _ in 0..frames {
-            let (slot, _) = self.receive.take(&self.memory)?;
+            let (slot, len) = self.receive.take(&self.memory)?;
+            bytes += len.saturating_sub(HEADER_BYTES) as u64;
             self.receive.offer(&self.memory, slot);
         }
         if frames > 0 {
             self.receive.publish(&self.memory)?;
         }
-        Ok(frames)
+        Ok((frames, bytes))
     }
 }

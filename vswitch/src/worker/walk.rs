@@ -1,0 +1,471 @@
+//! The stages of a worker's turn.
+//!
+//! In: a burst of borrowed frames and the groups they came in. Out: plans in the outbox, drops in
+//! the accounts. What must hold: each stage works over the whole burst and leaves in the slots
+//! what the next one needs; frames of one flow leave in the order in which they came.
+
+use pmd::{BURST, Burst, Frame, PartialChecksum, TxPlan};
+use policy::{Class, Denial, DropReason, FlowKey, key::shape, parse::Parsed};
+
+use crate::{
+    budget::Budget,
+    counters::{PortCounters, WorkerCounters},
+    flow_cache::{Candidate, Entry, FlowCache, Hash, NO_NETWORK, Standing},
+    intake::{Group, Groups},
+    outbox::Outbox,
+    published::{Bundle, Shared},
+    slow_path::{Decision, Inputs, SlowPath},
+    verdict::{Denied, Destination, DestinationLog, Verdict},
+};
+
+/// What the stages know of one frame of the burst.
+#[derive(Clone, Copy, Debug)]
+#[repr(align(64))]
+struct Slot {
+    parsed: Parsed,
+    /// Of the key under its footprint mask.
+    hash: Hash,
+    candidate: Candidate,
+    verdict: Verdict,
+}
+
+/// What the stages know of the burst.
+#[derive(Debug)]
+pub(super) struct Slots {
+    frames: [Slot; BURST],
+    /// Frames that the cache had no answer for.
+    misses: arrayvec::ArrayVec<u8, BURST>,
+    /// How many frames, from the first on, have their plan already.
+    planned: usize,
+}
+
+impl Slots {
+    pub(super) fn new() -> Self {
+        let slot = Slot {
+            parsed: policy::parse::parse(&[], 0, None, policy::PortId(0)),
+            hash: Hash::default(),
+            candidate: Candidate::NONE,
+            verdict: Verdict::NOTHING,
+        };
+        Self {
+            frames: [slot; BURST],
+            misses: arrayvec::ArrayVec::new(),
+            planned: 0,
+        }
+    }
+}
+
+/// The time of a turn.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Now {
+    pub(super) ns: u64,
+    pub(super) s: u32,
+}
+
+impl Now {
+    pub(super) fn at(ns: u64) -> Self {
+        Self {
+            ns,
+            s: (ns / 1_000_000_000) as u32,
+        }
+    }
+}
+
+/// One burst's way through the stages: the worker's parts, borrowed apart from the intake that
+/// the frames are borrowed from.
+pub(super) struct Walk<'a> {
+    pub(super) id: usize,
+    pub(super) bundle: &'a Bundle,
+    pub(super) shared: &'a Shared,
+    pub(super) now: Now,
+    pub(super) groups: &'a Groups,
+    pub(super) slots: &'a mut Slots,
+    pub(super) cache: &'a mut FlowCache,
+    pub(super) slow_path: &'a mut SlowPath,
+    pub(super) outbox: &'a mut Outbox,
+    pub(super) counters: &'a WorkerCounters,
+}
+
+impl Walk<'_> {
+    /// Stage: keys and the hashes of what policy reads of them; the cache's sets are on their way
+    /// when it ends.
+    #[inline]
+    pub(super) fn parse(&mut self, burst: &mut Burst<'_>) {
+        let mut bytes = 0;
+        for group in self.groups {
+            let mut group_bytes = 0;
+            let mut marked = false;
+            let masks = self.bundle.snapshot.masks(group.port);
+            let (frames, slots) = (
+                &mut burst[group.range()],
+                &mut self.slots.frames[group.range()],
+            );
+            for (frame, slot) in frames.iter().zip(slots.iter_mut()) {
+                group_bytes += frame.len() as u64;
+                marked |= frame.partial_checksum.is_some();
+                let (head, len, tag) = (frame.head(), frame.len(), frame.vlan_tci);
+                // Hashed where it is parsed, while the key's words are in registers.
+                slot.hash = if let Some(plain) = policy::parse::plain(head, len, tag, group.port) {
+                    slot.parsed = plain;
+                    self.cache.hash(&(&plain.key & masks.of(plain.class)))
+                } else {
+                    let parsed = &mut slot.parsed;
+                    policy::parse::general(parsed, head, len, tag, group.port);
+                    self.cache.hash(&(&parsed.key & masks.of(parsed.class)))
+                };
+                self.cache.prefetch_set(slot.hash);
+            }
+            if marked {
+                for (frame, slot) in frames.iter_mut().zip(slots.iter()) {
+                    forget_false_mark(frame, &slot.parsed);
+                }
+            }
+            if group.unmarked_partial_checksums {
+                for (frame, slot) in frames.iter_mut().zip(slots) {
+                    find_partial_checksum(frame, &slot.parsed);
+                }
+            }
+            bytes += group_bytes;
+            if let Some(counters) = port_counters(self.bundle, group.port, self.id) {
+                counters.rx_frames.add(group.range().len() as u64);
+                counters.rx_bytes.add(group_bytes);
+            }
+        }
+        self.counters.bytes.add(bytes);
+    }
+
+    /// Stage: tags are compared; the entries are on their way when it ends.
+    #[inline]
+    pub(super) fn probe(&mut self) {
+        for slot in &mut self.slots.frames[..frames_in(self.groups)] {
+            slot.candidate = self.cache.candidate(slot.hash);
+        }
+    }
+
+    /// Stage: keys are compared. A frame has its plan, or, from the first on for which that is not
+    /// all there is to do, its verdict or a place among the misses: so frames keep their order.
+    #[inline]
+    pub(super) fn match_entries(&mut self, frames: &[Frame<'_>]) {
+        self.slots.misses.clear();
+        self.slots.planned = 0;
+        for group in self.groups {
+            let misses_before = self.slots.misses.len();
+            let straight = if self.slots.planned == group.start as usize {
+                self.match_straight(*group, frames)
+            } else {
+                0
+            };
+            self.slots.planned += straight;
+            for index in group.start as usize + straight..group.end as usize {
+                match self.cached(index) {
+                    Some(verdict) => self.slots.frames[index].verdict = verdict,
+                    None => self.slots.misses.push(index as u8),
+                }
+            }
+            let misses = (self.slots.misses.len() - misses_before) as u64;
+            if let Some(counters) = port_counters(self.bundle, group.port, self.id) {
+                counters.cache_hits.add(group.range().len() as u64 - misses);
+                counters.cache_misses.add(misses);
+                counters.forwarded.add(straight as u64);
+            }
+        }
+        let (frames, misses) = (frames_in(self.groups), self.slots.misses.len());
+        self.counters.cache_hits.add((frames - misses) as u64);
+        self.counters.cache_misses.add(misses as u64);
+    }
+
+    /// Plans the frames of `group` up to the first that does not go straight to a port, and says
+    /// how many that is.
+    #[inline(always)]
+    fn match_straight(&mut self, group: Group, frames: &[Frame<'_>]) -> usize {
+        let masks = self.bundle.snapshot.masks(group.port);
+        let now = standing(self.bundle, self.shared);
+        let slots = &self.slots.frames[group.range()];
+        let mut planned = 0;
+        for (slot, frame) in slots.iter().zip(&frames[group.range()]) {
+            let parsed = &slot.parsed;
+            let mask = masks.of(parsed.class);
+            let entry = self.cache.straight(slot.candidate, &parsed.key, mask, now);
+            let Some((entry, port)) = entry else {
+                break;
+            };
+            if self.now.s >= entry.refresh_s {
+                refresh(entry, parsed, self.bundle, self.shared, self.now);
+            }
+            let plan = TxPlan::whole(group.start as usize + planned, frame);
+            self.outbox.push(self.bundle, frames, port, plan);
+            planned += 1;
+        }
+        planned
+    }
+
+    /// The verdict that the cache has for a frame, if it still stands.
+    #[inline]
+    fn cached(&mut self, index: usize) -> Option<Verdict> {
+        let slot = &self.slots.frames[index];
+        let parsed = &slot.parsed;
+        let mask = mask_of(self.bundle, parsed);
+        let now = standing(self.bundle, self.shared);
+        let entry = self
+            .cache
+            .get(slot.hash, slot.candidate, &parsed.key, mask, now)?;
+        if self.now.s >= entry.refresh_s {
+            refresh(entry, parsed, self.bundle, self.shared, self.now);
+        }
+        is_good(&entry.verdict, &self.slow_path.lists).then_some(entry.verdict)
+    }
+
+    /// Stage: the slow path decides for each miss, within its port's [`Budget`].
+    pub(super) fn resolve_misses(&mut self, burst: &Burst<'_>, budget: &mut Budget) {
+        let free = budget.is_free(self.groups, self.now.ns);
+        if self.slots.misses.is_empty() {
+            return;
+        }
+        budget.fill(self.groups, self.bundle);
+        for miss in 0..self.slots.misses.len() {
+            let index = self.slots.misses[miss] as usize;
+            let ingress = self.slots.frames[index].parsed.key.ingress();
+            self.slots.frames[index].verdict = if let Some(verdict) = self.answered_since(index) {
+                verdict
+            } else if free {
+                self.resolve(&burst[index], index).0
+            } else if budget.allows(ingress) || self.is_known(index) {
+                let (verdict, cost) = self.resolve(&burst[index], index);
+                budget.charge(ingress, cost);
+                verdict
+            } else {
+                self.counters.budget_drops.add(1);
+                let denial = Denial::new(DropReason::MissBudget);
+                let row = self.slow_path.ledger.slot(ingress, denial);
+                Verdict::Drop(Denied {
+                    reason: denial.reason,
+                    row,
+                })
+            };
+        }
+    }
+
+    /// The verdict for a miss whose flow an earlier miss of this burst has opened.
+    fn answered_since(&mut self, index: usize) -> Option<Verdict> {
+        let slot = &mut self.slots.frames[index];
+        slot.candidate = self.cache.candidate(slot.hash);
+        self.cached(index)
+    }
+
+    /// Whether the miss is of a flow that was decided before, and not a new one.
+    fn is_known(&self, index: usize) -> bool {
+        let parsed = &self.slots.frames[index].parsed;
+        let masked = &parsed.key & mask_of(self.bundle, parsed);
+        self.cache.knows(self.slots.frames[index].hash, &masked)
+    }
+
+    /// The verdict for one miss, and what it cost.
+    fn resolve(&mut self, frame: &Frame<'_>, index: usize) -> (Verdict, u32) {
+        let hash = self.slots.frames[index].hash;
+        let parsed = &self.slots.frames[index].parsed;
+        let epoch = self.bundle.snapshot.epoch();
+        let bridge = &self.shared.bridge;
+        let inputs = Inputs {
+            snapshot: &self.bundle.snapshot,
+            bridge,
+            now_s: self.now.s,
+        };
+        let decision = self.slow_path.resolve(inputs, frame.head(), parsed);
+        if decision.cacheable {
+            let Decision {
+                verdict,
+                network,
+                generation,
+                ..
+            } = decision;
+            let masked = &parsed.key & mask_of(self.bundle, parsed);
+            let mut entry = Entry::new(masked, epoch, verdict);
+            (entry.network, entry.generation) = (network, generation);
+            entry.refresh_s = next_refresh_s(&entry, self.bundle, self.now);
+            self.cache.insert(hash, entry);
+        }
+        (decision.verdict, decision.cost)
+    }
+
+    /// Stage: the other verdicts become transmit plans or drops.
+    #[inline]
+    pub(super) fn apply(&mut self, frames: &[Frame<'_>]) {
+        let planned = self.slots.planned;
+        for group in self.groups {
+            if planned >= group.end as usize {
+                continue;
+            }
+            let mut outcome = Outcome::default();
+            for index in group.range().start.max(planned)..group.range().end {
+                match self.slots.frames[index].verdict {
+                    Verdict::Unicast(destination) => {
+                        outcome.forwarded += 1;
+                        self.send(frames, index, destination);
+                    }
+                    Verdict::Drop(denied) => self.drop(group.port, denied),
+                    Verdict::Flood(kind, list) => {
+                        self.flood(frames, index, kind, list, &mut outcome);
+                    }
+                }
+            }
+            if let Some(counters) = port_counters(self.bundle, group.port, self.id) {
+                counters.forwarded.add(outcome.forwarded);
+                counters.replicas.add(outcome.replicas);
+            }
+        }
+    }
+
+    #[inline(never)]
+    fn flood(
+        &mut self,
+        frames: &[Frame<'_>],
+        index: usize,
+        kind: crate::storm::FloodKind,
+        list: crate::verdict::ListId,
+        outcome: &mut Outcome,
+    ) {
+        let ingress = self.slots.frames[index].parsed.key.ingress();
+        if let (Some(port), Some(shared)) = (
+            self.bundle.snapshot.port(ingress),
+            self.bundle.port(ingress),
+        ) && let Err(reason) = shared.storm.pass(kind, &port.storm, self.now.ns)
+        {
+            let row = self.slow_path.ledger.slot(ingress, Denial::new(reason));
+            self.drop(ingress, Denied { reason, row });
+            return;
+        }
+        let len = self.slow_path.lists.get(list).len();
+        for place in 0..len {
+            let destination = self.slow_path.lists.get(list)[place];
+            self.send(frames, index, destination);
+        }
+        outcome.forwarded += len as u64;
+        outcome.replicas += len as u64 - 1;
+    }
+
+    #[inline]
+    fn send(&mut self, frames: &[Frame<'_>], index: usize, to: Destination) {
+        if is_plain(to, &self.slots.frames[index].parsed) {
+            let plan = TxPlan::whole(index, &frames[index]);
+            self.outbox.push(self.bundle, frames, to.port, plan);
+        } else {
+            self.send_tagged(frames, index, to);
+        }
+    }
+
+    /// Sends with a tag, or instead of one, or not at all.
+    #[inline(never)]
+    fn send_tagged(&mut self, frames: &[Frame<'_>], index: usize, to: Destination) {
+        if let Some(denied) = to.denied {
+            if let Some(counters) = port_counters(self.bundle, to.port, self.id) {
+                counters.offered.add(1);
+            }
+            self.drop(to.port, denied);
+            return;
+        }
+        let parsed = &self.slots.frames[index].parsed;
+        self.outbox
+            .plan_tagged(self.bundle, frames, index, parsed, to);
+    }
+
+    #[inline]
+    fn drop(&mut self, account: policy::PortId, denied: Denied) {
+        self.slow_path.ledger.count(denied.row);
+        if let Some(counters) = port_counters(self.bundle, account, self.id) {
+            counters.drop_frames(denied.reason, 1);
+        }
+    }
+}
+
+/// What became of one group of frames.
+#[derive(Default)]
+struct Outcome {
+    forwarded: u64,
+    replicas: u64,
+}
+
+#[inline]
+fn frames_in(groups: &Groups) -> usize {
+    groups.last().map_or(0, |group| group.end as usize)
+}
+
+#[inline]
+pub(super) fn is_good(verdict: &Verdict, lists: &DestinationLog) -> bool {
+    match verdict {
+        Verdict::Flood(_, list) => lists.is_good(*list),
+        Verdict::Drop(_) | Verdict::Unicast(_) => true,
+    }
+}
+
+/// What a cached decision must have been made under.
+#[inline(always)]
+fn standing<'a>(bundle: &Bundle, shared: &'a Shared) -> Standing<'a> {
+    Standing {
+        epoch: bundle.snapshot.epoch(),
+        generations: shared.bridge.generations(),
+    }
+}
+
+/// The footprint mask of a frame.
+fn mask_of<'a>(bundle: &'a Bundle, parsed: &Parsed) -> &'a FlowKey {
+    let masks = bundle.snapshot.masks(parsed.key.ingress());
+    masks.of(parsed.class)
+}
+
+/// Whether the frame leaves as it came, untagged.
+#[inline(always)]
+fn is_plain(to: Destination, parsed: &Parsed) -> bool {
+    to.denied.is_none() && to.tag.is_none() && !parsed.key.has(shape::TAGGED)
+}
+
+/// Tells the bridge that the sender of a cached flow is still there: a few times in its ageing
+/// time, not once a frame.
+#[cold]
+fn refresh(entry: &mut Entry, parsed: &Parsed, bundle: &Bundle, shared: &Shared, now: Now) {
+    let key = &parsed.key;
+    shared
+        .bridge
+        .refresh(entry.network, key.eth_src(), key.ingress(), now.s);
+    entry.refresh_s = next_refresh_s(entry, bundle, now);
+}
+
+fn next_refresh_s(entry: &Entry, bundle: &Bundle, now: Now) -> u32 {
+    if entry.network == NO_NETWORK {
+        return u32::MAX;
+    }
+    let ageing_s = bundle
+        .snapshot
+        .network(entry.network)
+        .map_or(0, |network| network.ageing_s);
+    now.s + (ageing_s / 8).max(1)
+}
+
+/// A frame leaves as it was judged: where completing a checksum would change more than that, it
+/// is not completed, and no port cuts the frame.
+#[inline]
+fn forget_false_mark(frame: &mut Frame<'_>, parsed: &Parsed) {
+    if let Some(PartialChecksum { start, offset }) = frame.partial_checksum
+        && !policy::checksum::may_be_left(parsed, start, offset)
+    {
+        frame.partial_checksum = None;
+        frame.segment_bytes = 0;
+    }
+}
+
+#[inline]
+fn find_partial_checksum(frame: &mut Frame<'_>, parsed: &Parsed) {
+    let transport = matches!(
+        parsed.class,
+        Class::Ipv4Tcp | Class::Ipv4Udp | Class::Ipv6Tcp | Class::Ipv6Udp
+    );
+    if transport && frame.partial_checksum.is_none() {
+        frame.partial_checksum =
+            policy::checksum::partial_checksum(frame.head(), frame.len(), parsed)
+                .map(|(start, offset)| PartialChecksum { start, offset });
+    }
+}
+
+#[inline]
+fn port_counters(bundle: &Bundle, port: policy::PortId, worker: usize) -> Option<&PortCounters> {
+    bundle.port(port).map(|shared| &shared.counters[worker])
+}
