@@ -165,14 +165,16 @@ fn counts_agree(mergeable: bool, queues: u16) {
         // What is in the rings is received, and nothing is sent.
         testpmd.tell("set fwd rxonly");
         testpmd.tell("start");
-        let mut seen = String::new();
+        let mut seen = Vec::new();
         let agreed = (0..100).any(|_| {
             let stats = lab.check_conservation();
             seen.clear();
             let equal = (0..2).all(|card| {
                 let (received, sent) = testpmd.counts(card);
                 let counts = &stats.ports[card].counts;
-                seen += &format!("card {card}: {received} received, {sent} sent; {counts:?}\n");
+                seen.push(format!(
+                    "card {card}: {received} received, {sent} sent; {counts:?}"
+                ));
                 (received, sent) == (counts.tx_frames, counts.rx_frames)
             });
             if !equal {
@@ -181,7 +183,7 @@ fn counts_agree(mergeable: bool, queues: u16) {
             equal
         });
         testpmd.tell("stop");
-        assert!(agreed, "{bytes} bytes: {seen}");
+        assert!(agreed, "{bytes} bytes: {seen:#?}");
         let stats = lab.check_conservation();
         let forwarded: u64 = stats.ports.iter().map(|port| port.counts.tx_frames).sum();
         assert!(forwarded > 0);
