@@ -22,6 +22,7 @@ struct Testpmd {
     process: Child,
     commands: ChildStdin,
     said: PathBuf,
+    cards: usize,
     /// The folder that DPDK makes.
     folder: PathBuf,
 }
@@ -32,7 +33,9 @@ impl Testpmd {
         let number = PROCESSES.fetch_add(1, Ordering::Relaxed);
         let prefix = format!("vswitch-{}-{number}", std::process::id());
         let said = lab.path(&format!("{prefix}.log"));
-        let mut command = Command::new("dpdk-testpmd");
+        // Line by line, or what it says is mixed with its prompts.
+        let mut command = Command::new("stdbuf");
+        command.args(["-oL", "dpdk-testpmd"]);
         // Pages of the ordinary size, in files that can be shared; no devices but ours.
         command.args([
             "--no-pci",
@@ -74,6 +77,7 @@ impl Testpmd {
             process,
             commands,
             said,
+            cards: plans.len(),
             folder,
         }
     }
@@ -84,18 +88,18 @@ impl Testpmd {
 
     /// Frames received and sent by a card, as far as it told.
     fn counts(&mut self, card: usize) -> (u64, u64) {
-        let shown = |said: &str| said.matches("NIC statistics for port").count();
-        let before = shown(&self.log());
+        let closed = |said: &str| {
+            let lines = said.lines().map(str::trim);
+            let line = |line: &&str| !line.is_empty() && line.bytes().all(|c| c == b'#');
+            lines.filter(line).count()
+        };
+        let before = closed(&self.log());
         self.tell("show port stats all");
         let said = eventually("testpmd tells its counts", || {
-            assert!(
-                self.process.try_wait().expect("wait").is_none(),
-                "{}",
-                self.log()
-            );
+            let ended = self.process.try_wait().expect("wait");
+            assert!(ended.is_none(), "testpmd ended: {ended:?}");
             let said = self.log();
-            let whole = said.trim_end().ends_with("testpmd>") || said.ends_with("#\n");
-            (shown(&said) > before && whole).then_some(said)
+            (closed(&said) >= before + self.cards).then_some(said)
         });
         let head = format!("NIC statistics for port {card} ");
         let block = said.rsplit(&head).next().expect("the card's block");
