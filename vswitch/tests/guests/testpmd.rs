@@ -22,6 +22,7 @@ struct Testpmd {
     process: Child,
     commands: ChildStdin,
     said: PathBuf,
+    cards: usize,
     /// The folder that DPDK makes.
     folder: PathBuf,
 }
@@ -32,7 +33,9 @@ impl Testpmd {
         let number = PROCESSES.fetch_add(1, Ordering::Relaxed);
         let prefix = format!("vswitch-{}-{number}", std::process::id());
         let said = lab.path(&format!("{prefix}.log"));
-        let mut command = Command::new("dpdk-testpmd");
+        // Line by line, or what it says is mixed with its prompts.
+        let mut command = Command::new("stdbuf");
+        command.args(["-oL", "dpdk-testpmd"]);
         // Pages of the ordinary size, in files that can be shared; no devices but ours.
         command.args([
             "--no-pci",
@@ -74,6 +77,7 @@ impl Testpmd {
             process,
             commands,
             said,
+            cards: plans.len(),
             folder,
         }
     }
@@ -84,18 +88,18 @@ impl Testpmd {
 
     /// Frames received and sent by a card, as far as it told.
     fn counts(&mut self, card: usize) -> (u64, u64) {
-        let shown = |said: &str| said.matches("NIC statistics for port").count();
-        let before = shown(&self.log());
+        let closed = |said: &str| {
+            let lines = said.lines().map(str::trim);
+            let line = |line: &&str| !line.is_empty() && line.bytes().all(|c| c == b'#');
+            lines.filter(line).count()
+        };
+        let before = closed(&self.log());
         self.tell("show port stats all");
         let said = eventually("testpmd tells its counts", || {
-            assert!(
-                self.process.try_wait().expect("wait").is_none(),
-                "{}",
-                self.log()
-            );
+            let ended = self.process.try_wait().expect("wait");
+            assert!(ended.is_none(), "testpmd ended: {ended:?}");
             let said = self.log();
-            let whole = said.trim_end().ends_with("testpmd>") || said.ends_with("#\n");
-            (shown(&said) > before && whole).then_some(said)
+            (closed(&said) >= before + self.cards).then_some(said)
         });
         let head = format!("NIC statistics for port {card} ");
         let block = said.rsplit(&head).next().expect("the card's block");
@@ -126,7 +130,7 @@ impl Drop for Testpmd {
 
 /// Sends frames of each size both ways and compares the counts of both sides.
 fn counts_agree(mergeable: bool, queues: u16) {
-    const FRAMES: u64 = 5000;
+    const FRAMES: u64 = 1000;
     let Some((mut lab, _turn)) = lab() else {
         return;
     };
@@ -149,7 +153,7 @@ fn counts_agree(mergeable: bool, queues: u16) {
     for name in ["a", "b"] {
         lab.await_state(name, "up");
     }
-    for bytes in [64, 65, 594, 1514, 2049, 9000] {
+    for bytes in [64, 594, 1514, 9000] {
         let start = ["a", "b"].map(|name| lab.port(name).counts.rx_frames);
         testpmd.tell(&format!("set txpkts {bytes}"));
         testpmd.tell("set fwd flowgen");
@@ -165,14 +169,16 @@ fn counts_agree(mergeable: bool, queues: u16) {
         // What is in the rings is received, and nothing is sent.
         testpmd.tell("set fwd rxonly");
         testpmd.tell("start");
-        let mut seen = String::new();
+        let mut seen = Vec::new();
         let agreed = (0..100).any(|_| {
             let stats = lab.check_conservation();
             seen.clear();
             let equal = (0..2).all(|card| {
                 let (received, sent) = testpmd.counts(card);
                 let counts = &stats.ports[card].counts;
-                seen += &format!("card {card}: {received} received, {sent} sent; {counts:?}\n");
+                seen.push(format!(
+                    "card {card}: {received} received, {sent} sent; {counts:?}"
+                ));
                 (received, sent) == (counts.tx_frames, counts.rx_frames)
             });
             if !equal {
@@ -181,7 +187,7 @@ fn counts_agree(mergeable: bool, queues: u16) {
             equal
         });
         testpmd.tell("stop");
-        assert!(agreed, "{bytes} bytes: {seen}");
+        assert!(agreed, "{bytes} bytes: {seen:#?}");
         let stats = lab.check_conservation();
         let forwarded: u64 = stats.ports.iter().map(|port| port.counts.tx_frames).sum();
         assert!(forwarded > 0);
