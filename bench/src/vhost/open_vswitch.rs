@@ -3,7 +3,7 @@
 //!
 //! One poll-mode thread, on the switch's core, where its main thread is too. Its caches have their
 //! default sizes: exact-match cache on (8,192 entries, one insertion in a hundred), signature-match
-//! cache off. Flows stay in its cache for an hour instead of ten seconds without traffic, so
+//! cache off. They are emptied when the rules change, so that each case begins afresh. Flows stay in its cache for an hour instead of ten seconds without traffic, so
 //! that it need not learn them anew when it was another switch's turn.
 
 use std::{
@@ -142,6 +142,14 @@ impl Contender for OpenVswitch {
             own(path, "ovs-ofctl")
                 .arg("replace-flows")
                 .args([path.join("br0.mgmt"), file]),
+        )?;
+        // What it has cached under the former rules stays as long as it is not wrong, and is slower
+        // than what the new ones allow.
+        process::run(
+            own(path, "ovs-appctl")
+                .arg("--target")
+                .arg(path.join("switch.ctl"))
+                .arg("dpctl/del-flows"),
         )
         .map(drop)
     }
