@@ -88,8 +88,10 @@ impl OpenVswitch {
         set.extend(settings.iter().map(String::as_str));
         vsctl(path, &set)?;
 
-        let mut command = own(path, DAEMON);
+        // In a network namespace of its own: it makes interfaces of fixed names.
+        let mut command = own(path, "unshare");
         command
+            .args(["--net", DAEMON])
             .arg(format!("unix:{}", socket.display()))
             .arg(format!("--unixctl={}", path.join("switch.ctl").display()));
         let daemon = Process::start_deaf(&mut command, path.join("switch.log"), Some(core))
@@ -149,7 +151,7 @@ impl Contender for OpenVswitch {
             own(path, "ovs-appctl")
                 .arg("--target")
                 .arg(path.join("switch.ctl"))
-                .arg("dpctl/del-flows"),
+                .arg("revalidator/purge"),
         )
         .map(drop)
     }
