@@ -3,7 +3,7 @@
 //!
 //! One poll-mode thread, on the switch's core, where its main thread is too. Its caches have their
 //! default sizes: exact-match cache on (8,192 entries, one insertion in a hundred), signature-match
-//! cache off. Flows stay in its cache for an hour instead of ten seconds without traffic, so
+//! cache off. They are emptied when the rules change, so that each case begins afresh. Flows stay in its cache for an hour instead of ten seconds without traffic, so
 //! that it need not learn them anew when it was another switch's turn.
 
 use std::{
@@ -88,8 +88,10 @@ impl OpenVswitch {
         set.extend(settings.iter().map(String::as_str));
         vsctl(path, &set)?;
 
-        let mut command = own(path, DAEMON);
+        // In a network namespace of its own: it makes interfaces of fixed names.
+        let mut command = own(path, "unshare");
         command
+            .args(["--net", DAEMON])
             .arg(format!("unix:{}", socket.display()))
             .arg(format!("--unixctl={}", path.join("switch.ctl").display()));
         let daemon = Process::start_deaf(&mut command, path.join("switch.log"), Some(core))
@@ -142,6 +144,14 @@ impl Contender for OpenVswitch {
             own(path, "ovs-ofctl")
                 .arg("replace-flows")
                 .args([path.join("br0.mgmt"), file]),
+        )?;
+        // What it has cached under the former rules stays as long as it is not wrong, and is slower
+        // than what the new ones allow.
+        process::run(
+            own(path, "ovs-appctl")
+                .arg("--target")
+                .arg(path.join("switch.ctl"))
+                .arg("revalidator/purge"),
         )
         .map(drop)
     }
