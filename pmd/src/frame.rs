@@ -23,24 +23,24 @@ pub struct PartialChecksum {
     pub offset: u16,
 }
 
-/// A further piece of a frame that does not lie in one piece.
+/// A run of bytes: a further piece of a frame that does not lie in one.
 #[derive(Clone, Copy, Debug)]
-pub struct Segment {
+pub struct Run {
     start: *const u8,
     len_bytes: u32,
 }
 
-// SAFETY: a segment is only a place to read from; whoever made it promised (`Segment::new`) that
+// SAFETY: a run is only a place to read from; whoever made it promised (`Run::new`) that
 // the place stays readable for the life of the burst, on whatever thread holds the burst.
-unsafe impl Send for Segment {}
+unsafe impl Send for Run {}
 
-impl Segment {
+impl Run {
     /// A piece of `len_bytes` bytes at `start`.
     ///
     /// # Safety
     ///
     /// The bytes must stay mapped and readable for as long as any [`Frame`] that refers to this
-    /// segment lives. They may change meanwhile.
+    /// run lives. They may change meanwhile.
     pub unsafe fn new(start: *const u8, len_bytes: u32) -> Self {
         Self { start, len_bytes }
     }
@@ -57,17 +57,17 @@ impl Segment {
 
     fn copy_to(&self, from: usize, dst: &mut [u8]) {
         assert!(from + dst.len() <= self.len());
-        // SAFETY: the range was checked against the segment, which `new`'s contract keeps
+        // SAFETY: the range was checked against the run, which `new`'s contract keeps
         // readable.
         unsafe { guest::copy(self.start.add(from), dst.as_mut_ptr(), dst.len()) };
     }
 }
 
-/// One received frame: a head in one piece, and for long frames the rest in further segments.
+/// One received frame: a head in one piece, and for long frames the rest in further runs.
 #[derive(Clone, Copy, Debug)]
 pub struct Frame<'a> {
     head: &'a [u8],
-    tail: &'a [Segment],
+    tail: &'a [Run],
     len_bytes: u32,
     /// The 802.1Q tag control information that came beside the frame instead of in it, as
     /// network interfaces and veth deliver it. Part of the frame for every purpose.
@@ -97,8 +97,8 @@ impl<'a> Frame<'a> {
     /// A frame whose first bytes are `head` and whose further bytes are `tail`, in order.
     ///
     /// `head` holds at least [`crate::MIN_HEAD_BYTES`] bytes unless the whole frame is shorter.
-    pub fn segmented(head: &'a [u8], tail: &'a [Segment]) -> Self {
-        let tail_bytes: usize = tail.iter().map(Segment::len).sum();
+    pub fn in_runs(head: &'a [u8], tail: &'a [Run]) -> Self {
+        let tail_bytes: usize = tail.iter().map(Run::len).sum();
         Self {
             head,
             tail,
@@ -109,12 +109,12 @@ impl<'a> Frame<'a> {
         }
     }
 
-    /// As [`Frame::segmented`], for a driver that knows the whole length already.
+    /// As [`Frame::in_runs`], for a driver that knows the whole length already.
     #[inline(always)]
-    pub(crate) fn with_tail(head: &'a [u8], tail: &'a [Segment], len_bytes: u32) -> Self {
+    pub(crate) fn with_tail(head: &'a [u8], tail: &'a [Run], len_bytes: u32) -> Self {
         debug_assert_eq!(
             len_bytes as usize,
-            head.len() + tail.iter().map(Segment::len).sum::<usize>()
+            head.len() + tail.iter().map(Run::len).sum::<usize>()
         );
         Self {
             head,
@@ -154,12 +154,12 @@ impl<'a> Frame<'a> {
         if let Some(source) = self.head.get(from..from + dst.len()) {
             dst.copy_from_slice(source);
         } else {
-            self.copy_segments(from, dst);
+            self.copy_runs(from, dst);
         }
     }
 
     #[cold]
-    fn copy_segments(&self, mut from: usize, mut dst: &mut [u8]) {
+    fn copy_runs(&self, mut from: usize, mut dst: &mut [u8]) {
         assert!(from + dst.len() <= self.len(), "range beyond the frame");
         if let Some(source) = self.head.get(from..) {
             let (now, later) = dst.split_at_mut(source.len());
@@ -167,19 +167,19 @@ impl<'a> Frame<'a> {
             dst = later;
             from = self.head.len();
         }
-        let mut segment_start = self.head.len();
-        for segment in self.tail {
+        let mut run_start = self.head.len();
+        for run in self.tail {
             if dst.is_empty() {
                 return;
             }
-            let segment_end = segment_start + segment.len();
-            if from < segment_end {
-                let (now, later) = dst.split_at_mut(dst.len().min(segment_end - from));
-                segment.copy_to(from - segment_start, now);
+            let run_end = run_start + run.len();
+            if from < run_end {
+                let (now, later) = dst.split_at_mut(dst.len().min(run_end - from));
+                run.copy_to(from - run_start, now);
                 from += now.len();
                 dst = later;
             }
-            segment_start = segment_end;
+            run_start = run_end;
         }
     }
 
@@ -197,25 +197,25 @@ impl<'a> Frame<'a> {
                 take(self.head[from..end].as_ptr(), len);
             }
         } else {
-            self.segment_pieces(from, end, &mut take);
+            self.run_pieces(from, end, &mut take);
         }
     }
 
-    fn segment_pieces(&self, from: usize, end: usize, take: &mut impl FnMut(*const u8, usize)) {
+    fn run_pieces(&self, from: usize, end: usize, take: &mut impl FnMut(*const u8, usize)) {
         assert!(end <= self.len(), "range beyond the frame");
         if let Some(source) = self.head.get(from..).filter(|source| !source.is_empty()) {
             take(source.as_ptr(), source.len());
         }
-        let mut segment_start = self.head.len();
-        for segment in self.tail {
-            let segment_end = segment_start + segment.len();
-            let (first, last) = (from.max(segment_start), end.min(segment_end));
+        let mut run_start = self.head.len();
+        for run in self.tail {
+            let run_end = run_start + run.len();
+            let (first, last) = (from.max(run_start), end.min(run_end));
             if first < last {
-                // SAFETY: `first` lies within the segment.
-                let start = unsafe { segment.start.add(first - segment_start) };
+                // SAFETY: `first` lies within the run.
+                let start = unsafe { run.start.add(first - run_start) };
                 take(start, last - first);
             }
-            segment_start = segment_end;
+            run_start = run_end;
         }
     }
 
@@ -232,14 +232,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_segmented_frame_reads_like_a_contiguous_one() {
+    fn a_frame_in_runs_reads_like_a_contiguous_one() {
         let whole: Vec<u8> = (0..=255).collect();
-        let tail: Vec<Segment> = [&whole[100..101], &whole[101..101], &whole[101..256]]
+        let tail: Vec<Run> = [&whole[100..101], &whole[101..101], &whole[101..256]]
             .iter()
-            // SAFETY: `whole` outlives the segments.
-            .map(|piece| unsafe { Segment::new(piece.as_ptr(), piece.len() as u32) })
+            // SAFETY: `whole` outlives the runs.
+            .map(|piece| unsafe { Run::new(piece.as_ptr(), piece.len() as u32) })
             .collect();
-        let frame = Frame::segmented(&whole[..100], &tail);
+        let frame = Frame::in_runs(&whole[..100], &tail);
         assert_eq!(frame.to_vec(), whole);
         for from in [0, 1, 99, 100, 101, 255] {
             for len in [0, 1, 2, 5, 156] {

@@ -42,7 +42,7 @@ pub mod transmit;
 pub mod vhost_user;
 
 pub use clock::Clock;
-pub use frame::{Burst, Frame, PartialChecksum, Segment};
+pub use frame::{Burst, Frame, PartialChecksum, Run};
 pub use port::{
     Counts, Details, Health, Monitor, OpenError, Port, PortInfo, RxQueue, TxQueue, TxReport, Wait,
 };

@@ -18,7 +18,7 @@ use super::{
     frames::{FrameMemory, OwnedFrame, Tag},
     queue::{KICK_FRAMES, QueueState},
 };
-use crate::{BURST, Burst, Frame, MIN_HEAD_BYTES, RxQueue, Segment, Wait};
+use crate::{BURST, Burst, Frame, MIN_HEAD_BYTES, Run, RxQueue, Wait};
 
 /// The most pieces of a frame: what the kernel puts in one packet buffer (`MAX_SKB_FRAGS` + 1).
 pub(super) const MAX_PIECES: usize = 18;
@@ -34,8 +34,8 @@ const RETRY: Duration = Duration::from_millis(1);
 struct Packet {
     first: usize,
     pieces: usize,
-    /// Its further pieces start here in `segments`.
-    first_segment: usize,
+    /// Its further pieces start here in `runs`.
+    first_run: usize,
     tag: Tag,
 }
 
@@ -91,7 +91,7 @@ pub(super) struct AfXdpRx {
     lent: usize,
     divider: Divider,
     packets: ArrayVec<Packet, BURST>,
-    segments: ArrayVec<Segment, HELD>,
+    runs: ArrayVec<Run, HELD>,
     /// Frames with the kernel, and all frames of this half.
     in_kernel: usize,
     total: usize,
@@ -123,7 +123,7 @@ impl AfXdpRx {
             lent: 0,
             divider: Divider::default(),
             packets: ArrayVec::new(),
-            segments: ArrayVec::new(),
+            runs: ArrayVec::new(),
             in_kernel,
             total,
         }
@@ -149,7 +149,7 @@ impl AfXdpRx {
     /// Divides `held` into at most `room` whole frames and what must be given back unseen.
     fn divide(&mut self, room: usize) {
         self.packets.clear();
-        self.segments.clear();
+        self.runs.clear();
         let mut at = 0;
         while at < self.held.len() && self.packets.len() < room {
             let continued = self.held[at..].iter().map(OwnedFrame::continued);
@@ -183,18 +183,18 @@ impl AfXdpRx {
             self.state.rx_short_head.fetch_add(1, Relaxed);
             return;
         }
-        let first_segment = self.segments.len();
+        let first_run = self.runs.len();
         for frame in &self.held[first + 1..first + pieces] {
             let bytes = self.memory.bytes(frame);
             // SAFETY: the bytes stay while `held` owns the frame, which is until `release`, and
             // the UMEM stays mapped while this half lives.
-            let segment = unsafe { Segment::new(bytes.as_ptr(), bytes.len() as u32) };
-            self.segments.push(segment);
+            let run = unsafe { Run::new(bytes.as_ptr(), bytes.len() as u32) };
+            self.runs.push(run);
         }
         self.packets.push(Packet {
             first,
             pieces,
-            first_segment,
+            first_run,
             tag,
         });
     }
@@ -227,8 +227,8 @@ impl RxQueue for AfXdpRx {
             let mut frame = if packet.pieces == 1 {
                 Frame::contiguous(head)
             } else {
-                let tail = packet.first_segment..packet.first_segment + packet.pieces - 1;
-                Frame::segmented(head, &this.segments[tail])
+                let tail = packet.first_run..packet.first_run + packet.pieces - 1;
+                Frame::in_runs(head, &this.runs[tail])
             };
             if let Tag::Vlan(tci) = packet.tag {
                 frame.vlan_tci = Some(tci);

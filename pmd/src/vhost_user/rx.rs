@@ -22,7 +22,7 @@ use super::{
     ring::{Piece, Pieces, Ring},
     violation::Violation,
 };
-use crate::{BURST, Burst, Frame, MIN_HEAD_BYTES, RxQueue, Segment, Wait, guest};
+use crate::{BURST, Burst, Frame, MIN_HEAD_BYTES, Run, RxQueue, Wait, guest};
 
 /// An odd number of cache lines, so that the heads of a burst spread over the cache's sets.
 const HEAD_STRIDE: usize = MIN_HEAD_BYTES + 64;
@@ -35,7 +35,7 @@ const LINE_BYTES: u32 = 64;
 
 /// Pieces of the frames of one burst beyond their heads. A chain that finds no room waits for
 /// the next burst.
-const MAX_SEGMENTS: usize = 4 * super::ring::MAX_PIECES;
+const MAX_RUNS: usize = 4 * super::ring::MAX_PIECES;
 
 /// Longest frame: 64 KiB of IP and its headers, as the largest TCP segments have.
 pub(super) const MAX_FRAME_BYTES: u32 = 65_550;
@@ -48,7 +48,7 @@ pub(super) struct VhostRx {
     taken: u16,
     heads: [u16; BURST],
     snapshots: Box<[UnsafeCell<[u8; HEAD_STRIDE]>]>,
-    segments: Box<[UnsafeCell<Segment>]>,
+    runs: Box<[UnsafeCell<Run>]>,
     pieces: Pieces,
 }
 
@@ -65,7 +65,7 @@ struct Single {
 impl VhostRx {
     pub(super) fn new(handle: Arc<PortHandle>, number: usize) -> Self {
         // SAFETY: no bytes to read.
-        let nothing = unsafe { Segment::new(std::ptr::null(), 0) };
+        let nothing = unsafe { Run::new(std::ptr::null(), 0) };
         Self {
             handle,
             number,
@@ -75,9 +75,7 @@ impl VhostRx {
             snapshots: (0..BURST)
                 .map(|_| UnsafeCell::new([0; HEAD_STRIDE]))
                 .collect(),
-            segments: (0..MAX_SEGMENTS)
-                .map(|_| UnsafeCell::new(nothing))
-                .collect(),
+            runs: (0..MAX_RUNS).map(|_| UnsafeCell::new(nothing)).collect(),
             pieces: Pieces::default(),
         }
     }
@@ -113,8 +111,8 @@ impl RxQueue for VhostRx {
         let before = burst.len();
         let mut walk = Walk {
             snapshots: UnsafeCell::raw_get(self.snapshots.as_ptr()),
-            segments: UnsafeCell::raw_get(self.segments.as_ptr()),
-            segments_used: 0,
+            runs: UnsafeCell::raw_get(self.runs.as_ptr()),
+            runs_used: 0,
             pieces: &mut self.pieces,
         };
         match walk.lend(ring, &mut self.heads, burst) {
@@ -202,8 +200,8 @@ impl Drop for VhostRx {
 /// One burst's way out of the ring.
 struct Walk<'a> {
     snapshots: *mut [u8; HEAD_STRIDE],
-    segments: *mut Segment,
-    segments_used: usize,
+    runs: *mut Run,
+    runs_used: usize,
     pieces: &'a mut Pieces,
 }
 
@@ -325,15 +323,12 @@ impl Walk<'_> {
             let snapshot = self.snapshots.add(index).cast::<u8>();
             guest::copy(bytes, snapshot, head_len as usize);
             let head = std::slice::from_raw_parts(snapshot, head_len as usize);
-            // Written whether it is needed or not: there is room for one segment of each frame,
+            // Written whether it is needed or not: there is room for one run of each frame,
             // see `snapshot_chain`.
-            let slot = self.segments.add(self.segments_used);
-            slot.write(Segment::new(
-                bytes.add(head_len as usize),
-                frame_len - head_len,
-            ));
+            let slot = self.runs.add(self.runs_used);
+            slot.write(Run::new(bytes.add(head_len as usize), frame_len - head_len));
             let count = usize::from(frame_len > head_len);
-            self.segments_used += count;
+            self.runs_used += count;
             Frame::with_tail(head, std::slice::from_raw_parts(slot, count), frame_len)
         }
     }
@@ -349,8 +344,8 @@ impl Walk<'_> {
         self.pieces.clear();
         let total = ring.chain(head, false, self.pieces)?;
         let pieces = self.pieces.as_slice();
-        // One segment is kept for each frame that may come behind this one.
-        let room = MAX_SEGMENTS - BURST - self.segments_used.min(MAX_SEGMENTS - BURST);
+        // One run is kept for each frame that may come behind this one.
+        let room = MAX_RUNS - BURST - self.runs_used.min(MAX_RUNS - BURST);
         if pieces.len() > room {
             return if index == 0 {
                 Err(Violation::TooManyDescriptors)
@@ -370,18 +365,18 @@ impl Walk<'_> {
         let mut reader = Reader { pieces, skip: 0 };
         let mut header = [0; header::MAX_HEADER_BYTES];
         // SAFETY: as in `snapshot_single`: the pieces have `total` bytes, of which the header,
-        // then the head, then the tail is taken; the segments lie within the room just checked.
+        // then the head, then the tail is taken; the runs lie within the room just checked.
         let mut frame = unsafe {
             reader.read(header.as_mut_ptr(), header_bytes);
             let snapshot = self.snapshots.add(index).cast::<u8>();
             reader.read(snapshot, head_len);
-            let first = self.segments.add(self.segments_used);
+            let first = self.runs.add(self.runs_used);
             let mut count = 0;
             while let Some((place, len)) = reader.next_run(u32::MAX) {
-                first.add(count).write(Segment::new(place, len));
+                first.add(count).write(Run::new(place, len));
                 count += 1;
             }
-            self.segments_used += count;
+            self.runs_used += count;
             let head = std::slice::from_raw_parts(snapshot, head_len as usize);
             let tail = std::slice::from_raw_parts(first, count);
             Frame::with_tail(head, tail, frame_len)

@@ -1,6 +1,6 @@
 //! Super-segments as guests make them, and the judge of what they are cut into: `smoltcp`.
 
-use pmd::{Frame, MIN_HEAD_BYTES, PartialChecksum, PrefixArena, Segment, TxPlan};
+use pmd::{Frame, MIN_HEAD_BYTES, PartialChecksum, PrefixArena, Run, TxPlan};
 use proptest::{prelude::*, test_runner::TestCaseResult};
 use smoltcp::wire::{IpAddress, Ipv4Packet, Ipv6Packet, TcpPacket};
 
@@ -206,20 +206,20 @@ fn payload_byte(index: usize) -> u8 {
 
 impl Built {
     /// What lies behind the frame's head.
-    pub(crate) fn tail(&self) -> Vec<Segment> {
+    pub(crate) fn tail(&self) -> Vec<Run> {
         let Some((head, piece)) = self.segment.split else {
             return Vec::new();
         };
         let tail = self.bytes.get(head..).unwrap_or(&[]);
         tail.chunks(piece)
             // SAFETY: the bytes are borrowed by the caller for as long as it uses the segments.
-            .map(|piece| unsafe { Segment::new(piece.as_ptr(), piece.len() as u32) })
+            .map(|piece| unsafe { Run::new(piece.as_ptr(), piece.len() as u32) })
             .collect()
     }
 
-    pub(crate) fn frame<'a>(&'a self, tail: &'a [Segment]) -> Frame<'a> {
+    pub(crate) fn frame<'a>(&'a self, tail: &'a [Run]) -> Frame<'a> {
         let mut frame = match self.segment.split {
-            Some((head, _)) if !tail.is_empty() => Frame::segmented(&self.bytes[..head], tail),
+            Some((head, _)) if !tail.is_empty() => Frame::in_runs(&self.bytes[..head], tail),
             _ => Frame::contiguous(&self.bytes),
         };
         frame.partial_checksum = Some(PartialChecksum {
