@@ -184,7 +184,7 @@ impl Guest {
             first.status.success().then_some(())
         });
         let said = self.run(&format!(
-            "ping -c {count} -i 0.05 -W 5 -s {bytes} {address}"
+            "ping -c {count} -i 0.05 -W 20 -s {bytes} {address}"
         ));
         assert!(said.contains(" 0% packet loss"), "{said}");
     }
