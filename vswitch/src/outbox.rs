@@ -29,7 +29,7 @@ const TPID: [u8; 2] = [0x81, 0x00];
 #[derive(Debug, Default)]
 struct Lane {
     /// Never full between two pushes.
-    plans: Box<ArrayVec<TxPlan, BURST>>,
+    plans: ArrayVec<TxPlan, BURST>,
     /// `None` while the port is not attached.
     queue: Option<Queue>,
 }
@@ -92,12 +92,11 @@ impl Outbox {
         self.push(bundle, frames, to.port, plan);
     }
 
-    /// Takes a plan for `port`. What finds no such port is counted as dropped at once.
+    /// Takes a plan for `port`. What finds no such port is counted as dropped.
     #[inline(always)]
     pub fn push(&mut self, bundle: &Bundle, frames: &[Frame<'_>], port: PortId, plan: TxPlan) {
-        let lane = self.lanes.get_mut(port.index());
-        let Some(lane) = lane.filter(|lane| lane.queue.is_some()) else {
-            return self.refuse(bundle, port);
+        let Some(lane) = self.lanes.get_mut(port.index()) else {
+            return refuse(bundle, port, self.worker, 1);
         };
         if lane.plans.is_empty() {
             self.busy.push(port);
@@ -106,14 +105,6 @@ impl Outbox {
         // Now, not when the next comes: no plan with a prefix may wait when prefixes are cleared.
         if lane.plans.is_full() {
             self.transmit(bundle, frames);
-        }
-    }
-
-    #[cold]
-    fn refuse(&self, bundle: &Bundle, port: PortId) {
-        if let Some(counters) = counters(bundle, port, self.worker) {
-            counters.offered.add(1);
-            counters.drop_frames(DropReason::PortDown, 1);
         }
     }
 
@@ -175,10 +166,21 @@ impl Outbox {
                         }
                     }
                 }
+            } else {
+                refuse(bundle, port, self.worker, lane.plans.len() as u64);
             }
             lane.plans.clear();
         }
         self.prefixes.clear();
+    }
+}
+
+/// Counts frames for a port that is not attached.
+#[cold]
+fn refuse(bundle: &Bundle, port: PortId, worker: usize, frames: u64) {
+    if let Some(counters) = counters(bundle, port, worker) {
+        counters.offered.add(frames);
+        counters.drop_frames(DropReason::PortDown, frames);
     }
 }
 

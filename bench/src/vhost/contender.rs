@@ -9,7 +9,7 @@ use crate::process::Process;
 pub enum Case {
     /// Each port's frames leave at the other.
     PortToPort,
-    /// The same, where rules allow it that lie among the flows' addresses: [`super::rules`].
+    /// The same, where rules allow it that lie among the flows' addresses: see `rules`.
     Acl,
     /// The same, where the rules are far from any flow.
     AclElsewhere,

@@ -4,7 +4,7 @@
 //! In: flows, sizes and cases to measure. Out: a [`Row`] for each of them and each switch. Each
 //! switch has one core and a guest of its own, which sends both ways from another core, the same
 //! for both, with rings of the same size. In the case [`Case::PortToPort`] there is no policy; in
-//! the others both switches enforce the same thousand rules ([`rules`]), none of which matches.
+//! the others both switches enforce the same thousand rules (`rules`), none of which matches.
 //!
 //! A measurement is a *turn*: a switch wakes, its guest sends; after a while frames are counted for
 //! some time, with the CPU time that the switch takes meanwhile with all its threads, as the
@@ -12,9 +12,9 @@
 //! switches take turns, A B A B, and the figure is the median turn.
 //!
 //! Each load has its turns with two guests:
-//! - DPDK's [`testpmd`] says what a real guest gets ([`Row::mframes_per_s`]). It is often the limit
+//! - DPDK's `testpmd` says what a real guest gets ([`Row::mframes_per_s`]). It is often the limit
 //!   itself ([`Row::refused_share`] tells), and then says little about the switch.
-//! - [`guest`] is several times faster, so that the switch is the limit: frames per CPU second
+//! - `guest` is several times faster, so that the switch is the limit: frames per CPU second
 //!   ([`Row::mframes_per_cpu_s`]) and cycles per frame are from there.
 //!
 //! A CPU quota for the switch would not make it the limit. The kernel enforces one at its ticks,
