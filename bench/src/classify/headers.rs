@@ -103,6 +103,7 @@ fn draw_l4(
     corner: bool,
     below: Below<'_>,
 ) -> u64 {
+    let ipv6 = u64::from(ethertype::IPV6) == key.get(Field::ETHERTYPE);
     match protocol {
         protocol::TCP | protocol::UDP | protocol::SCTP => {
             key.set(Field::L4_SRC, port(&src_port.src_ports, corner, below));
@@ -115,7 +116,8 @@ fn draw_l4(
                 key.set(Field::TCP_FLAGS, flags);
             }
         }
-        protocol::ICMP | protocol::ICMPV6 => {
+        // Each within its own family; elsewhere it is a protocol like others.
+        protocol::ICMP | protocol::ICMPV6 if (protocol == protocol::ICMPV6) == ipv6 => {
             let random = below(1 << 16);
             let icmp = l4.icmp.map_or(random, |icmp| {
                 u64::from(icmp.kind) << 8 | icmp.code.map_or(random & 0xff, u64::from)

@@ -18,7 +18,7 @@ pub struct Report {
     pub ns_mean_denied: Option<f64>,
     /// 99 of 100 headers take less.
     pub ns_p99: u64,
-    /// The slowest of the headers that were searched for.
+    /// The slowest header, those that were searched for included.
     pub ns_worst: u64,
     /// Tables probed.
     pub probes_mean: f64,

@@ -37,9 +37,9 @@ use cost::{Count, Uncounted};
 use linear::Linear;
 use tuple_merge::TupleMerge;
 
-/// The longest list that is scanned: up to here the scan is at most as slow for a frame that no
-/// rule matches (docs/decisions/0005).
-pub const LINEAR_MOST: usize = 48;
+/// The longest list that is scanned: up to here the scan is no slower for a frame that no rule
+/// matches (docs/decisions/0005).
+pub const LINEAR_MOST: usize = 96;
 
 /// How a list is looked up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -249,7 +249,11 @@ impl TupleMerge {
             + size_of_val(&*self.rests)
             + self.rests.iter().map(Rest::heap_bytes).sum::<usize>()
             + size_of_val(&*self.indexes)
-            + self.indexes.iter().map(PortIndex::heap_bytes).sum::<usize>()
+            + self
+                .indexes
+                .iter()
+                .map(PortIndex::heap_bytes)
+                .sum::<usize>()
     }
 }
 
