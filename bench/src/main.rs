@@ -38,7 +38,7 @@ enum Command {
 
 #[derive(Debug, Args)]
 struct Classify {
-    /// A ClassBench rule set, one rule a line
+    /// A rule set in the format of `ClassBench`, one rule a line
     #[arg(long, value_name = "FILE")]
     rules: PathBuf,
     /// Take only so many of its rules

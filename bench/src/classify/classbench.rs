@@ -1,5 +1,5 @@
 //! Rule sets of `ClassBench` (Taylor and Turner, "`ClassBench`: A Packet Classification
-//! Benchmark", IEEE/ACM ToN 2007), as they are.
+//! Benchmark", IEEE/ACM Transactions on Networking 2007), as they are.
 //!
 //! A rule is a line, the first line wins:
 //! `@SRC/LEN  DST/LEN  LOW : HIGH  LOW : HIGH  0xPROTO/0xMASK  0xFLAGS/0xMASK`, with source ports

@@ -65,7 +65,7 @@ struct Rows {
 
 impl Fields {
     /// `tables` holds the matches of each table's rules.
-    pub(super) fn compile<'a>(tables: &[Vec<&'a Match>]) -> Self {
+    pub(super) fn compile(tables: &[Vec<&Match>]) -> Self {
         let width = tables.len().div_ceil(64).max(1);
         let mut draft = Draft::new(width);
         let mut sweeps: [Sweep; 8] = std::array::from_fn(|_| Sweep::new(width));
