@@ -410,7 +410,7 @@ fn tiny_universe() -> Vec<FlowKey> {
 #[test]
 fn the_whole_of_a_tiny_universe_is_judged_as_a_scan_would() {
     let keys = tiny_universe();
-    for seed in 0..20 {
+    for seed in 0..12 {
         let mut random = Random::new(seed);
         let rules: Arc<[Rule]> = (1..=1 + random.below(8) as u32)
             .map(|id| {
@@ -470,7 +470,7 @@ fn costliest(rules: &[Rule], tables: &Classifier, count: usize) -> Bound {
 #[test]
 fn a_hundred_thousand_hostile_headers_stay_below_the_bound() {
     let mut lists = vec![("generated".to_owned(), generated(1000, &mut Random::new(2)))];
-    let wanted = ["acl1_10k", "fw1_10k", "ipc1_10k"];
+    let wanted = ["fw1_10k", "ipc1_10k"];
     lists.extend(classbench_sets(|name| {
         wanted.iter().any(|end| name.ends_with(end))
     }));
