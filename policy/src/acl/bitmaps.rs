@@ -11,7 +11,7 @@ use std::ops::RangeInclusive;
 use hashbrown::HashMap;
 use ipnet::IpNet;
 
-use super::matcher::required_any;
+use super::{intervals::Intervals, matcher::required_any};
 use crate::{
     key::{Field, shape},
     reader::KeyReader,
@@ -41,19 +41,6 @@ struct Addresses {
     /// The row of frames without IP addresses.
     other: u32,
 }
-
-/// Rows by intervals of a field's values: a search tree with [`FANOUT`] starts in a node, so that
-/// a search in 100,000 intervals touches five runs of memory, the first three always the same.
-#[derive(Debug)]
-struct Intervals<T> {
-    /// From the root: the starts of the next level's nodes, in the last of intervals, in whole
-    /// nodes that are filled up with the last start.
-    levels: Box<[Box<[T]>]>,
-    /// Each interval's row.
-    rows: Box<[u32]>,
-}
-
-const FANOUT: usize = 16;
 
 /// Bitmaps of tables, each once; number 0 holds all tables.
 #[derive(Debug)]
@@ -146,10 +133,10 @@ impl Fields {
         let fields: [Vec<u32>; FIELDS] = [
             self.src.all_rows(),
             self.dst.all_rows(),
-            self.src_port.rows.to_vec(),
-            self.dst_port.rows.to_vec(),
-            self.protocol.rows.to_vec(),
-            self.ethertype.rows.to_vec(),
+            self.src_port.rows().to_vec(),
+            self.dst_port.rows().to_vec(),
+            self.protocol.rows().to_vec(),
+            self.ethertype.rows().to_vec(),
         ];
         let most = fields.map(|mut rows| {
             rows.sort_unstable();
@@ -260,54 +247,11 @@ impl Addresses {
     }
 
     fn all_rows(&self) -> Vec<u32> {
-        [&self.ipv4.rows[..], &self.ipv6.rows, &[self.other]].concat()
+        [self.ipv4.rows(), self.ipv6.rows(), &[self.other]].concat()
     }
 
     fn heap_bytes(&self) -> usize {
         self.ipv4.heap_bytes() + self.ipv6.heap_bytes()
-    }
-}
-
-impl<T: Copy + Ord> Intervals<T> {
-    /// `starts` begins with the least value.
-    fn new(starts: Vec<T>, rows: Vec<u32>) -> Self {
-        let mut levels = Vec::new();
-        let mut level = starts;
-        loop {
-            let above: Vec<T> = level.iter().copied().step_by(FANOUT).collect();
-            let nodes = above.len();
-            if let Some(&last) = level.last() {
-                level.resize(nodes * FANOUT, last);
-            }
-            levels.push(level.into_boxed_slice());
-            if nodes <= 1 {
-                break;
-            }
-            level = above;
-        }
-        levels.reverse();
-        Self {
-            levels: levels.into(),
-            rows: rows.into(),
-        }
-    }
-
-    #[inline]
-    fn row(&self, value: T) -> u32 {
-        let mut node = 0;
-        for level in &self.levels {
-            let (nodes, _) = level.as_chunks::<FANOUT>();
-            // Beyond the last there is what nodes were filled up with.
-            node = node.min(nodes.len() - 1);
-            let begun = nodes[node].iter().map(|start| u32::from(*start <= value));
-            node = node * FANOUT + begun.sum::<u32>() as usize - 1;
-        }
-        self.rows[node.min(self.rows.len() - 1)]
-    }
-
-    fn heap_bytes(&self) -> usize {
-        let levels = self.levels.iter().map(|level| size_of_val(&**level));
-        levels.sum::<usize>() + size_of_val(&*self.rows)
     }
 }
 
@@ -420,18 +364,6 @@ impl Sweep {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_value_has_the_row_of_the_last_interval_that_began() {
-        for count in [1, 2, 15, 16, 17, 255, 256, 257, 300, 5000] {
-            let starts: Vec<u16> = (0..count).map(|number| number * 13).collect();
-            let intervals = Intervals::new(starts.clone(), (0..u32::from(count)).collect());
-            for value in (0..count * 13 + 20).chain([u16::MAX]) {
-                let expected = starts.partition_point(|start| *start <= value) - 1;
-                assert_eq!(intervals.row(value) as usize, expected, "{count} {value}");
-            }
-        }
-    }
 
     #[test]
     fn a_row_holds_the_tables_that_ask_for_the_value() {

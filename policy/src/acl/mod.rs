@@ -14,8 +14,8 @@
 //! measurements behind the choice.
 //!
 //! Rooms: [`matcher`] (one rule), [`linear`], [`tuple_merge`] (lookup), [`plan`] (which rule goes
-//! to which table, by [`tuple`]s), [`bitmaps`] (which tables a frame's fields leave), [`ports`] (long buckets),
-//! [`cost`] (counted and bounded operations).
+//! to which table, by [`tuple`]s), [`bitmaps`] (which tables a frame's fields leave, found by
+//! [`intervals`]), [`ports`] (long buckets), [`cost`] (counted and bounded operations).
 
 use std::sync::Arc;
 
@@ -23,6 +23,7 @@ use crate::{FlowKey, RuleId, model::Action, reader::Exact, reader::KeyReader, ru
 
 mod bitmaps;
 mod cost;
+mod intervals;
 mod linear;
 mod matcher;
 mod plan;
