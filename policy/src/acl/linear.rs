@@ -61,10 +61,12 @@ impl Linear {
         loop {
             // Without a count of its own: this is what a miss spends its time in.
             let mut heads = self.heads.get(next..)?.iter();
-            let found = heads.find(|head| head.test(r));
-            count.compares(self.heads.len() - heads.len() - next);
-            found?;
+            if heads.find(|head| head.test(r)).is_none() {
+                count.compares(self.heads.len() - next);
+                return None;
+            }
             let index = self.heads.len() - heads.len() - 1;
+            count.compares(index + 1 - next);
             if self.matchers[index].test_rest(r) {
                 return Some(index);
             }

@@ -119,8 +119,7 @@ impl TupleMerge {
 
     /// The first rule that matches, by its place. A tracing reader visits every rule that could
     /// match a frame of its class, and gets `None`.
-    // Never inlined: a linear list's lookup would pay for the registers that this one takes.
-    #[inline(never)]
+    #[inline]
     pub(super) fn decide<R: KeyReader>(&self, r: &mut R, count: &mut impl Count) -> Option<usize> {
         if R::TRACING {
             for entry in &self.entries {
