@@ -32,6 +32,27 @@ enum Command {
     /// What a DPDK guest gets through the switch and through Open vSwitch with DPDK, in turns;
     /// needs root
     Vhost(Vhost),
+    /// What a lookup in a long rule list costs, beside a linear scan and a plain tuple space
+    Classify(Classify),
+}
+
+#[derive(Debug, Args)]
+struct Classify {
+    /// A rule set in the format of `ClassBench`, one rule a line
+    #[arg(long, value_name = "FILE")]
+    rules: PathBuf,
+    /// Take only so many of its rules
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    first: Option<u32>,
+    /// Headers that match, and as many that do not
+    #[arg(long, value_name = "N", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(1..=1 << 24))]
+    headers: u32,
+    /// The core to measure on
+    #[arg(long, value_name = "N")]
+    core: Option<usize>,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -208,6 +229,15 @@ fn main() -> anyhow::Result<()> {
             print(&report, veth.json)
         }
         Command::Vhost(vhost) => vhost.run(),
+        Command::Classify(classify) => {
+            let report = bench::classify::run(&bench::classify::Options {
+                rules: classify.rules,
+                first: classify.first.map(|first| first as usize),
+                headers: classify.headers as usize,
+                core: classify.core,
+            })?;
+            print(&report, classify.json)
+        }
     }
 }
 

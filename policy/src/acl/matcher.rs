@@ -1,103 +1,37 @@
-//! Rule lists: which rule decides a frame.
+//! One rule as comparisons of whole key words.
 //!
-//! In comes a list of rules; out goes a [`Classifier`] that names the first rule that matches a
-//! key. It is a linear scan. Each rule becomes comparisons of whole key words under a mask, and
-//! the most telling of them, the one that fewest other rules of the list make, stands in an array
-//! of its own: a rule that does not match usually costs one load, one mask and one compare. What
-//! stays as ranges is compared last.
+//! In comes a [`Match`]; out go the comparisons that a frame's key must pass. What stays as ranges
+//! is compared last. Every read goes through the [`KeyReader`], so that what a rule compares and
+//! what a footprint mask holds are the same.
 
-use std::{cmp::Reverse, ops::RangeInclusive, sync::Arc};
+use std::ops::RangeInclusive;
 
-use hashbrown::HashMap;
 use ipnet::IpNet;
 
 use crate::{
-    RuleId,
     key::{Field, FlowKey, ICMP_TYPE, shape},
-    model::Action,
     reader::KeyReader,
-    rule::{FragmentMatch, Match, Rule},
+    rule::{FragmentMatch, Match},
 };
-
-/// A compiled rule list.
-#[derive(Debug)]
-pub struct Classifier {
-    /// Each rule's most telling comparison, in the rules' order.
-    heads: Box<[WordTest]>,
-    /// What else each rule compares.
-    matchers: Box<[Matcher]>,
-    rules: Arc<[Rule]>,
-}
-
-impl Classifier {
-    /// Compiles a rule list; the first rule that matches decides.
-    pub fn compile(rules: Arc<[Rule]>) -> Self {
-        let tests: Vec<_> = rules.iter().map(|r| word_tests(&r.matches)).collect();
-        let mut sharers = HashMap::<WordTest, usize>::new();
-        for test in tests.iter().flatten() {
-            *sharers.entry(*test).or_default() += 1;
-        }
-        let matchers: Box<[Matcher]> = rules
-            .iter()
-            .zip(tests)
-            .map(|(rule, mut tests)| {
-                // What few rules ask for, few frames have: the rules of one service, say, differ
-                // in the service's address as little as its clients' frames do.
-                tests.sort_by_key(|test| (sharers[test], Reverse(test.mask.count_ones())));
-                Matcher::new(&rule.matches, &tests)
-            })
-            .collect();
-        Self {
-            heads: matchers.iter().map(|matcher| matcher.head).collect(),
-            matchers,
-            rules,
-        }
-    }
-
-    /// The first rule that matches: what it does and its number. A tracing reader visits every
-    /// rule that could match a frame of its class, and gets `None`.
-    #[inline]
-    pub fn decide<R: KeyReader>(&self, r: &mut R) -> Option<(Action, RuleId)> {
-        if R::TRACING {
-            for matcher in &self.matchers {
-                let _ = matcher.test(r);
-            }
-            return None;
-        }
-        let mut next = 0;
-        loop {
-            // Without a count of its own: this is what a miss spends its time in.
-            let mut heads = self.heads.get(next..)?.iter();
-            heads.find(|head| head.test(r))?;
-            let index = self.heads.len() - heads.len() - 1;
-            if self.matchers[index].test_rest(r) {
-                let rule = &self.rules[index];
-                return Some((rule.action, rule.id));
-            }
-            next = index + 1;
-        }
-    }
-
-    /// The rules, in order.
-    pub fn rules(&self) -> &Arc<[Rule]> {
-        &self.rules
-    }
-}
 
 /// Whether a key word under a mask has a value.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-struct WordTest {
+pub(super) struct WordTest {
     /// From 0 to 7.
-    word: usize,
-    mask: u64,
-    value: u64,
+    pub(super) word: usize,
+    pub(super) mask: u64,
+    pub(super) value: u64,
 }
 
 impl WordTest {
     #[inline(always)]
-    fn test<R: KeyReader>(&self, r: &mut R) -> bool {
+    pub(super) fn test<R: KeyReader>(&self, r: &mut R) -> bool {
         // Said once more to the compiler, which then does not check it for every rule.
         r.equals(Field::word(self.word % 8), self.mask, self.value)
+    }
+
+    pub(super) fn possible<R: KeyReader>(&self, r: &R) -> bool {
+        r.possible(Field::word(self.word), self.mask, self.value)
     }
 }
 
@@ -105,13 +39,9 @@ impl WordTest {
 #[derive(Debug)]
 pub(crate) struct Matcher {
     /// The most telling comparison; of no bits when the rule matches everything.
-    head: WordTest,
+    pub(super) head: WordTest,
     /// The others.
-    words: Box<[WordTest]>,
-    /// Shape bits of which one must be set; zero when there is no such need.
-    any_shape: u64,
-    src_ports: Box<[RangeInclusive<u16>]>,
-    dst_ports: Box<[RangeInclusive<u16>]>,
+    rest: Rest,
 }
 
 impl Matcher {
@@ -121,17 +51,51 @@ impl Matcher {
     }
 
     /// `tests` are those of [`word_tests`], the most telling first.
-    fn new(matches: &Match, tests: &[WordTest]) -> Self {
+    pub(super) fn new(matches: &Match, tests: &[WordTest]) -> Self {
         let (head, words) = match tests {
             [head, words @ ..] => (*head, words),
             [] => (WordTest::default(), tests),
         };
+        Self {
+            head,
+            rest: Rest::new(matches, words),
+        }
+    }
+
+    pub(crate) fn test<R: KeyReader>(&self, r: &mut R) -> bool {
+        self.head.possible(r) && self.rest.possible(r) && self.head.test(r) && self.rest.test(r)
+    }
+
+    /// Whether everything but the head holds.
+    #[inline]
+    pub(super) fn test_rest<R: KeyReader>(&self, r: &mut R) -> bool {
+        self.rest.test(r)
+    }
+
+    /// Bytes on the heap.
+    pub(super) fn heap_bytes(&self) -> usize {
+        self.rest.heap_bytes()
+    }
+}
+
+/// Comparisons that stand apart from a rule's first ones.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) struct Rest {
+    words: Box<[WordTest]>,
+    /// Shape bits of which one must be set; zero when there is no such need.
+    any_shape: u64,
+    src_ports: Box<[RangeInclusive<u16>]>,
+    dst_ports: Box<[RangeInclusive<u16>]>,
+}
+
+impl Rest {
+    /// `words`, and what of the match is not among [`word_tests`].
+    pub(super) fn new(matches: &Match, words: &[WordTest]) -> Self {
         let ranges = |ports: &[RangeInclusive<u16>]| match ports {
             [ports] if is_prefix(ports) => Box::default(),
             ports => ports.into(),
         };
         Self {
-            head,
             words: words.into(),
             any_shape: required_any(matches),
             src_ports: ranges(&matches.src_ports),
@@ -139,25 +103,26 @@ impl Matcher {
         }
     }
 
-    pub(crate) fn test<R: KeyReader>(&self, r: &mut R) -> bool {
-        let mut words = self.words.iter().chain([&self.head]);
-        words.all(|test| r.possible(Field::word(test.word), test.mask, test.value))
-            && self.head.test(r)
-            && self.test_rest(r)
-    }
-
-    /// Whether everything but the head holds.
     #[inline]
-    fn test_rest<R: KeyReader>(&self, r: &mut R) -> bool {
+    pub(super) fn test<R: KeyReader>(&self, r: &mut R) -> bool {
         (self.any_shape == 0 || r.test(Field::SHAPE, self.any_shape, |bits| bits != 0))
             && self.words.iter().all(|test| test.test(r))
             && in_ranges(r, Field::L4_SRC, &self.src_ports)
             && in_ranges(r, Field::L4_DST, &self.dst_ports)
     }
+
+    pub(super) fn possible<R: KeyReader>(&self, r: &R) -> bool {
+        self.words.iter().all(|test| test.possible(r))
+    }
+
+    /// Bytes on the heap.
+    pub(super) fn heap_bytes(&self) -> usize {
+        size_of_val(&*self.words) + size_of_val(&*self.src_ports) + size_of_val(&*self.dst_ports)
+    }
 }
 
 /// The comparisons of whole words that a match needs.
-fn word_tests(matches: &Match) -> Vec<WordTest> {
+pub(super) fn word_tests(matches: &Match) -> Vec<WordTest> {
     let (mask, value) = required_bits(matches);
     (0..mask.0.len())
         .filter(|&word| mask.0[word] != 0)
@@ -218,7 +183,7 @@ impl Required {
     }
 }
 
-fn required_bits(matches: &Match) -> (FlowKey, FlowKey) {
+pub(super) fn required_bits(matches: &Match) -> (FlowKey, FlowKey) {
     let mut required = Required::default();
     if let Some(mac) = matches.eth_src {
         required.need(Field::ETH_SRC, mac.mask.to_u64(), mac.address.to_u64());
@@ -266,7 +231,7 @@ fn required_bits(matches: &Match) -> (FlowKey, FlowKey) {
 }
 
 /// Shape bits of which a frame must have one; zero when there is no such need.
-fn required_any(matches: &Match) -> u64 {
+pub(super) fn required_any(matches: &Match) -> u64 {
     match matches.fragment {
         // Only IP has fragments.
         Some(FragmentMatch::Any) => shape::FIRST_FRAGMENT | shape::LATER_FRAGMENT,
