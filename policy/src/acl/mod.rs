@@ -8,14 +8,14 @@
 //!   more                      tuple_merge   field bitmaps ─► candidate tables ─► buckets ─► rules
 //! ```
 //!
-//! What must hold: both answer alike, and both compare a rule only by [`matcher`], so that
+//! What must hold: both answer alike, and both compare a rule only by `matcher`, so that
 //! tracing them visits every bit that can make a difference to a frame of the class. What goes
-//! before (bitmaps, hashes) only leaves out rules that do not match; docs/decisions/0005 has the
+//! before (bitmaps, hashes) only leaves out rules that do not match; docs/decisions/0006 has the
 //! measurements behind the choice.
 //!
-//! Rooms: [`matcher`] (one rule), [`linear`], [`tuple_merge`] (lookup), [`plan`] (which rule goes
-//! to which table, by [`tuple`]s), [`bitmaps`] (which tables a frame's fields leave, found by
-//! [`intervals`]), [`ports`] (long buckets), [`cost`] (counted and bounded operations).
+//! Rooms: `matcher` (one rule), `linear`, `tuple_merge` (lookup), `plan` (which rule goes
+//! to which table, by `tuple`s), `bitmaps` (which tables a frame's fields leave, found by
+//! `intervals`), `ports` (long buckets), `cost` (counted and bounded operations).
 
 use std::sync::Arc;
 
