@@ -39,7 +39,7 @@ use linear::Linear;
 use tuple_merge::TupleMerge;
 
 /// The longest list that is scanned: up to here the scan is no slower for a frame that no rule
-/// matches (docs/decisions/0005).
+/// matches (docs/decisions/0006).
 pub const LINEAR_MOST: usize = 96;
 
 /// How a list is looked up.
