@@ -176,6 +176,10 @@ mod x86 {
     }
 
     /// 33 to 64 bytes.
+    ///
+    /// # Safety
+    ///
+    /// That of [`super::copy`].
     #[inline(always)]
     unsafe fn copy_64(from: *const u8, to: *mut u8, len: usize) {
         // SAFETY: the first 32 and the last 32 of `len` bytes, of at least 32.
@@ -197,6 +201,10 @@ mod x86 {
     }
 
     /// 16 to 32 bytes.
+    ///
+    /// # Safety
+    ///
+    /// That of [`super::copy`].
     #[inline(always)]
     unsafe fn copy_32(from: *const u8, to: *mut u8, len: usize) {
         // SAFETY: the first 16 and the last 16 of `len` bytes, of at least 16.
@@ -214,6 +222,10 @@ mod x86 {
     }
 
     /// 0 to 16 bytes.
+    ///
+    /// # Safety
+    ///
+    /// That of [`super::copy`].
     #[inline]
     unsafe fn copy_16(from: *const u8, to: *mut u8, len: usize) {
         if len >= 8 {
@@ -238,6 +250,10 @@ mod x86 {
     }
 
     /// More than 64 bytes: 64 at a time, the last run overlapping.
+    ///
+    /// # Safety
+    ///
+    /// That of [`super::copy`].
     #[inline]
     unsafe fn copy_loop(from: *const u8, to: *mut u8, len: usize) {
         let mut at = 0;
@@ -250,6 +266,11 @@ mod x86 {
         unsafe { copy_64(from.add(len - 64), to.add(len - 64), 64) };
     }
 
+    /// By the processor's own string move, for any number of bytes.
+    ///
+    /// # Safety
+    ///
+    /// That of [`super::copy`].
     #[inline]
     unsafe fn copy_string(from: *const u8, to: *mut u8, len: usize) {
         // SAFETY: the direction flag is clear wherever Rust code runs (the ABI says so), so
