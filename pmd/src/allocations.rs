@@ -1,44 +1,52 @@
 //! Counts heap allocations, so that a bench or a test can hold that a stage makes none.
 //!
 //! In: every allocation of the program that installs [`Counting`] as its global allocator. Out:
-//! their number. What must hold: memory comes from and goes to the system allocator unchanged.
+//! their number by thread, so that what other threads do, a test runner's for one, is not taken
+//! for the stage's. What must hold: memory comes from and goes to the system allocator unchanged.
 //!
 //! It stands in this crate because an allocator cannot be written without `unsafe`.
 
 use std::{
     alloc::{GlobalAlloc, Layout, System},
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    cell::Cell,
 };
 
-static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
+thread_local! {
+    // Constant and without a destructor: reaching it never allocates and never fails.
+    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+}
 
 /// The system allocator, counted. Install it with `#[global_allocator]`.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Counting;
 
-/// Allocations and reallocations of the whole process since its start; 0 for ever in a program
-/// that did not install [`Counting`].
+/// Allocations and reallocations that the calling thread made since its start; 0 for ever in a
+/// program that did not install [`Counting`].
 pub fn count() -> u64 {
-    ALLOCATIONS.load(Relaxed)
+    ALLOCATIONS.get()
+}
+
+fn count_one() {
+    ALLOCATIONS.set(ALLOCATIONS.get() + 1);
 }
 
 // SAFETY: every call goes to the system allocator with the caller's own arguments, so its
 // contract is the system allocator's; counting touches no memory but the counter.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Relaxed);
+        count_one();
         // SAFETY: the caller keeps `GlobalAlloc::alloc`'s contract.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Relaxed);
+        count_one();
         // SAFETY: the caller keeps `GlobalAlloc::alloc_zeroed`'s contract.
         unsafe { System.alloc_zeroed(layout) }
     }
 
     unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Relaxed);
+        count_one();
         // SAFETY: the caller keeps `GlobalAlloc::realloc`'s contract, and `ptr` came from System.
         unsafe { System.realloc(ptr, layout, new_size) }
     }

@@ -1,5 +1,5 @@
-//! Nothing is allocated for a burst, whatever is cut in it. Alone in its program, because the
-//! count is the whole program's.
+//! Nothing is allocated for a burst, whatever is cut in it. Alone in its program, because only a
+//! whole program has an allocator that counts.
 
 use std::hint::black_box;
 

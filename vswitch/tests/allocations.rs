@@ -1,5 +1,6 @@
 //! Nothing allocates in a turn: hits, misses, floods, drops of every kind, new addresses and new
-//! rows of the ledger included. A program of its own, because it counts a whole process.
+//! rows of the ledger included. A program of its own, because only a whole program has an allocator
+//! that counts.
 
 #[allow(dead_code, reason = "the bed serves other test programs too")]
 mod bed;
@@ -69,7 +70,8 @@ fn run(bed: &mut Bed, what: &str) -> usize {
 }
 
 /// A table that is nearly full and whose addresses come and go.
-fn check_churn() {
+#[test]
+fn addresses_that_come_and_go_allocate_nothing() {
     let nearly_full = policy::model::Network {
         mac_limit: 1785,
         ..network(0)
@@ -96,14 +98,8 @@ fn check_churn() {
     assert_eq!(bed.drops(), []);
 }
 
-// One test: the count is the whole process's.
 #[test]
-fn a_turn_allocates_nothing() {
-    check_fates();
-    check_churn();
-}
-
-fn check_fates() {
+fn frames_of_every_fate_allocate_nothing() {
     let networks = [vlan_network(0, 10), vlan_network(1, 20)];
     let udp_rule = |id| {
         deny(
