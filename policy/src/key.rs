@@ -12,7 +12,8 @@
 //!
 //! A field that a frame does not have is zero; the shape bits and the ethertype say which it has.
 //! For ARP the IP words hold the sender's and the target's protocol address and the protocol
-//! byte the operation. For ICMP the L4 source holds `type << 8 | code`, the destination zero.
+//! byte the operation. For ICMP the L4 source holds `type << 8 | code`, the destination the
+//! identifier of an echo and zero for other messages.
 //! The ethertype is the one behind the outer VLAN tag; 802.3 frames (a length there) have 0.
 
 use std::{
@@ -94,7 +95,7 @@ impl Field {
     pub const VLAN_TCI: Self = Self::new(6, 16, 16);
     /// The outer tag's VID alone.
     pub const VLAN_VID: Self = Self::new(6, 16, 12);
-    /// TCP, UDP or SCTP destination port.
+    /// TCP, UDP or SCTP destination port; identifier of an ICMP echo.
     pub const L4_DST: Self = Self::new(6, 32, 16);
     /// TCP, UDP or SCTP source port; ICMP type and code.
     pub const L4_SRC: Self = Self::new(6, 48, 16);

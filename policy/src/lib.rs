@@ -13,12 +13,13 @@
 //!
 //! Rooms: [`ids`] and [`key`] (words), [`parse`](mod@parse) (frame to key), [`checksum`] (unfinished
 //! checksums), [`model`] (the desired state), [`reader`], [`rule`], [`acl`] (rule lists),
-//! [`sender`] (anti-spoofing), [`snapshot`] (the compiled state), [`denial`] (why a frame was
+//! [`sender`] (anti-spoofing), [`conntrack`] (connections), [`snapshot`] (the compiled state), [`denial`] (why a frame was
 //! dropped).
 #![forbid(unsafe_code)]
 
 pub mod acl;
 pub mod checksum;
+pub mod conntrack;
 pub mod denial;
 pub mod ids;
 pub mod key;

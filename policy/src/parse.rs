@@ -448,12 +448,12 @@ fn l4<const IPV6: bool>(
         }
         protocol::ICMP if !IPV6 => {
             let header = seen.first_chunk::<4>()?;
-            layers.l4 |= u64::from(be16::<0, _>(header)) << 48;
+            layers.l4 |= u64::from(be16::<0, _>(header)) << 48 | echo_id(seen, 0, 8);
             Class::Ipv4Icmp
         }
         protocol::ICMPV6 if IPV6 => {
             let header = seen.first_chunk::<4>()?;
-            layers.l4 |= u64::from(be16::<0, _>(header)) << 48;
+            layers.l4 |= u64::from(be16::<0, _>(header)) << 48 | echo_id(seen, 129, 128);
             if is_neighbor_discovery(header[0]) {
                 Class::Ipv6Neighbor
             } else {
@@ -465,6 +465,18 @@ fn l4<const IPV6: bool>(
     layers.shape |= shape::L4;
     layers.l4_offset = offset;
     Some(())
+}
+
+/// The identifier of an echo request or reply (RFC 792, RFC 4443 §4), where the key has it; 0 for
+/// other messages.
+#[inline]
+fn echo_id(message: &[u8], reply: u8, request: u8) -> u64 {
+    match message.first_chunk::<6>() {
+        Some(header) if header[0] == reply || header[0] == request => {
+            u64::from(be16::<4, _>(header)) << 32
+        }
+        _ => 0,
+    }
 }
 
 /// True for the `ICMPv6` types of neighbour discovery (RFC 4861 §4).
