@@ -94,6 +94,8 @@ pub struct Vnic {
     /// IPv6 addresses or prefixes it may send from; its link-local address formed from `mac`
     /// (RFC 4291 appendix A) and `::` (for duplicate address detection) come on top.
     pub ipv6: Vec<Ipv6Net>,
+    /// Most connections that it may have opened at once.
+    pub connection_limit: u32,
     /// What is checked of its frames' senders.
     pub checks: SenderChecks,
     /// Policy for frames to the VM.

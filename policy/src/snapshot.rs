@@ -19,6 +19,7 @@ use hashbrown::HashMap;
 use crate::{
     Denial, DropReason, Epoch, Mac, NeighborClaim, NetworkId, PortId, RuleId, VlanId,
     acl::Classifier,
+    conntrack,
     key::{Class, Field, FlowKey, shape},
     model::{self, Action, Attachment, Model, StormLimits},
     reader::KeyReader,
@@ -38,6 +39,10 @@ pub struct Snapshot {
     networks: Vec<Option<NetworkPolicy>>,
     /// By port number, then class.
     masks: Vec<Masks>,
+    /// By port number: a bit for each class whose frames are tracked.
+    tracked: Vec<u16>,
+    /// What applies to all connections.
+    connections: conntrack::Settings,
     /// Which list has the rule, and where.
     rules: HashMap<RuleId, (Arc<[Rule]>, u32)>,
 }
@@ -97,6 +102,28 @@ impl Snapshot {
     #[inline]
     pub fn masks(&self, port: PortId) -> &Masks {
         self.masks.get(port.index()).unwrap_or(&Masks::ALL_ONES)
+    }
+
+    /// Whether frames of `class` from `port` may belong to connections: whether any policy that
+    /// could judge them, or the frames that they answer, allows something statefully.
+    #[inline]
+    pub fn tracks(&self, port: PortId, class: Class) -> bool {
+        let tracked = self.tracked.get(port.index());
+        tracked.is_some_and(|tracked| tracked & 1 << class as u16 != 0)
+    }
+
+    /// What applies to all connections.
+    pub fn connections(&self) -> &conntrack::Settings {
+        &self.connections
+    }
+
+    /// The same state with other settings for connections.
+    #[must_use]
+    pub fn with_connections(self, connections: conntrack::Settings) -> Self {
+        Self {
+            connections,
+            ..self
+        }
     }
 
     /// A rule of any vNIC's lists.
@@ -205,6 +232,8 @@ pub struct VnicPolicy {
     pub vm: Arc<str>,
     /// Its Ethernet address.
     pub mac: Mac,
+    /// Most connections that it may have opened.
+    pub connection_limit: u32,
     sender: SenderPolicy,
     inbound: Judge,
     outbound: Judge,
@@ -229,6 +258,14 @@ impl VnicPolicy {
     /// # Errors
     /// `acl_out` or `reject_out`, with the rule if one decided.
     pub fn judge_outbound<R: KeyReader>(&self, r: &mut R) -> Result<Option<RuleId>, Denial> {
+        self.pass_outbound(r).map(|pass| pass.rule)
+    }
+
+    /// As [`VnicPolicy::judge_outbound`], and says whether answers may pass too.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn pass_outbound<R: KeyReader>(&self, r: &mut R) -> Result<Pass, Denial> {
         self.outbound.judge(r, Refusals::OUTBOUND)
     }
 
@@ -238,8 +275,25 @@ impl VnicPolicy {
     /// # Errors
     /// `acl_in` or `reject_in`, with the rule if one decided.
     pub fn judge_inbound<R: KeyReader>(&self, r: &mut R) -> Result<Option<RuleId>, Denial> {
+        self.pass_inbound(r).map(|pass| pass.rule)
+    }
+
+    /// As [`VnicPolicy::judge_inbound`], and says whether answers may pass too.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn pass_inbound<R: KeyReader>(&self, r: &mut R) -> Result<Pass, Denial> {
         self.inbound.judge(r, Refusals::INBOUND)
     }
+}
+
+/// A frame that a direction's policy lets pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pass {
+    /// The rule that allowed it, if one did.
+    pub rule: Option<RuleId>,
+    /// Whether it may open a connection, so that answers to it pass too.
+    pub stateful: bool,
 }
 
 /// What a direction's refusals are called.
@@ -271,18 +325,21 @@ impl Judge {
     /// Malformed frames, and what stands behind a nested tag, are denied without a rule: rules
     /// cannot read what they would match.
     /// ARP and whole neighbour discovery pass unless a rule denies them.
-    fn judge<R: KeyReader>(&self, r: &mut R, refusals: Refusals) -> Result<Option<RuleId>, Denial> {
+    fn judge<R: KeyReader>(&self, r: &mut R, refusals: Refusals) -> Result<Pass, Denial> {
         let legible = |shape| shape & (shape::MALFORMED | shape::NESTED) == 0;
         if !r.test(Field::SHAPE, Field::SHAPE.ones(), legible) && !R::TRACING {
             return Err(Denial::new(refusals.denied));
         }
         let (action, rule) = match self.classifier.decide(r) {
             Some((action, rule)) => (action, Some(rule)),
-            None if self.default.passes() || is_arp_or_nd(r) => return Ok(None),
+            None if is_arp_or_nd(r) => (Action::Allow, None),
             None => (self.default, None),
         };
         let reason = match action {
-            Action::Allow | Action::AllowStateful => return Ok(rule),
+            Action::Allow | Action::AllowStateful => {
+                let stateful = action == Action::AllowStateful;
+                return Ok(Pass { rule, stateful });
+            }
             Action::Deny => refusals.denied,
             Action::Reject => refusals.rejected,
         };

@@ -64,14 +64,24 @@ pub struct PortCounters {
     /// Frames that the slow path answered, or the budget dropped.
     pub cache_misses: Counter,
     /// Dropped frames in this port's account, by reason.
-    pub drops: [Counter; DropReason::COUNT],
+    pub drops: DropCounters,
+}
+
+/// One counter for each reason to drop a frame, in the order of their numbers.
+#[derive(Debug)]
+pub struct DropCounters([Counter; DropReason::COUNT]);
+
+impl Default for DropCounters {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| Counter::default()))
+    }
 }
 
 impl PortCounters {
     /// Counts dropped frames.
     #[inline]
     pub fn drop_frames(&self, reason: DropReason, frames: u64) {
-        self.drops[reason as usize].add(frames);
+        self.drops.0[reason as usize].add(frames);
     }
 }
 
@@ -112,7 +122,7 @@ impl PortCounts {
         self.offered += counters.offered.get();
         self.cache_hits += counters.cache_hits.get();
         self.cache_misses += counters.cache_misses.get();
-        for (reason, counter) in DropReason::ALL.iter().zip(&counters.drops) {
+        for (reason, counter) in DropReason::ALL.iter().zip(&counters.drops.0) {
             let frames = counter.get();
             if frames == 0 {
                 continue;

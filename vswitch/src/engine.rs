@@ -19,7 +19,11 @@ use std::{
 use crossbeam::channel::{Sender, bounded};
 use parking_lot::Mutex;
 use pmd::{Clock, PortInfo, RxQueue, TxQueue};
-use policy::{Epoch, PortId, snapshot::Snapshot};
+use policy::{
+    Epoch, PortId,
+    conntrack::{Connections, Row},
+    snapshot::Snapshot,
+};
 
 use crate::{
     counters::PortCounts,
@@ -48,6 +52,8 @@ pub struct Settings {
     pub max_sleep_us: u32,
     /// Entries of each worker's flow cache, at least.
     pub flow_cache_entries: usize,
+    /// Most connections at once, of all workers.
+    pub connections_max: usize,
 }
 
 impl Default for Settings {
@@ -57,6 +63,7 @@ impl Default for Settings {
             busy_poll: false,
             max_sleep_us: 50,
             flow_cache_entries: 1 << 16,
+            connections_max: 1 << 12,
         }
     }
 }
@@ -143,7 +150,9 @@ impl Engine {
                 "no worker: name at least one core".into(),
             ));
         }
-        let shared = Arc::new(Shared::new(Clock::calibrate()));
+        let [a, b, c, d, e, f, ..] = secret()?;
+        let connections = Connections::new(settings.connections_max, [a, b, c, d, e, f]);
+        let shared = Arc::new(Shared::new(Clock::calibrate(), connections));
         let secret = secret()?;
         let workers = settings
             .cores
@@ -330,6 +339,9 @@ impl Engine {
     }
 
     fn forget(&self, id: PortId) -> Result<(), EngineError> {
+        // Its number may be another port's next.
+        let of_port = |row: &Row| row.owner == id || row.ingress == id;
+        self.shared.connections.flush(of_port);
         for worker in 0..self.workers.len() {
             self.call(worker, |reply| Command::Forget { port: id, reply })?;
         }

@@ -23,6 +23,7 @@ pub mod runner;
 pub mod sleep;
 pub mod slow_path;
 pub mod storm;
+mod trail;
 pub mod verdict;
 pub mod worker;
 

@@ -9,7 +9,7 @@ use std::sync::{
 };
 
 use arc_swap::ArcSwap;
-use policy::{Epoch, PortId, snapshot::Snapshot};
+use policy::{Epoch, PortId, conntrack::Connections, snapshot::Snapshot};
 
 use crate::{bridge::Bridge, counters::PortCounters, storm::StormGates};
 
@@ -56,13 +56,15 @@ pub struct Shared {
     pub current: Arc<ArcSwap<Bundle>>,
     /// The MAC tables.
     pub bridge: Bridge,
+    /// The connections.
+    pub connections: Connections,
     /// The time base of ageing and limits.
     pub clock: pmd::Clock,
 }
 
 impl Shared {
-    /// With an empty snapshot.
-    pub fn new(clock: pmd::Clock) -> Self {
+    /// With an empty snapshot, and `connections`, whose memory is taken already.
+    pub fn new(clock: pmd::Clock, connections: Connections) -> Self {
         let nothing = Bundle {
             snapshot: Snapshot::empty(),
             ports: Vec::new(),
@@ -70,6 +72,7 @@ impl Shared {
         Self {
             current: Arc::new(ArcSwap::from_pointee(nothing)),
             bridge: Bridge::default(),
+            connections,
             clock,
         }
     }

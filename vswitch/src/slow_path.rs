@@ -6,13 +6,16 @@
 //! decision one that is not cached.
 //!
 //! ```text
-//!   admit (VLAN ─► network) ─► sender checks ─► outbound policy      of the ingress port
+//!   admit (VLAN ─► network) ─► sender checks                         of the ingress port
+//!     ─► connection ─► outbound policy                               (trail)
 //!     ─► learn ─► look up ─► { one destination | flood }             bridge
 //!     ─► inbound policy of each destination                          of the egress ports
+//!     ─► connection opened or advanced                               (trail)
 //! ```
 
 use policy::{
     Class, Denial, DropReason, NetworkId, PortId, VlanId,
+    conntrack::{Connections, Token},
     key::shape,
     parse::Parsed,
     reader::Exact,
@@ -25,7 +28,8 @@ use crate::{
     drop_ledger::DropLedger,
     flow_cache::NO_NETWORK,
     storm::FloodKind,
-    verdict::{Denied, Destination, DestinationLog, Verdict},
+    trail::{self, Footing, Trail},
+    verdict::{Denied, Destination, DestinationLog, ListId, Verdict},
 };
 
 /// What was decided, and what it depends on.
@@ -37,10 +41,19 @@ pub struct Decision {
     pub network: NetworkId,
     /// That table's generation before it was read.
     pub generation: u32,
+    /// The connection, or the absence of one, that it rests on.
+    pub token: Token,
     /// Whether the next frame with this key, under its mask, would have the same coming to it.
     pub cacheable: bool,
     /// What it took, in judgements: 1 and one for each destination.
     pub cost: u32,
+}
+
+impl Decision {
+    fn rest_on(&mut self, footing: Footing) {
+        self.token = footing.token;
+        self.cacheable &= footing.cacheable;
+    }
 }
 
 /// What one worker's slow path keeps.
@@ -68,6 +81,8 @@ pub struct Inputs<'a> {
     pub snapshot: &'a Snapshot,
     /// The MAC tables.
     pub bridge: &'a Bridge,
+    /// The connections.
+    pub connections: &'a Connections,
     /// The time, in seconds of the clock.
     pub now_s: u32,
 }
@@ -85,6 +100,7 @@ impl SlowPath {
             verdict: Verdict::NOTHING,
             network: NO_NETWORK,
             generation: 0,
+            token: Token::UNTRACKED,
             cacheable: parsed.class.cacheable(),
             cost: 1,
         };
@@ -114,7 +130,13 @@ impl SlowPath {
             .port(parsed.key.ingress())
             .ok_or(no_policy)?;
         let network = admit(port, head, parsed)?;
-        let network = inputs.snapshot.network(network).ok_or(no_policy)?;
+        let (snapshot, connections) = (inputs.snapshot, inputs.connections);
+        let mut trail = Trail::begin(snapshot, connections, network, inputs.now_s, head, parsed);
+        if let Some(vnic) = &port.vnic {
+            let judged = trail.judge_sender(vnic, &parsed.key);
+            judged.inspect_err(|_| decision.rest_on(trail.refused(snapshot)))?;
+        }
+        let network = snapshot.network(network).ok_or(no_policy)?;
 
         let sender = Sender {
             mac: parsed.key.eth_src(),
@@ -131,26 +153,36 @@ impl SlowPath {
             }
         };
         (decision.network, decision.generation) = (network.id, passage.generation);
-        match route(inputs.snapshot, network, port, parsed, passage.target)? {
+        let route = route(snapshot, network, port, parsed, passage.target);
+        let route = route.inspect_err(|_| decision.rest_on(trail.refused(snapshot)))?;
+        let (verdict, passes, owner) = match route {
             Route::One(to, tag) => {
                 decision.cost += 1;
-                Ok(Verdict::Unicast(self.destination(
-                    inputs.snapshot,
-                    to,
-                    tag,
-                    parsed,
-                )))
+                let destination = self.destination(snapshot, to, tag, parsed, &mut trail);
+                let owner = trail::owner(snapshot, port, std::iter::once(to));
+                let passes = destination.denied.is_none();
+                (Verdict::Unicast(destination), passes, owner)
             }
             Route::Flood { kind, cacheable } => {
                 decision.cacheable &= cacheable;
-                self.flood(
-                    inputs.snapshot,
-                    network,
-                    port,
-                    parsed,
-                    kind,
-                    &mut decision.cost,
-                )
+                let cost = &mut decision.cost;
+                let list = self.flood(snapshot, network, port, parsed, &mut trail, cost)?;
+                let destinations = self.lists.get(list);
+                let takers = || destinations.iter().filter(|to| to.denied.is_none());
+                let owner = trail::owner(snapshot, port, takers().map(|to| to.port));
+                let passes = takers().next().is_some();
+                (Verdict::Flood(kind, list), passes, owner)
+            }
+        };
+        match trail.settle(passes, &parsed.key, owner) {
+            Ok(footing) => {
+                decision.rest_on(footing);
+                Ok(verdict)
+            }
+            Err(denial) => {
+                // The next frame may be one that belongs to the connection, or find room.
+                decision.cacheable = false;
+                Err(denial)
             }
         }
     }
@@ -161,13 +193,14 @@ impl SlowPath {
         network: &NetworkPolicy,
         from: &PortPolicy,
         parsed: &Parsed,
-        kind: FloodKind,
+        trail: &mut Trail<'_>,
         cost: &mut u32,
-    ) -> Result<Verdict, Denial> {
+    ) -> Result<ListId, Denial> {
         self.lists.begin(network.members.len());
         for member in &network.members {
             if member.port != from.id && !(member.isolated && from.isolated) {
-                let destination = self.destination(snapshot, member.port, member.tag, parsed);
+                let destination =
+                    self.destination(snapshot, member.port, member.tag, parsed, trail);
                 self.lists.push(destination);
                 *cost += 1;
             }
@@ -176,7 +209,7 @@ impl SlowPath {
         if self.lists.get(list).is_empty() {
             return Err(Denial::new(DropReason::NoDestination));
         }
-        Ok(Verdict::Flood(kind, list))
+        Ok(list)
     }
 
     fn destination(
@@ -185,14 +218,15 @@ impl SlowPath {
         to: PortId,
         tag: Option<VlanId>,
         parsed: &Parsed,
+        trail: &mut Trail<'_>,
     ) -> Destination {
         // Without its outer tag the frame would pass for one of the inner tag's VLAN.
         let hops = tag.is_none() && parsed.key.has(shape::NESTED);
         let vnic = snapshot.port(to).and_then(|port| port.vnic.as_ref());
         let judged = match vnic {
             _ if hops => Err(Denial::new(DropReason::NestedUntagged)),
-            Some(vnic) => vnic.judge_inbound(&mut Exact(&parsed.key)),
-            None => Ok(None),
+            Some(vnic) => trail.judge_receiver(vnic, to, &parsed.key),
+            None => Ok(()),
         };
         let denied = judged.err().map(|denial| Denied {
             reason: denial.reason,
@@ -218,7 +252,6 @@ fn admit(port: &PortPolicy, head: &[u8], parsed: &Parsed) -> Result<NetworkId, D
             _ => None,
         };
         vnic.check_sender(&mut reader, claim.as_ref())?;
-        vnic.judge_outbound(&mut reader)?;
     }
     Ok(network)
 }

@@ -19,6 +19,7 @@ use ipnet::{IpNet, Ipv4Net};
 use pmd::memory::{self, Endpoint};
 use policy::{
     Epoch, Mac, NetworkId, PortId, RuleId, Snapshot,
+    conntrack::Connections,
     model::{self, Action, Attachment, DirectionPolicy, Model, SenderChecks, StormLimits, Vnic},
     rule::{Match, Origin, Rule},
 };
@@ -69,7 +70,10 @@ impl Bed {
         let inbound_rules = rules.min(INBOUND_RULES);
         let model = model(rules, inbound_rules);
         let snapshot = Snapshot::compile(&model, Epoch(1)).context("compiling the policy")?;
-        let shared = Arc::new(Shared::new(pmd::Clock::calibrate()));
+        let shared = Arc::new(Shared::new(
+            pmd::Clock::calibrate(),
+            Connections::new(1, [0; 6]),
+        ));
         shared.bridge.configure(&snapshot);
         let ports = (0..2).map(|_| Some(Arc::new(PortShared::new(1)))).collect();
         shared.current.store(Arc::new(Bundle { snapshot, ports }));
@@ -182,6 +186,7 @@ fn model(outbound_rules: usize, inbound_rules: usize) -> Model {
             mac: mac(number),
             ipv4: vec![Ipv4Net::new_assert(Ipv4Addr::new(10, 1 + number, 0, 1), 32)],
             ipv6: Vec::new(),
+            connection_limit: u32::MAX,
             checks: SenderChecks::ALL,
             inbound,
             outbound,

@@ -28,9 +28,45 @@ pub mod timeouts;
 pub mod transfer;
 pub mod tuple;
 
+use crate::key::{Class, Field, FlowKey};
+
 pub use line::{Line, Token};
 pub use packet::{Probe, Segment};
 pub use table::{Connections, Found, Row, Sought};
 pub use timeouts::Timeouts;
 pub use transfer::Exported;
 pub use tuple::{Direction, Tuple, Zone};
+
+/// What applies to all connections.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// How long they live without frames.
+    pub timeouts: Timeouts,
+    /// Whether a TCP connection may be picked up in its middle.
+    pub tcp_loose: bool,
+}
+
+/// What following a connection reads of the key of a frame of `class`: its tuple, and the flags
+/// that change its state.
+pub fn footprint(class: Class) -> FlowKey {
+    let mut mask = FlowKey::default();
+    if !class.trackable() {
+        return mask;
+    }
+    for field in [
+        Field::IP_SRC_HIGH,
+        Field::IP_SRC_LOW,
+        Field::IP_DST_HIGH,
+        Field::IP_DST_LOW,
+        Field::PROTOCOL,
+        Field::L4_SRC,
+        Field::L4_DST,
+        Field::SHAPE,
+    ] {
+        mask.set(field, field.ones());
+    }
+    if matches!(class, Class::Ipv4Tcp | Class::Ipv6Tcp) {
+        mask.set(Field::TCP_FLAGS, u64::from(packet::flags::STATE));
+    }
+    mask
+}

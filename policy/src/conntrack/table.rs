@@ -145,6 +145,8 @@ pub struct Found {
     pub direction: Direction,
     /// The key of the frame that opened it.
     pub opener: FlowKey,
+    /// TCP that is over: a new SYN opens another connection in its place.
+    pub over: bool,
 }
 
 /// What was found for a frame.
@@ -789,6 +791,8 @@ impl Stripe {
             token: Token::connection(slot, direction, record.generation),
             direction,
             opener: record.opener,
+            over: matches!(record.tcp.state(), State::TimeWait | State::Close)
+                && record.kind == Some(Kind::Tcp),
         }
     }
 

@@ -134,6 +134,11 @@ impl Tuple {
         address(self.dst, self.ipv6)
     }
 
+    /// Whether it goes to this address, given as the words of a key.
+    pub fn is_to(&self, address: [u64; 2]) -> bool {
+        self.dst == address
+    }
+
     /// Source port, or the identifier of an echo; 0 for protocols without.
     pub fn src_port(&self) -> u16 {
         if self.src_port == ANSWERS {

@@ -5,7 +5,7 @@ use super::{
     Member, Model, NetworkId, NetworkPolicy, PortId, PortPolicy, Refusals, Rule, RuleId,
     SenderPolicy, Snapshot, VlanId, VnicPolicy, model,
 };
-use crate::{reader::Tracer, rule::MatchError};
+use crate::{conntrack, reader::Tracer, rule::MatchError};
 
 /// Why a desired state cannot be compiled.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -121,12 +121,22 @@ impl Snapshot {
                 }
             }
         }
-        let masks = compile_masks(&ports, &networks, &lists);
+        let mut masks = compile_masks(&ports, &networks, &lists);
+        let tracked = compile_tracked(&ports, &networks, &lists);
+        for (masks, tracked) in masks.iter_mut().zip(&tracked) {
+            for class in Class::ALL {
+                if tracked & 1 << class as u16 != 0 {
+                    masks.0[class as usize] |= &conntrack::footprint(class);
+                }
+            }
+        }
         Ok(Self {
             epoch,
             ports,
             networks,
             masks,
+            tracked,
+            connections: conntrack::Settings::default(),
             rules: lists.rules,
         })
     }
@@ -211,6 +221,7 @@ fn compile_port(
             name: vnic.name.clone(),
             vm: vnic.vm.clone(),
             mac: vnic.mac,
+            connection_limit: vnic.connection_limit,
             sender: SenderPolicy::compile(vnic),
             inbound: lists.judge(&vnic.inbound)?,
             outbound: lists.judge(&vnic.outbound)?,
@@ -232,8 +243,17 @@ fn compile_port(
 /// Rule lists by identity: compiled and traced once, whoever shares them.
 #[derive(Default)]
 struct Lists {
-    by_address: HashMap<*const Rule, (Arc<Classifier>, Masks)>,
+    by_address: HashMap<*const Rule, Compiled>,
     rules: HashMap<RuleId, (Arc<[Rule]>, u32)>,
+}
+
+/// A rule list.
+struct Compiled {
+    classifier: Arc<Classifier>,
+    /// What it reads.
+    masks: Masks,
+    /// The classes of which its rules may allow a frame statefully, as bits.
+    stateful: u16,
 }
 
 impl Lists {
@@ -243,8 +263,8 @@ impl Lists {
             default: policy.default,
         };
         let address = key_of(&policy.rules);
-        if let Some((classifier, _)) = self.by_address.get(&address) {
-            return Ok(judge(classifier));
+        if let Some(compiled) = self.by_address.get(&address) {
+            return Ok(judge(&compiled.classifier));
         }
         for (index, rule) in policy.rules.iter().enumerate() {
             self.check(rule)?;
@@ -262,7 +282,12 @@ impl Lists {
         let masks = trace(|tracer| {
             let _ = widest.judge(tracer, Refusals::INBOUND);
         });
-        self.by_address.insert(address, (classifier, masks));
+        let compiled = Compiled {
+            stateful: stateful_classes(classifier.rules()),
+            classifier,
+            masks,
+        };
+        self.by_address.insert(address, compiled);
         Ok(judge)
     }
 
@@ -288,8 +313,17 @@ impl Lists {
     }
 
     fn masks(&self, judge: &Judge) -> Option<&Masks> {
-        let (_, masks) = self.by_address.get(&key_of(judge.classifier.rules()))?;
-        Some(masks)
+        let compiled = self.by_address.get(&key_of(judge.classifier.rules()))?;
+        Some(&compiled.masks)
+    }
+
+    /// The classes of which a frame may be allowed statefully, as bits.
+    fn stateful(&self, judge: &Judge) -> u16 {
+        if judge.default == Action::AllowStateful {
+            return trackable_classes();
+        }
+        let compiled = self.by_address.get(&key_of(judge.classifier.rules()));
+        compiled.map_or(0, |compiled| compiled.stateful)
     }
 }
 
@@ -359,6 +393,76 @@ fn compile_masks(
             masks
         })
         .collect()
+}
+
+/// For each port, the classes whose frames are tracked, as bits: those of which any member of its
+/// networks may allow frames statefully, in either direction, and those that answer them.
+fn compile_tracked(
+    ports: &[Option<PortPolicy>],
+    networks: &[Option<NetworkPolicy>],
+    lists: &Lists,
+) -> Vec<u16> {
+    let vnic_of = |port: PortId| ports[port.index()].as_ref()?.vnic.as_ref();
+    let by_network: Vec<u16> = networks
+        .iter()
+        .map(|network| {
+            let members = network.iter().flat_map(|network| &network.members);
+            let vnics = members.filter_map(|member| vnic_of(member.port));
+            vnics.fold(0, |bits, vnic| {
+                bits | lists.stateful(&vnic.inbound) | lists.stateful(&vnic.outbound)
+            })
+        })
+        .collect();
+    let port_bits = |port: &PortPolicy| {
+        let networks = port.memberships();
+        let bits = networks.fold(0, |bits, (id, _)| bits | by_network[id.index()]);
+        with_errors(bits)
+    };
+    ports
+        .iter()
+        .map(|port| port.as_ref().map_or(0, port_bits))
+        .collect()
+}
+
+/// The classes of which `rules` may allow a frame statefully.
+fn stateful_classes(rules: &[Rule]) -> u16 {
+    let all = trackable_classes();
+    let mut found = 0;
+    for rule in rules
+        .iter()
+        .filter(|rule| rule.action == Action::AllowStateful)
+    {
+        for class in Class::ALL {
+            let bit = 1 << class as u16;
+            if all & !found & bit != 0 && rule.matches.test(&mut Tracer::new(class)) {
+                found |= bit;
+            }
+        }
+        if found == all {
+            break;
+        }
+    }
+    found
+}
+
+fn trackable_classes() -> u16 {
+    let classes = Class::ALL.into_iter().filter(|class| class.trackable());
+    classes.fold(0, |bits, class| bits | 1 << class as u16)
+}
+
+/// ICMP errors answer frames of any class of their family.
+fn with_errors(bits: u16) -> u16 {
+    let family = |classes: &[Class], icmp: Class| {
+        let any = classes.iter().any(|class| bits & 1 << *class as u16 != 0);
+        u16::from(any) << icmp as u16
+    };
+    bits | family(
+        &[Class::Ipv4Tcp, Class::Ipv4Udp, Class::Ipv4Other],
+        Class::Ipv4Icmp,
+    ) | family(
+        &[Class::Ipv6Tcp, Class::Ipv6Udp, Class::Ipv6Other],
+        Class::Ipv6Icmp,
+    )
 }
 
 /// What the bridge reads of every frame.

@@ -490,6 +490,7 @@ pub fn vnic(last: u8, default: Action) -> Vnic {
         mac: mac(last),
         ipv4: vec!["10.0.0.0/24".parse().expect("a prefix")],
         ipv6: vec!["2001:db8::/64".parse().expect("a prefix")],
+        connection_limit: 100,
         checks: SenderChecks::ALL,
         inbound: policy.clone(),
         outbound: policy,

@@ -64,11 +64,13 @@ fn cores(draft: &Draft<'_>, machine: &Machine) {
 /// What does not fit is found out here, and not when memory runs out.
 fn memory(draft: &Draft<'_>, machine: &Machine) {
     const ENTRY_BYTES: u64 = 128;
+    const CONNECTION_BYTES: u64 = 256;
     let entries = draft.workers.flow_cache_entries as u64 * draft.workers.cores.len() as u64;
     let caches = entries * ENTRY_BYTES;
     let tables = mac_tables(draft);
+    let connections = draft.connections.max as u64 * CONNECTION_BYTES;
     let most = machine.memory_bytes / 2;
-    if machine.memory_bytes == 0 || caches + tables <= most {
+    if machine.memory_bytes == 0 || caches + tables + connections <= most {
         return;
     }
     if let Some(section) = draft.workers_section.as_ref().filter(|_| caches > most) {
@@ -90,12 +92,13 @@ fn memory(draft: &Draft<'_>, machine: &Machine) {
     draft.reader.report(
         &largest.section.value_span("mac_limit"),
         format!(
-            "the MAC tables of all networks would take {} MiB and the flow caches {} MiB of this machine's {} MiB",
+            "the MAC tables of all networks would take {} MiB, the flow caches {} MiB and connections {} MiB of this machine's {} MiB",
             tables >> 20,
             caches >> 20,
+            connections >> 20,
             machine.memory_bytes >> 20
         ),
-        "use a lower mac_limit, fewer networks, or fewer flow_cache_entries",
+        "use a lower mac_limit, fewer networks, fewer flow_cache_entries or a lower max of connections",
     );
 }
 

@@ -13,6 +13,7 @@
 //! `docs/config.md` documents it field by field.
 
 mod check;
+pub mod connections;
 mod edit;
 mod port;
 pub mod problem;

@@ -6,12 +6,15 @@ use std::{net::SocketAddr, path::PathBuf, str::FromStr, sync::Arc};
 use ipnet::{Ipv4Net, Ipv6Net};
 use policy::{
     Mac, VlanId,
+    conntrack::table::DEFAULT_LIMIT,
     model::{Action, SenderChecks},
 };
 use toml::de::DeTable;
 
 use super::{
-    Machine, port, rules, schema,
+    Machine,
+    connections::{self, Connections},
+    port, rules, schema,
     section::{At, Reader, Section},
     types::{Acl, Config, Direction, Network, Port, Switch, Vnic, Workers},
 };
@@ -32,6 +35,7 @@ pub(super) struct Draft<'d> {
     pub(super) switch: Switch,
     pub(super) workers: Workers,
     pub(super) workers_section: Option<Section<'d>>,
+    pub(super) connections: Connections,
     pub(super) metrics: Option<SocketAddr>,
     pub(super) networks: Vec<Named<'d, Network>>,
     pub(super) ports: Vec<Named<'d, Port>>,
@@ -48,6 +52,7 @@ impl Draft<'_> {
         Config {
             switch: self.switch,
             workers: self.workers,
+            connections: self.connections,
             metrics: self.metrics,
             networks: values(self.networks),
             ports: values(self.ports),
@@ -69,6 +74,10 @@ pub(super) fn draft<'d>(
         switch: switch(root.section("switch", &schema::SWITCH).as_ref()),
         workers: workers(workers_section.as_ref(), machine),
         workers_section,
+        connections: root
+            .section("connections", &schema::CONNECTIONS)
+            .map(|section| connections::connections(&section))
+            .unwrap_or_default(),
         metrics: root
             .section("metrics", &schema::METRICS)
             .and_then(|section| metrics(&section)),
@@ -195,6 +204,7 @@ fn vnic(section: &Section<'_>, name: &Arc<str>) -> Option<Vnic> {
     let ipv4 = prefixes::<Ipv4Net, std::net::Ipv4Addr>(section, "ipv4");
     let ipv6 = prefixes::<Ipv6Net, std::net::Ipv6Addr>(section, "ipv6");
     let checks = checks(section);
+    let connection_limit = section.integer("connection_limit", 1..=1_u32 << 26);
     let inbound = direction(section, "inbound", Action::Deny);
     let outbound = direction(section, "outbound", Action::Allow);
     Some(Vnic {
@@ -205,6 +215,7 @@ fn vnic(section: &Section<'_>, name: &Arc<str>) -> Option<Vnic> {
         ipv4,
         ipv6,
         checks,
+        connection_limit: connection_limit.unwrap_or(DEFAULT_LIMIT),
         inbound,
         outbound,
     })

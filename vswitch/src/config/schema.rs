@@ -14,7 +14,14 @@ pub struct Schema {
 pub const ROOT: Schema = Schema {
     name: "the configuration",
     fields: &[
-        "switch", "workers", "metrics", "network", "port", "vnic", "acl",
+        "switch",
+        "workers",
+        "connections",
+        "metrics",
+        "network",
+        "port",
+        "vnic",
+        "acl",
     ],
 };
 /// `[switch]`
@@ -26,6 +33,26 @@ pub const SWITCH: Schema = Schema {
 pub const WORKERS: Schema = Schema {
     name: "[workers]",
     fields: &["cores", "busy_poll", "max_sleep_us", "flow_cache_entries"],
+};
+/// `[connections]`
+pub const CONNECTIONS: Schema = Schema {
+    name: "[connections]",
+    fields: &[
+        "max",
+        "tcp_loose",
+        "tcp_syn_sent_s",
+        "tcp_syn_recv_s",
+        "tcp_established_s",
+        "tcp_fin_wait_s",
+        "tcp_close_wait_s",
+        "tcp_last_ack_s",
+        "tcp_time_wait_s",
+        "tcp_close_s",
+        "udp_unreplied_s",
+        "udp_replied_s",
+        "icmp_s",
+        "other_s",
+    ],
 };
 /// `[metrics]`
 pub const METRICS: Schema = Schema {
@@ -130,6 +157,7 @@ pub const VNIC: Schema = Schema {
         "ipv4",
         "ipv6",
         "anti_spoofing",
+        "connection_limit",
         "inbound",
         "outbound",
     ],

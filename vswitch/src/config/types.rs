@@ -13,6 +13,8 @@ use policy::{
     rule::Match,
 };
 
+use super::connections::Connections;
+
 /// The whole desired state.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -20,6 +22,8 @@ pub struct Config {
     pub switch: Switch,
     /// `[workers]`
     pub workers: Workers,
+    /// `[connections]`
+    pub connections: Connections,
     /// `[metrics]`: where Prometheus may ask; `None` is nowhere but on the control socket.
     pub metrics: Option<SocketAddr>,
     /// `[[network]]`, in the order of the file.
@@ -242,6 +246,8 @@ pub struct Vnic {
     pub ipv6: Vec<Ipv6Net>,
     /// What is checked of its frames' senders.
     pub checks: SenderChecks,
+    /// Most connections that it may have opened at once.
+    pub connection_limit: u32,
     /// Policy for frames to it.
     pub inbound: Direction,
     /// Policy for frames from it.

@@ -337,5 +337,7 @@ impl Control {
 fn compile(hands: &mut Hands, config: &Config) -> Result<Snapshot, ControlError> {
     let model = compile::model(config, &mut hands.ids).ok_or(ControlError::TooMany)?;
     hands.epoch += 1;
-    Snapshot::compile(&model, Epoch(hands.epoch)).map_err(ControlError::Compile)
+    Snapshot::compile(&model, Epoch(hands.epoch))
+        .map(|snapshot| snapshot.with_connections(config.connections.settings))
+        .map_err(ControlError::Compile)
 }

@@ -107,6 +107,7 @@ fn vnic(vnic: &Vnic, acls: &Acls<'_>) -> model::Vnic {
         mac: vnic.mac,
         ipv4: vnic.ipv4.clone(),
         ipv6: vnic.ipv6.clone(),
+        connection_limit: vnic.connection_limit,
         checks: vnic.checks,
         inbound: direction(&vnic.inbound),
         outbound: direction(&vnic.outbound),

@@ -15,7 +15,7 @@ use crate::config::{
 pub struct Change {
     /// `added`, `removed` or `changed`.
     pub change: ChangeKind,
-    /// `network`, `port`, `vnic` or `acl`.
+    /// `network`, `port`, `vnic`, `acl` or `connections`.
     pub kind: String,
     /// Its name.
     pub name: String,
@@ -85,6 +85,15 @@ pub fn changes(running: &Config, wanted: &Config) -> Vec<Change> {
         |a| &a.name,
         acl,
     );
+    let details = connections(running, wanted);
+    if !details.is_empty() {
+        changes.push(Change {
+            change: ChangeKind::Changed,
+            kind: "connections".into(),
+            name: "all".into(),
+            details,
+        });
+    }
     changes
 }
 
@@ -118,6 +127,17 @@ pub fn needs_restart(running: &Config, wanted: &Config) -> Vec<String> {
     );
     for detail in details.drain(..) {
         reasons.push(format!("[workers] {detail}: workers are made at start"));
+    }
+    field(
+        &mut details,
+        "max",
+        &running.connections.max,
+        &wanted.connections.max,
+    );
+    for detail in details.drain(..) {
+        reasons.push(format!(
+            "[connections] {detail}: the table is made at start"
+        ));
     }
     field(
         &mut details,
@@ -274,8 +294,22 @@ fn vnic(old: &Vnic, new: &Vnic) -> Vec<String> {
     field(&mut details, "ipv4", &old.ipv4, &new.ipv4);
     field(&mut details, "ipv6", &old.ipv6, &new.ipv6);
     field(&mut details, "anti_spoofing", &old.checks, &new.checks);
+    field(
+        &mut details,
+        "connection_limit",
+        &old.connection_limit,
+        &new.connection_limit,
+    );
     field(&mut details, "inbound", &old.inbound, &new.inbound);
     field(&mut details, "outbound", &old.outbound, &new.outbound);
+    details
+}
+
+fn connections(running: &Config, wanted: &Config) -> Vec<String> {
+    let mut details = Vec::new();
+    let (old, new) = (&running.connections.settings, &wanted.connections.settings);
+    field(&mut details, "tcp_loose", &old.tcp_loose, &new.tcp_loose);
+    field(&mut details, "timeouts", &old.timeouts, &new.timeouts);
     details
 }
 

@@ -120,6 +120,7 @@ fn settings(config: &Config, busy_poll: bool) -> Settings {
         busy_poll: busy_poll || config.workers.busy_poll,
         max_sleep_us: config.workers.max_sleep_us,
         flow_cache_entries: config.workers.flow_cache_entries,
+        connections_max: config.connections.max,
     }
 }
 

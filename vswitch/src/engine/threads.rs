@@ -93,7 +93,10 @@ pub(super) fn start_worker(
     })
 }
 
-/// Ages the MAC tables, once a second.
+/// In how many seconds all connections are looked at once.
+const SWEEP_S: u32 = 4;
+
+/// Ages the MAC tables and sweeps a part of the connections, once a second.
 pub(super) fn start_housekeeper(
     shared: Arc<Shared>,
 ) -> Result<(Sender<()>, JoinHandle<()>), EngineError> {
@@ -106,7 +109,11 @@ pub(super) fn start_housekeeper(
                 .is_err_and(|e| e.is_timeout())
             {
                 let now_ns = shared.clock.ns_at(pmd::clock::cycles());
-                shared.bridge.age((now_ns / 1_000_000_000) as u32);
+                let now_s = (now_ns / 1_000_000_000) as u32;
+                shared.bridge.age(now_s);
+                let bundle = shared.current.load();
+                let timeouts = &bundle.snapshot.connections().timeouts;
+                shared.connections.sweep(SWEEP_S, timeouts, now_s);
             }
         })
         .map_err(|source| EngineError::System {

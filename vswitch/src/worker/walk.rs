@@ -5,7 +5,7 @@
 //! what the next one needs; frames of one flow leave in the order in which they came.
 
 use pmd::{BURST, Burst, Frame, PartialChecksum, TxPlan};
-use policy::{Class, Denial, DropReason, FlowKey, key::shape, parse::Parsed};
+use policy::{Class, Denial, DropReason, FlowKey, conntrack::Token, key::shape, parse::Parsed};
 
 use crate::{
     budget::Budget,
@@ -268,10 +268,11 @@ impl Walk<'_> {
         let inputs = Inputs {
             snapshot: &self.bundle.snapshot,
             bridge,
+            connections: &self.shared.connections,
             now_s: self.now.s,
         };
         let decision = self.slow_path.resolve(inputs, frame.head(), parsed);
-        if decision.cacheable {
+        if decision.cacheable && decision.token == Token::UNTRACKED {
             let Decision {
                 verdict,
                 network,

@@ -113,6 +113,7 @@ pub(crate) fn vnic(mac: Mac) -> Vnic {
         mac,
         ipv4: Vec::new(),
         ipv6: Vec::new(),
+        connection_limit: 1000,
         checks: SenderChecks::ALL,
         inbound: direction(Action::Allow, []),
         outbound: direction(Action::Allow, []),

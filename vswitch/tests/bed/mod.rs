@@ -12,7 +12,7 @@ mod rx;
 use std::sync::{Arc, OnceLock};
 
 use pmd::{fault, memory};
-use policy::{DropReason, Epoch, PortId, RuleId, Snapshot, model::Model};
+use policy::{DropReason, Epoch, PortId, RuleId, Snapshot, conntrack::Connections, model::Model};
 use vswitch::{
     counters::PortCounts,
     flow_cache::FlowCache,
@@ -39,6 +39,9 @@ const SECRET: [u64; 8] = [
     0x3f84_d5b5_b547_0917,
 ];
 
+/// Keys the connections' hash.
+const CONNECTIONS_SECRET: [u64; 6] = [3, 14, 159, 2653, 58979, 323_846];
+
 /// How the switch is built.
 #[derive(Clone, Debug)]
 pub(crate) struct Options {
@@ -46,6 +49,8 @@ pub(crate) struct Options {
     pub(crate) cache_entries: usize,
     /// Workers; port number p belongs to worker p modulo their number.
     pub(crate) workers: usize,
+    /// Most connections.
+    pub(crate) connections: usize,
     /// How memory ports are made.
     pub(crate) port: memory::Config,
     /// Ports whose driver misbehaves.
@@ -57,6 +62,7 @@ impl Default for Options {
         Self {
             cache_entries: 256,
             workers: 1,
+            connections: 1024,
             port: memory::Config {
                 slots: 128,
                 max_frame_bytes: 512,
@@ -101,7 +107,10 @@ impl Bed {
     }
 
     pub(crate) fn with(model: &Model, options: Options) -> Self {
-        let shared = Arc::new(Shared::new(clock()));
+        let shared = Arc::new(Shared::new(
+            clock(),
+            Connections::new(options.connections, CONNECTIONS_SECRET),
+        ));
         let worker = |id| Worker::new(id, Arc::clone(&shared), options.cache_entries, SECRET);
         let mut bed = Self {
             workers: (0..options.workers).map(worker).collect(),

@@ -124,7 +124,7 @@ impl Replay {
     }
 }
 
-fn captures(folder: &Path, found: &mut Vec<PathBuf>) {
+pub(crate) fn captures(folder: &Path, found: &mut Vec<PathBuf>) {
     let entries = std::fs::read_dir(folder).expect("a readable folder");
     for entry in entries {
         let path = entry.expect("a readable folder").path();

@@ -196,6 +196,11 @@ fn the_universe_is_no_desert() {
         DropReason::TxFull,
         DropReason::TooBig,
         DropReason::PortDown,
+        // The reference knows no connections, so no rule allows anything statefully.
+        DropReason::ConnectionInvalid,
+        DropReason::ConnectionLimit,
+        DropReason::ConnectionTableFull,
+        DropReason::FragmentUnknown,
     ];
     for reason in DropReason::ALL {
         let met = seen.contains_key(reason.name());

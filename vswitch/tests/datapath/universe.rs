@@ -164,7 +164,6 @@ fn some_vnic() -> impl Strategy<Value = Vnic> {
 fn action() -> impl Strategy<Value = Action> {
     prop_oneof![
         4 => Just(Action::Allow),
-        1 => Just(Action::AllowStateful),
         2 => Just(Action::Deny),
         1 => Just(Action::Reject),
     ]
