@@ -13,8 +13,8 @@
 //!
 //! Rooms: [`ids`] and [`key`] (words), [`parse`](mod@parse) (frame to key), [`checksum`] (unfinished
 //! checksums), [`model`] (the desired state), [`reader`], [`rule`], [`acl`] (rule lists),
-//! [`sender`] (anti-spoofing), [`conntrack`] (connections), [`snapshot`] (the compiled state), [`denial`] (why a frame was
-//! dropped).
+//! [`sender`] (anti-spoofing), [`conntrack`] (connections), [`snapshot`] (the compiled state),
+//! [`denial`] (why a frame was dropped), [`reject`] (what its sender is told).
 #![forbid(unsafe_code)]
 
 pub mod acl;
@@ -26,6 +26,7 @@ pub mod key;
 pub mod model;
 pub mod parse;
 pub mod reader;
+pub mod reject;
 pub mod rule;
 pub mod sender;
 pub mod snapshot;
