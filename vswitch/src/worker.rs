@@ -127,9 +127,9 @@ impl Worker {
             generations: self.shared.bridge.generations(),
         };
         let lists = &self.slow_path.lists;
-        self.cache
-            .scan(from, count, now)
-            .filter(|entry| is_good(&entry.verdict, lists))
+        self.cache.scan(from, count, now).filter(|entry| {
+            is_good(&entry.verdict, lists) && self.shared.connections.stands(entry.token())
+        })
     }
 
     /// What is in force, read once a turn, so that no frame meets half of a change.

@@ -41,17 +41,27 @@ impl Segment {
     #[inline]
     pub fn read(head: &[u8], parsed: &Parsed) -> Option<Self> {
         let (l3, l4) = (usize::from(parsed.l3_offset), usize::from(parsed.l4_offset));
+        if parsed.class == Class::Ipv4Tcp {
+            Self::read_at::<false>(head, l3, l4)
+        } else {
+            Self::read_at::<true>(head, l3, l4)
+        }
+    }
+
+    /// The same, where the headers begin at `l3` and `l4`.
+    #[inline(always)]
+    pub fn read_at<const IPV6: bool>(head: &[u8], l3: usize, l4: usize) -> Option<Self> {
         let tcp = head.get(l4..)?.first_chunk::<16>()?;
         let header_len = u32::from(tcp[12] >> 4) * 4;
-        let l4_len = if parsed.class == Class::Ipv4Tcp {
-            let ip = head.get(l3..)?.first_chunk::<4>()?;
-            let total_len = u32::from(u16::from_be_bytes([ip[2], ip[3]]));
-            total_len.wrapping_sub((l4 - l3) as u32)
-        } else {
+        // From the start of IP to the end of its packet.
+        let ip_len = if IPV6 {
             let ip = head.get(l3..)?.first_chunk::<6>()?;
-            let payload_len = u32::from(u16::from_be_bytes([ip[4], ip[5]]));
-            (payload_len + 40).wrapping_sub((l4 - l3) as u32)
+            u32::from(u16::from_be_bytes([ip[4], ip[5]])) + 40
+        } else {
+            let ip = head.get(l3..)?.first_chunk::<4>()?;
+            u32::from(u16::from_be_bytes([ip[2], ip[3]]))
         };
+        let l4_len = ip_len.wrapping_sub(l4.wrapping_sub(l3) as u32);
         Some(Self {
             seq: u32::from_be_bytes([tcp[4], tcp[5], tcp[6], tcp[7]]),
             ack: u32::from_be_bytes([tcp[8], tcp[9], tcp[10], tcp[11]]),

@@ -289,11 +289,11 @@ impl Connections {
             + stripes
     }
 
-    /// The line that a hit on `token` reads first, where it is a connection's.
+    /// The lines that a hit on `token` reads, where it is a connection's.
     #[inline]
-    pub fn line(&self, token: Token) -> Option<&Line> {
-        let (slot, direction) = token.slot()?;
-        Some(&self.lines.get(slot)?.0[direction as usize])
+    pub fn lines(&self, token: Token) -> Option<&[Line; 2]> {
+        let (slot, _) = token.slot()?;
+        Some(&self.lines.get(slot)?.0)
     }
 
     /// Whether a token still says what is true. No lock is taken.
