@@ -106,6 +106,36 @@ pub fn render(stats: &Stats, ports: &[Port]) -> String {
         let up = u8::from(port.state == "up");
         out.sample("vswitch_port_up", &[("port", &port.name)], up);
     }
+    let connections = &stats.connections;
+    for (name, help, kind, value) in [
+        (
+            "vswitch_connections",
+            "Connections there are.",
+            "gauge",
+            u64::from(connections.live),
+        ),
+        (
+            "vswitch_connections_max",
+            "Most connections there can be.",
+            "gauge",
+            u64::from(connections.max),
+        ),
+        (
+            "vswitch_connections_opened_total",
+            "Connections opened.",
+            "counter",
+            connections.opened,
+        ),
+        (
+            "vswitch_connections_expired_total",
+            "Connections forgotten because no frame came.",
+            "counter",
+            connections.expired,
+        ),
+    ] {
+        out.family(name, help, kind);
+        out.sample(name, &[], value);
+    }
     let name = "vswitch_port_reattached_total";
     out.family(
         name,

@@ -17,6 +17,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
+use policy::conntrack::{Exported, transfer::Imported};
 use serde::Deserialize;
 use utoipa::{IntoParams, OpenApi};
 
@@ -43,6 +44,10 @@ pub const ROUTES: &[(&str, &str)] = &[
     ("post", "/v1/queues/assign"),
     ("get", "/v1/macs"),
     ("get", "/v1/flows"),
+    ("get", "/v1/connections"),
+    ("post", "/v1/connections/flush"),
+    ("get", "/v1/vms/{vm}/connections"),
+    ("put", "/v1/vms/{vm}/connections"),
     ("get", "/v1/drops"),
     ("get", "/v1/stats"),
     ("get", "/v1/config"),
@@ -65,6 +70,10 @@ pub const ROUTES: &[(&str, &str)] = &[
         assign,
         macs,
         flows,
+        connections,
+        flush_connections,
+        export_connections,
+        import_connections,
         drops,
         stats,
         config_text,
@@ -91,6 +100,14 @@ pub fn router(control: Arc<Control>) -> Router {
         .route("/v1/queues/assign", post(assign))
         .route("/v1/macs", get(macs))
         .route("/v1/flows", get(flows))
+        .route("/v1/connections", get(connections))
+        .route("/v1/connections/flush", post(flush_connections))
+        .route(
+            "/v1/vms/{vm}/connections",
+            get(export_connections)
+                .put(import_connections)
+                .layer(DefaultBodyLimit::max(MOST_EXPORTED_BYTES)),
+        )
         .route("/v1/drops", get(drops))
         .route("/v1/stats", get(stats))
         .route("/v1/config", get(config_text))
@@ -303,6 +320,92 @@ async fn flows(State(control): Shared, Query(query): Query<Limit>) -> Answer<Vec
     apart(control, move |control| control.flows(limit))
         .await
         .map(Json)
+}
+
+/// The largest import: some hundred thousand connections.
+const MOST_EXPORTED_BYTES: usize = 128 << 20;
+
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+struct Chosen {
+    /// Of this VM only.
+    vm: Option<String>,
+    /// Of this port only.
+    port: Option<String>,
+    /// At most so many; 1000 when absent.
+    limit: Option<usize>,
+}
+
+/// Connections
+#[utoipa::path(get, path = "/v1/connections", params(Chosen),
+    responses((status = 200, body = [types::Connection]), (status = 404, body = types::Failure)))]
+async fn connections(
+    State(control): Shared,
+    Query(query): Query<Chosen>,
+) -> Answer<Vec<types::Connection>> {
+    let limit = query.limit.unwrap_or(1000).min(1 << 20);
+    apart(control, move |control| {
+        control.connections(query.vm.as_deref(), query.port.as_deref(), limit)
+    })
+    .await
+    .map(Json)
+}
+
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+struct FlushQuery {
+    /// Those of this VM.
+    vm: Option<String>,
+    /// All.
+    #[serde(default)]
+    all: bool,
+}
+
+/// Forgets connections, of one VM or all
+#[utoipa::path(post, path = "/v1/connections/flush", params(FlushQuery),
+    responses((status = 200, body = types::Flushed), (status = 400, body = types::Failure), (status = 404, body = types::Failure)))]
+async fn flush_connections(
+    State(control): Shared,
+    Query(query): Query<FlushQuery>,
+) -> Answer<types::Flushed> {
+    if query.vm.is_some() == query.all {
+        return Err(Error::new(
+            StatusCode::BAD_REQUEST,
+            "say vm=NAME or all=true",
+        ));
+    }
+    apart(control, move |control| {
+        control.flush_connections(query.vm.as_deref())
+    })
+    .await
+    .map(Json)
+}
+
+/// A VM's connections, for another host
+#[utoipa::path(get, path = "/v1/vms/{vm}/connections", params(("vm" = String, Path)),
+    responses((status = 200, description = "As docs/connections.md describes it"), (status = 404, body = types::Failure)))]
+async fn export_connections(State(control): Shared, Path(vm): Path<String>) -> Answer<Exported> {
+    apart(control, move |control| control.export_connections(&vm))
+        .await
+        .map(Json)
+}
+
+/// Takes over a VM's connections from another host
+#[utoipa::path(put, path = "/v1/vms/{vm}/connections", params(("vm" = String, Path)), request_body(content = String, content_type = "application/json"),
+    responses((status = 200, description = "How many were imported, present and refused"), (status = 400, body = types::Failure), (status = 404, body = types::Failure), (status = 409, body = types::Failure)))]
+async fn import_connections(
+    State(control): Shared,
+    Path(vm): Path<String>,
+    body: String,
+) -> Answer<Imported> {
+    apart(control, move |control| {
+        let exported = serde_json::from_str(&body).map_err(|error| {
+            ControlError::Refused(format!("the body is no export of connections: {error}"))
+        })?;
+        control.import_connections(&vm, &exported)
+    })
+    .await
+    .map(Json)
 }
 
 /// Drops by port, reason and rule

@@ -221,6 +221,57 @@ pub struct Stats {
     pub removed_ports: PortCounts,
     /// By worker.
     pub workers: Vec<Worker>,
+    /// Of connection tracking.
+    pub connections: ConnectionStats,
+}
+
+/// What connection tracking counts.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ConnectionStats {
+    /// Connections there are.
+    pub live: u32,
+    /// Most there can be.
+    pub max: u32,
+    /// Connections opened since start.
+    pub opened: u64,
+    /// Of those, forgotten because no frame came.
+    pub expired: u64,
+}
+
+/// A connection.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Connection {
+    /// Its network.
+    pub network: String,
+    /// `tcp`, `udp`, `icmp`, or the protocol's number.
+    pub protocol: String,
+    /// Who opened it.
+    pub src: String,
+    /// From which port; the identifier of an ICMP echo; 0 where there is none.
+    pub src_port: u16,
+    /// To whom.
+    pub dst: String,
+    /// To which port, the same way.
+    pub dst_port: u16,
+    /// Of TCP as in RFC 9293, else `unreplied` or `replied`.
+    pub state: String,
+    /// The port of the frame that opened it; absent when it came from another host.
+    pub port: Option<String>,
+    /// The port whose vNIC's `connection_limit` it counts against.
+    pub counts_against: Option<String>,
+    /// Seconds since it was opened.
+    pub age_s: u32,
+    /// Seconds since its last frame.
+    pub idle_s: u32,
+    /// Seconds until it is forgotten, if no frame comes.
+    pub left_s: u32,
+}
+
+/// What a flush did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Flushed {
+    /// Connections that were forgotten.
+    pub connections: u32,
 }
 
 /// The running configuration.

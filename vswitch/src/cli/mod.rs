@@ -83,6 +83,9 @@ enum Command {
     /// Move receive queues between workers
     #[command(subcommand)]
     Queue(Queue),
+    /// Forget connections, or carry a VM's to another host
+    #[command(subcommand)]
+    Connections(Connections),
     /// Look at this machine: what is there, what is missing, what to do
     Doctor {
         /// Look at the interfaces of this configuration only
@@ -122,6 +125,18 @@ enum Show {
         #[arg(long, default_value_t = 1000)]
         limit: usize,
     },
+    /// Connections
+    Connections {
+        /// Of this VM only
+        #[arg(long)]
+        vm: Option<String>,
+        /// Of this port only
+        #[arg(long)]
+        port: Option<String>,
+        /// At most so many
+        #[arg(long, default_value_t = 1000)]
+        limit: usize,
+    },
     /// Dropped frames by port, reason and rule
     Drops,
     /// The running configuration
@@ -153,6 +168,32 @@ enum Queue {
         queue: usize,
         /// The worker's number
         worker: usize,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum Connections {
+    /// Forget connections: their next frames are judged anew
+    #[command(group = clap::ArgGroup::new("which").required(true))]
+    Flush {
+        /// Those of this VM
+        #[arg(long, group = "which")]
+        vm: Option<String>,
+        /// All
+        #[arg(long, group = "which")]
+        all: bool,
+    },
+    /// Write a VM's connections to standard output, for another host
+    Export {
+        /// The VM
+        vm: String,
+    },
+    /// Take over a VM's connections from another host
+    Import {
+        /// The VM
+        vm: String,
+        /// What was exported; `-` reads standard input
+        file: PathBuf,
     },
 }
 
@@ -198,6 +239,7 @@ impl Cli {
                 queue,
                 worker,
             }) => assign(&shared, port, queue, worker)?,
+            Command::Connections(connections) => connections.execute(&shared)?,
             Command::Doctor { config } => return diagnose(&shared, config),
             Command::Completions { shell } => {
                 let mut script = Vec::new();
@@ -366,6 +408,15 @@ impl Show {
                 let path = format!("/v1/flows?limit={limit}");
                 shared.get::<Vec<_>>(&path, |rows| tables::flows(rows))
             }
+            Self::Connections { vm, port, limit } => {
+                let mut path = format!("/v1/connections?limit={limit}");
+                for (name, value) in [("vm", vm), ("port", port)] {
+                    if let Some(value) = value {
+                        let _ = write!(path, "&{name}={}", client::percent_encoded(&value));
+                    }
+                }
+                shared.get::<Vec<_>>(&path, |rows| tables::connections(rows))
+            }
             Self::Drops => shared.get::<Vec<_>>("/v1/drops", |rows| tables::drops(rows)),
             Self::Config => shared.get("/v1/config", |config: &types::Config| config.text.clone()),
         }
@@ -383,6 +434,45 @@ impl Port {
             }
         }?;
         shared.show::<Applied>(&body, tables::applied)
+    }
+}
+
+impl Connections {
+    fn execute(self, shared: &Shared) -> anyhow::Result<()> {
+        let client = shared.client();
+        let of = |vm: &str| format!("/v1/vms/{}/connections", client::percent_encoded(vm));
+        match self {
+            Self::Flush { vm, .. } => {
+                let which = vm.map_or_else(
+                    || "all=true".to_owned(),
+                    |vm| format!("vm={}", client::percent_encoded(&vm)),
+                );
+                let path = format!("/v1/connections/flush?{which}");
+                let body = client.request("POST", &path, None)?;
+                shared.show(&body, |flushed: &types::Flushed| {
+                    format!("{} connections forgotten", flushed.connections)
+                })
+            }
+            Self::Export { vm } => print(&client.request("GET", &of(&vm), None)?),
+            Self::Import { vm, file } => {
+                let text = if file.as_os_str() == "-" {
+                    std::io::read_to_string(std::io::stdin())?
+                } else {
+                    std::fs::read_to_string(&file)
+                        .with_context(|| format!("cannot read {}", file.display()))?
+                };
+                let body = client.request("PUT", &of(&vm), Some(text))?;
+                shared.show(&body, |done: &serde_json::Value| {
+                    let count = |name: &str| done.get(name).map_or(0, |n| n.as_u64().unwrap_or(0));
+                    format!(
+                        "{} connections imported, {} were there already, {} refused",
+                        count("imported"),
+                        count("present"),
+                        count("refused")
+                    )
+                })
+            }
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use comfy_table::{CellAlignment, Table, presets};
 
 use crate::{
-    api::types::{Drop, Flow, Mac, Port, PortCounts, Queue, Stats, Worker},
+    api::types::{Connection, Drop, Flow, Mac, Port, PortCounts, Queue, Stats, Worker},
     control::Applied,
     doctor::{Finding, Status},
 };
@@ -262,6 +262,43 @@ pub(super) fn flows(flows: &[Flow]) -> String {
         ],
         &rows,
         "The flow caches are empty.",
+    )
+}
+
+pub(super) fn connections(connections: &[Connection]) -> String {
+    let end = |address: &str, port: u16| match port {
+        0 => address.to_owned(),
+        port if address.contains(':') => format!("[{address}]:{port}"),
+        port => format!("{address}:{port}"),
+    };
+    let rows: Vec<_> = connections
+        .iter()
+        .map(|row| {
+            vec![
+                row.network.clone(),
+                row.protocol.clone(),
+                end(&row.src, row.src_port),
+                end(&row.dst, row.dst_port),
+                row.state.clone(),
+                row.port.clone().unwrap_or_default(),
+                format!("{} s", row.idle_s),
+                format!("{} s", row.left_s),
+            ]
+        })
+        .collect();
+    table(
+        &[
+            ("NETWORK", TEXT),
+            ("PROTOCOL", TEXT),
+            ("FROM", TEXT),
+            ("TO", TEXT),
+            ("STATE", TEXT),
+            ("OPENED AT", TEXT),
+            ("IDLE", NUMBER),
+            ("LEFT", NUMBER),
+        ],
+        &rows,
+        "There are no connections.",
     )
 }
 

@@ -2,7 +2,7 @@
 //! one.
 
 use pmd::Health;
-use policy::{Epoch, PortId, snapshot::Snapshot};
+use policy::{Epoch, PortId, conntrack::Connections, snapshot::Snapshot};
 
 use crate::{
     bridge::MacRow,
@@ -30,6 +30,8 @@ pub trait Datapath: Send + Sync {
     fn macs(&self) -> Vec<MacRow>;
     fn flows(&self, limit: usize) -> Result<Vec<FlowRow>, EngineError>;
     fn drops(&self) -> Vec<DropRow>;
+    fn connections(&self) -> &Connections;
+    fn now_s(&self) -> u32;
     fn epoch(&self) -> Epoch;
     fn alive(&self) -> bool;
     fn stop(self: Box<Self>);
@@ -71,6 +73,12 @@ impl Datapath for Engine {
     }
     fn drops(&self) -> Vec<DropRow> {
         Engine::drops(self)
+    }
+    fn connections(&self) -> &Connections {
+        Engine::connections(self)
+    }
+    fn now_s(&self) -> u32 {
+        Engine::now_s(self)
     }
     fn epoch(&self) -> Epoch {
         Engine::epoch(self)

@@ -17,6 +17,7 @@
 
 mod apply;
 mod compile;
+mod connections;
 mod datapath;
 pub mod diff;
 mod drivers;

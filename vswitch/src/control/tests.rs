@@ -10,7 +10,7 @@ use std::{
 
 use parking_lot::Mutex;
 use pmd::{Health, OpenError};
-use policy::{Epoch, PortId, snapshot::Snapshot};
+use policy::{Epoch, PortId, conntrack::Connections, snapshot::Snapshot};
 
 use super::{Control, ControlError, Datapath, Origin};
 use crate::{
@@ -131,6 +131,13 @@ impl Datapath for FakeDatapath {
             denial,
             frames: 3,
         }]
+    }
+    fn connections(&self) -> &Connections {
+        static NOTHING: std::sync::OnceLock<Connections> = std::sync::OnceLock::new();
+        NOTHING.get_or_init(|| Connections::new(16, [1; 6]))
+    }
+    fn now_s(&self) -> u32 {
+        0
     }
     fn epoch(&self) -> Epoch {
         Epoch(self.0.lock().epoch)

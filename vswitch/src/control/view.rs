@@ -129,12 +129,19 @@ impl Control {
             name,
             counts: counts_row(self.datapath.port_counts(id)),
         });
+        let table = self.datapath.connections();
         types::Stats {
             epoch: self.datapath.epoch().0,
             uptime_s: self.started.elapsed().as_secs(),
             ports: ports.collect(),
             removed_ports: counts_row(self.datapath.retired_counts()),
             workers: self.workers(),
+            connections: types::ConnectionStats {
+                live: table.len(),
+                max: table.capacity(),
+                opened: table.opened(),
+                expired: table.expired(),
+            },
         }
     }
 
@@ -167,7 +174,7 @@ impl Control {
         }
     }
 
-    fn port_names(&self) -> HashMap<PortId, String> {
+    pub(super) fn port_names(&self) -> HashMap<PortId, String> {
         let state = self.state.read();
         let ports = state.ports.iter();
         ports

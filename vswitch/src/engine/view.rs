@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use policy::{Denial, DropReason, Epoch, PortId};
+use policy::{Denial, DropReason, Epoch, PortId, conntrack::Connections};
 
 use super::{Engine, EngineError, PATIENCE};
 use crate::{
@@ -169,7 +169,13 @@ impl Engine {
         })
     }
 
-    fn now_s(&self) -> u32 {
+    /// The connections of all workers.
+    pub fn connections(&self) -> &Connections {
+        &self.shared.connections
+    }
+
+    /// The time that connections and addresses are aged by, in seconds of the clock.
+    pub fn now_s(&self) -> u32 {
         (self.shared.clock.ns_at(pmd::clock::cycles()) / 1_000_000_000) as u32
     }
 }
