@@ -69,6 +69,9 @@ struct Walk {
     /// Make every frame the first of a new flow
     #[arg(long)]
     miss: bool,
+    /// TCP that the rules allow statefully: every flow is a connection
+    #[arg(long)]
+    stateful: bool,
     /// Measured time
     #[arg(long, value_name = "S", default_value_t = 5.0)]
     seconds: f64,
@@ -203,6 +206,7 @@ fn main() -> anyhow::Result<()> {
                 rules: walk.rules,
                 size_bytes: walk.size,
                 miss: walk.miss,
+                stateful: walk.stateful,
                 seconds: walk.seconds,
                 cache_entries: walk.cache_entries,
                 core: walk.core,

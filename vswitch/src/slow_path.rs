@@ -132,6 +132,8 @@ impl SlowPath {
         let network = admit(port, head, parsed)?;
         let (snapshot, connections) = (inputs.snapshot, inputs.connections);
         let mut trail = Trail::begin(snapshot, connections, network, inputs.now_s, head, parsed);
+        let stray = trail.check_fragment();
+        stray.inspect_err(|_| decision.cacheable = false)?;
         if let Some(vnic) = &port.vnic {
             let judged = trail.judge_sender(vnic, &parsed.key);
             judged.inspect_err(|_| decision.rest_on(trail.refused(snapshot)))?;
@@ -155,13 +157,13 @@ impl SlowPath {
         (decision.network, decision.generation) = (network.id, passage.generation);
         let route = route(snapshot, network, port, parsed, passage.target);
         let route = route.inspect_err(|_| decision.rest_on(trail.refused(snapshot)))?;
-        let (verdict, passes, owner) = match route {
+        let (verdict, passes, to, owner) = match route {
             Route::One(to, tag) => {
                 decision.cost += 1;
                 let destination = self.destination(snapshot, to, tag, parsed, &mut trail);
                 let owner = trail::owner(snapshot, port, std::iter::once(to));
                 let passes = destination.denied.is_none();
-                (Verdict::Unicast(destination), passes, owner)
+                (Verdict::Unicast(destination), passes, Some(to), owner)
             }
             Route::Flood { kind, cacheable } => {
                 decision.cacheable &= cacheable;
@@ -171,10 +173,10 @@ impl SlowPath {
                 let takers = || destinations.iter().filter(|to| to.denied.is_none());
                 let owner = trail::owner(snapshot, port, takers().map(|to| to.port));
                 let passes = takers().next().is_some();
-                (Verdict::Flood(kind, list), passes, owner)
+                (Verdict::Flood(kind, list), passes, None, owner)
             }
         };
-        match trail.settle(passes, &parsed.key, owner) {
+        match trail.settle(passes, to, &parsed.key, owner) {
             Ok(footing) => {
                 decision.rest_on(footing);
                 Ok(verdict)

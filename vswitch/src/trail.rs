@@ -9,6 +9,8 @@
 //!        └─► Related ─ the same, for an ICMP error about a member        (never kept)
 //! ```
 //!
+//! A later fragment, which has no ports, goes where the first of its packet was let through.
+//!
 //! What must hold: a connection permits what today's rules allow statefully of the frame that
 //! opened it, each side for itself. A side that allows that no more, or never did, judges the
 //! frame itself.
@@ -17,10 +19,12 @@ use policy::{
     Denial, DropReason, FlowKey, NetworkId, PortId,
     conntrack::{
         Connections, Direction, Found, Probe, Settings, Sought, Token, Tuple, Zone,
+        fragments::{FragmentKey, Grant},
         packet::flags,
         table::{DEFAULT_LIMIT, Opening},
         tcp::{Step, Tcp},
     },
+    key::shape,
     parse::Parsed,
     reader::Exact,
     snapshot::{PortPolicy, Snapshot, VnicPolicy},
@@ -35,6 +39,10 @@ enum Known {
     Absent(Token),
     /// It belongs to this one.
     Member(Found),
+    /// It is a later fragment of a packet whose first was let through.
+    Follower(Grant),
+    /// It is a later fragment of none.
+    Stray,
     /// It is an ICMP error about a frame of this one, which went in the direction given.
     Related(Found, Tuple),
 }
@@ -47,6 +55,8 @@ pub(crate) struct Trail<'a> {
     zone: Zone,
     now_s: u32,
     probe: Option<Probe>,
+    /// Of a fragment.
+    fragment: Option<FragmentKey>,
     known: Known,
     /// A rule allowed the frame itself statefully.
     wanted: bool,
@@ -78,13 +88,21 @@ impl<'a> Trail<'a> {
             zone: network.into(),
             now_s,
             probe: None,
+            fragment: None,
             known: Known::Nothing,
             wanted: false,
             committed: false,
         };
         if snapshot.tracks(parsed.key.ingress(), parsed.class) {
+            trail.fragment = FragmentKey::read(trail.zone, head, parsed);
             trail.probe = Probe::read(head, parsed);
-            trail.known = trail.seek(&parsed.key);
+            trail.known = if parsed.key.has(shape::LATER_FRAGMENT) {
+                let follow = |key| connections.fragments().follow(&key, now_s);
+                let grant = trail.fragment.and_then(follow);
+                grant.map_or(Known::Stray, Known::Follower)
+            } else {
+                trail.seek(&parsed.key)
+            };
         }
         trail
     }
@@ -120,16 +138,25 @@ impl<'a> Trail<'a> {
         }
     }
 
+    /// Refuses a fragment that nothing can be known of.
+    pub(crate) fn check_fragment(&self) -> Result<(), Denial> {
+        match self.known {
+            Known::Stray => Err(Denial::new(DropReason::FragmentUnknown)),
+            _ => Ok(()),
+        }
+    }
+
     /// Judges a frame from a vNIC.
     pub(crate) fn judge_sender(&mut self, vnic: &VnicPolicy, key: &FlowKey) -> Result<(), Denial> {
         let permitted = match &self.known {
+            Known::Follower(_) => return Ok(()),
             Known::Member(found) => permits(vnic, key.ingress(), found.direction, &found.opener),
             // A router on the way may send it too; that one's own rules judge it.
             Known::Related(found, about) if comes_from_end(key, about) => {
                 let side = found.direction.reverse();
                 permits(vnic, key.ingress(), side, &found.opener)
             }
-            Known::Related(..) | Known::Absent(_) | Known::Nothing => false,
+            Known::Related(..) | Known::Absent(_) | Known::Nothing | Known::Stray => false,
         };
         if permitted {
             self.committed = true;
@@ -150,7 +177,8 @@ impl<'a> Trail<'a> {
         let direction = match &self.known {
             Known::Member(found) => Some((found.direction.reverse(), &found.opener)),
             Known::Related(found, _) => Some((found.direction, &found.opener)),
-            Known::Absent(_) | Known::Nothing => None,
+            Known::Follower(grant) if grant.to == Some(to) => return Ok(()),
+            Known::Absent(_) | Known::Nothing | Known::Follower(_) | Known::Stray => None,
         };
         // The receiver is the side that sends in the other direction.
         if direction.is_some_and(|(side, opener)| permits(vnic, to, side, opener)) {
@@ -192,6 +220,25 @@ impl<'a> Trail<'a> {
     pub(crate) fn settle(
         &mut self,
         passes: bool,
+        to: Option<PortId>,
+        key: &FlowKey,
+        owner: Option<&PortPolicy>,
+    ) -> Result<Footing, Denial> {
+        let mut footing = self.settle_connection(passes, key, owner)?;
+        if let Some(fragment) = self.fragment {
+            if passes && key.has(shape::FIRST_FRAGMENT) {
+                let fragments = self.connections.fragments();
+                fragments.remember(fragment, Grant { to }, self.now_s);
+            }
+            // Each packet's first fragment is remembered anew.
+            footing.cacheable = false;
+        }
+        Ok(footing)
+    }
+
+    fn settle_connection(
+        &mut self,
+        passes: bool,
         key: &FlowKey,
         owner: Option<&PortPolicy>,
     ) -> Result<Footing, Denial> {
@@ -213,7 +260,7 @@ impl<'a> Trail<'a> {
         }
         let open = match self.known {
             Known::Absent(_) | Known::Member(_) => self.wanted && passes,
-            Known::Nothing | Known::Related(..) => false,
+            Known::Nothing | Known::Related(..) | Known::Follower(_) | Known::Stray => false,
         };
         if !open {
             let mut footing = self.footing();
@@ -244,7 +291,7 @@ impl<'a> Trail<'a> {
                 token: Token::UNTRACKED,
                 cacheable: !matches!(self.probe, Some(Probe::Error { .. })),
             },
-            Known::Related(..) => Footing {
+            Known::Related(..) | Known::Follower(_) | Known::Stray => Footing {
                 token: Token::UNTRACKED,
                 cacheable: false,
             },

@@ -19,7 +19,7 @@ use ipnet::{IpNet, Ipv4Net};
 use pmd::memory::{self, Endpoint};
 use policy::{
     Epoch, Mac, NetworkId, PortId, RuleId, Snapshot,
-    conntrack::Connections,
+    conntrack::{Connections, Settings},
     model::{self, Action, Attachment, DirectionPolicy, Model, SenderChecks, StormLimits, Vnic},
     rule::{Match, Origin, Rule},
 };
@@ -30,6 +30,7 @@ use vswitch::{
     worker::Worker,
 };
 
+use super::Options;
 use crate::generator::{
     flow::{Flow, FlowSpace},
     template::{Headers, Template, Transport},
@@ -42,6 +43,9 @@ const TCP: u8 = 6;
 
 /// Buffers of each memory ring: what the worker finds when it is timed.
 pub const RING_SLOTS: u32 = 256;
+
+/// Room for connections, where every frame opens one.
+const MOST_CONNECTIONS: usize = 1 << 20;
 
 /// The most inbound rules of the egress port.
 const INBOUND_RULES: usize = 8;
@@ -57,6 +61,8 @@ pub struct Bed {
     pub sink: Endpoint,
     /// How many inbound rules the egress port has.
     pub inbound_rules: usize,
+    /// Whether every flow is a connection.
+    pub stateful: bool,
     shared: Arc<Shared>,
 }
 
@@ -66,13 +72,25 @@ impl Bed {
     ///
     /// # Errors
     /// When a memory port cannot be opened or the policy does not compile.
-    pub fn new(rules: usize, cache_entries: usize) -> anyhow::Result<Self> {
-        let inbound_rules = rules.min(INBOUND_RULES);
-        let model = model(rules, inbound_rules);
-        let snapshot = Snapshot::compile(&model, Epoch(1)).context("compiling the policy")?;
+    pub fn new(options: &Options, cache_entries: usize) -> anyhow::Result<Self> {
+        let inbound_rules = options.rules.min(INBOUND_RULES);
+        let model = model(options.rules, inbound_rules, options.stateful);
+        // Picked up in their middle, so that no handshake is needed.
+        let settings = Settings {
+            tcp_loose: true,
+            ..Settings::default()
+        };
+        let snapshot = Snapshot::compile(&model, Epoch(1))
+            .context("compiling the policy")?
+            .with_connections(settings);
+        let connections = match (options.stateful, options.miss) {
+            (false, _) => 1,
+            (true, false) => 2 * options.flows as usize,
+            (true, true) => MOST_CONNECTIONS,
+        };
         let shared = Arc::new(Shared::new(
             pmd::Clock::calibrate(),
-            Connections::new(1, [0; 6]),
+            Connections::new(connections, [5, 6, 7, 8, 9, 10]),
         ));
         shared.bridge.configure(&snapshot);
         let ports = (0..2).map(|_| Some(Arc::new(PortShared::new(1)))).collect();
@@ -109,8 +127,22 @@ impl Bed {
             source,
             sink,
             inbound_rules,
+            stateful: options.stateful,
             shared,
         })
+    }
+
+    /// The connections.
+    pub fn connections(&self) -> &Connections {
+        &self.shared.connections
+    }
+
+    /// Forgets all connections when the table is nearly full of them.
+    pub fn make_room(&mut self) {
+        let connections = &self.shared.connections;
+        if self.stateful && connections.len() + 2 * RING_SLOTS > connections.capacity() {
+            connections.flush(|_| true);
+        }
     }
 
     /// What the ports counted, added up.
@@ -145,11 +177,23 @@ pub fn flows() -> FlowSpace {
 /// # Errors
 /// When `size_bytes` is too short for the headers.
 pub fn template(size_bytes: usize) -> anyhow::Result<Template> {
+    made_for(size_bytes, Transport::Udp, false)
+}
+
+/// The frames of stateful traffic: TCP, and the answers to it where `back`.
+///
+/// # Errors
+/// When `size_bytes` is too short for the headers.
+pub fn tcp_template(size_bytes: usize, back: bool) -> anyhow::Result<Template> {
+    made_for(size_bytes, Transport::Tcp, back)
+}
+
+fn made_for(size_bytes: usize, transport: Transport, back: bool) -> anyhow::Result<Template> {
     let headers = Headers {
-        eth_src: mac(0),
-        eth_dst: mac(1),
+        eth_src: mac(u8::from(back)),
+        eth_dst: mac(u8::from(!back)),
         vlan_tci: None,
-        transport: Transport::Udp,
+        transport,
         ipv6: false,
     };
     Ok(Template::new(&headers, size_bytes)?)
@@ -163,7 +207,14 @@ fn address(port: u8) -> IpAddr {
     Ipv4Addr::new(10, 1 + port, 0, 1).into()
 }
 
-fn model(outbound_rules: usize, inbound_rules: usize) -> Model {
+fn model(outbound_rules: usize, inbound_rules: usize, stateful: bool) -> Model {
+    let rules = |acl, first, count| {
+        if stateful {
+            stateful_rules(acl, first, count)
+        } else {
+            rules(acl, first, count)
+        }
+    };
     let network = model::Network {
         id: NetworkId(0),
         name: "bench".into(),
@@ -187,7 +238,12 @@ fn model(outbound_rules: usize, inbound_rules: usize) -> Model {
             ipv4: vec![Ipv4Net::new_assert(Ipv4Addr::new(10, 1 + number, 0, 1), 32)],
             ipv6: Vec::new(),
             connection_limit: u32::MAX,
-            checks: SenderChecks::ALL,
+            // Answers come from every address that the flows go to.
+            checks: if stateful && number == 1 {
+                SenderChecks::NONE
+            } else {
+                SenderChecks::ALL
+            },
             inbound,
             outbound,
         }),
@@ -231,6 +287,20 @@ pub fn rules(acl: &str, first_id: u32, count: usize) -> DirectionPolicy {
         Action::Deny
     };
     DirectionPolicy { rules, default }
+}
+
+/// The same, where the traffic is TCP and allowed statefully.
+fn stateful_rules(acl: &str, first_id: u32, count: usize) -> DirectionPolicy {
+    let DirectionPolicy { rules, default } = rules(acl, first_id, count);
+    let mut rules: Vec<Rule> = rules.to_vec();
+    if let Some(last) = rules.last_mut() {
+        last.action = Action::AllowStateful;
+        last.matches.protocol = Some(TCP);
+    }
+    DirectionPolicy {
+        rules: rules.into(),
+        default,
+    }
 }
 
 fn the_traffic() -> Match {

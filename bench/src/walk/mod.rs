@@ -18,7 +18,11 @@ use hdrhistogram::Histogram;
 use pmd::{BURST, Frame, clock::cycles};
 
 use crate::{
-    generator::{flow::FlowSpace, random::Random, template::Template},
+    generator::{
+        flow::{Flow, FlowSpace},
+        random::Random,
+        template::Template,
+    },
     process,
 };
 
@@ -42,6 +46,9 @@ pub struct Options {
     pub size_bytes: usize,
     /// Every frame is of a flow that was never seen.
     pub miss: bool,
+    /// The traffic is TCP that a rule of each side allows statefully, so that every flow is a
+    /// connection.
+    pub stateful: bool,
     /// Measured time, in seconds; making frames takes its share.
     pub seconds: f64,
     /// Room in the flow cache; `None` is twice the flows.
@@ -119,7 +126,7 @@ impl Drive {
     /// When a port cannot be opened, or the frames are too short for their headers.
     pub fn new(options: &Options, cache_entries: usize) -> anyhow::Result<Self> {
         Ok(Self {
-            bed: Bed::new(options.rules, cache_entries)?,
+            bed: Bed::new(options, cache_entries)?,
             traffic: Traffic::new(options)?,
             sent: 0,
             received: 0,
@@ -134,6 +141,16 @@ impl Drive {
     pub fn warm_up(&mut self, flows: u32) -> anyhow::Result<()> {
         while self.sent < 2 * u64::from(flows) {
             self.pass();
+        }
+        if self.bed.stateful {
+            for flow in 0..u64::from(flows) {
+                self.sent += self.traffic.answer(&mut self.bed, flow);
+                self.bed.worker.turn();
+                self.received += self.bed.source.receive(|_| ()) as u64;
+            }
+            while self.sent < 5 * u64::from(flows) {
+                self.pass();
+            }
         }
         let used = self.bed.worker.cache.used();
         let expected = u64::from(flows).min(self.bed.worker.cache.capacity() as u64);
@@ -168,6 +185,7 @@ impl Drive {
             }
             self.received += frames as u64;
         }
+        self.bed.make_room();
         round
     }
 
@@ -216,6 +234,7 @@ impl Drive {
 #[derive(Debug)]
 struct Traffic {
     template: Template,
+    answers: Template,
     space: FlowSpace,
     /// Flow numbers in random order; empty when every frame is of a new flow.
     order: Vec<u32>,
@@ -225,17 +244,39 @@ struct Traffic {
 
 impl Traffic {
     fn new(options: &Options) -> anyhow::Result<Self> {
-        let template = bed::template(options.size_bytes).context("--size")?;
+        let size = options.size_bytes;
+        let template = if options.stateful {
+            bed::tcp_template(size, false)
+        } else {
+            bed::template(size)
+        };
+        let template = template.context("--size")?;
+        let answers = bed::tcp_template(size.max(54), true).context("--size")?;
         let flows = if options.miss { 0 } else { options.flows };
         let mut order: Vec<u32> = (0..flows).collect();
         Random::new(1).shuffle(&mut order);
         Ok(Self {
             buffers: vec![vec![0; template.size_bytes()]; BURST],
             template,
+            answers,
             space: bed::flows(),
             order,
             next: 0,
         })
+    }
+
+    /// Answers a flow from the other side.
+    fn answer(&mut self, bed: &mut Bed, flow: u64) -> u64 {
+        let flow = self.space.flow(flow);
+        let back = Flow {
+            src: flow.dst,
+            dst: flow.src,
+            src_port: flow.dst_port,
+            dst_port: flow.src_port,
+        };
+        let mut frame = vec![0; self.answers.size_bytes()];
+        self.answers.write(&back, &[], &mut frame);
+        bed.sink.send_burst(&[Frame::contiguous(&frame)]) as u64
     }
 
     /// Sends one burst and returns how many frames were taken.

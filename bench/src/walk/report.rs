@@ -33,7 +33,8 @@ impl Spread {
 /// The result. Its JSON names are stable.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
-    /// `hit` (every flow is in the cache) or `miss` (no flow is).
+    /// `hit` (every flow is in the cache), `miss` (no flow is), `stateful hit` (every flow is a
+    /// connection too) or `new connection` (every frame opens one).
     pub mode: &'static str,
     /// Frames per second of worker time, in the median round.
     pub frames_per_s: f64,
@@ -65,6 +66,10 @@ pub struct Report {
     pub frames: u64,
     /// Rounds measured.
     pub rounds: usize,
+    /// Connections at the end; 0 without `stateful`.
+    pub connections: u32,
+    /// Bytes of memory for each connection that there can be; 0 without `stateful`.
+    pub connection_bytes: f64,
     /// Ticks of the time-stamp counter in a second.
     pub tsc_hz: f64,
 }
@@ -83,7 +88,12 @@ impl Report {
         let tsc_hz = pmd::Clock::calibrate().cycles_per_s();
         let frames: u64 = rounds.iter().map(|round| round.frames).sum();
         Self {
-            mode: if options.miss { "miss" } else { "hit" },
+            mode: match (options.miss, options.stateful) {
+                (false, false) => "hit",
+                (true, false) => "miss",
+                (false, true) => "stateful hit",
+                (true, true) => "new connection",
+            },
             frames_per_s: tsc_hz / spread.median,
             ns_per_frame: spread.median * 1e9 / tsc_hz,
             cycles_per_frame: spread.median,
@@ -103,6 +113,13 @@ impl Report {
             hit_ratio: counted.hits as f64 / (counted.hits + counted.misses).max(1) as f64,
             frames,
             rounds: rounds.len(),
+            connections: bed.connections().len(),
+            connection_bytes: if options.stateful {
+                let table = bed.connections();
+                table.memory_bytes() as f64 / f64::from(table.capacity())
+            } else {
+                0.0
+            },
             tsc_hz,
         }
     }
@@ -130,6 +147,13 @@ impl fmt::Display for Report {
             "  {:>12} allocations in {} frames",
             self.allocations, self.frames
         )?;
+        if self.connection_bytes > 0.0 {
+            writeln!(
+                f,
+                "  {:>12} connections, {:.0} bytes for each that there can be",
+                self.connections, self.connection_bytes
+            )?;
+        }
         write!(
             f,
             "  {:>12.2} % answered by the cache, {} of {} entries used",

@@ -18,8 +18,9 @@
 //!
 //! Rooms: [`tuple`] (which frames belong together), [`packet`] (what is read of them), [`tcp`]
 //! (states and windows), [`line`](mod@line) (what a hit reads and writes), [`table`] (all of
-//! them), [`transfer`] (a VM's connections on their way to another host), [`timeouts`].
+//! them), [`fragments`] (what follows a first fragment), [`transfer`] (a VM's connections on their way to another host), [`timeouts`].
 
+pub mod fragments;
 pub mod line;
 pub mod packet;
 pub mod table;

@@ -19,6 +19,7 @@ use std::sync::{
 };
 
 use super::{
+    fragments::Fragments,
     line::{ABSENT, Line, Lines, Token, at_or_after},
     packet::{Probe, Segment},
     tcp::{State, Step, Tcp},
@@ -132,6 +133,7 @@ pub struct Connections {
     slots_a_stripe: usize,
     secret: [u64; 6],
     counts: Counts,
+    fragments: Fragments,
     /// Where the next sweep goes on.
     swept: AtomicU64,
 }
@@ -245,8 +247,14 @@ impl Connections {
             slots_a_stripe: slots,
             secret: secret.map(|part| part | 1),
             counts: Counts::default(),
+            fragments: Fragments::new(secret[0]),
             swept: AtomicU64::new(0),
         }
+    }
+
+    /// Fragments whose first was let pass.
+    pub fn fragments(&self) -> &Fragments {
+        &self.fragments
     }
 
     /// Most connections at once.

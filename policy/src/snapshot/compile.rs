@@ -416,7 +416,7 @@ fn compile_tracked(
     let port_bits = |port: &PortPolicy| {
         let networks = port.memberships();
         let bits = networks.fold(0, |bits, (id, _)| bits | by_network[id.index()]);
-        with_errors(bits)
+        with_followers(bits)
     };
     ports
         .iter()
@@ -450,18 +450,24 @@ fn trackable_classes() -> u16 {
     classes.fold(0, |bits, class| bits | 1 << class as u16)
 }
 
-/// ICMP errors answer frames of any class of their family.
-fn with_errors(bits: u16) -> u16 {
-    let family = |classes: &[Class], icmp: Class| {
+/// ICMP errors answer frames of any class of their family, and later fragments follow them.
+fn with_followers(bits: u16) -> u16 {
+    let family = |classes: [Class; 4], followers: [Class; 2]| {
         let any = classes.iter().any(|class| bits & 1 << *class as u16 != 0);
-        u16::from(any) << icmp as u16
+        followers
+            .iter()
+            .fold(0, |bits, class| bits | u16::from(any) << *class as u16)
+    };
+    use Class::{
+        Ipv4Fragment, Ipv4Icmp, Ipv4Other, Ipv4Tcp, Ipv4Udp, Ipv6Fragment, Ipv6Icmp, Ipv6Other,
+        Ipv6Tcp, Ipv6Udp,
     };
     bits | family(
-        &[Class::Ipv4Tcp, Class::Ipv4Udp, Class::Ipv4Other],
-        Class::Ipv4Icmp,
+        [Ipv4Tcp, Ipv4Udp, Ipv4Icmp, Ipv4Other],
+        [Ipv4Icmp, Ipv4Fragment],
     ) | family(
-        &[Class::Ipv6Tcp, Class::Ipv6Udp, Class::Ipv6Other],
-        Class::Ipv6Icmp,
+        [Ipv6Tcp, Ipv6Udp, Ipv6Icmp, Ipv6Other],
+        [Ipv6Icmp, Ipv6Fragment],
     )
 }
 

@@ -537,3 +537,44 @@ fn recorded_conversations_pass_whole() {
     );
     assert!(conversations > 20 && finished > 10);
 }
+
+#[test]
+fn later_fragments_follow_the_first_and_stray_ones_go_nowhere() {
+    const MORE: u16 = 0x2000;
+    let fragment = |to: u8, offset: u16, id: u16, payload: &[u8]| {
+        let mut packet = ipv4_fragment([10, 0, 0, 3 - to], [10, 0, 0, to], UDP, offset, payload);
+        packet[4..6].copy_from_slice(&id.to_be_bytes());
+        ether(mac(to), mac(3 - to), IPV4, &packet)
+    };
+    let client = guest(1).inbound(Action::Deny, []).outbound(
+        Action::Deny,
+        [stateful(
+            1,
+            Match {
+                dst_ports: vec![53..=53],
+                ..protocol(UDP)
+            },
+        )],
+    );
+    let mut bed = Bed::new(&world(client, guest(2)));
+    let stray = DropReason::FragmentUnknown;
+    assert_eq!(bed.dropped(0, &fragment(2, 2, 7, &[1; 32])), (0, stray));
+    for id in 7..10 {
+        assert_eq!(bed.ports_of(0, &fragment(2, MORE, id, &udp(1000, 53))), [1]);
+        assert_eq!(bed.ports_of(0, &fragment(2, MORE | 2, id, &[1; 32])), [1]);
+        assert_eq!(bed.ports_of(0, &fragment(2, 6, id, &[1; 32])), [1]);
+        // The answer is as large.
+        assert_eq!(bed.ports_of(1, &fragment(1, MORE, id, &udp(53, 1000))), [0]);
+        assert_eq!(bed.ports_of(1, &fragment(1, 2, id, &[1; 32])), [0]);
+    }
+    // Of another packet, of one that was refused, and of one that is long gone.
+    assert_eq!(bed.dropped(0, &fragment(2, 2, 99, &[1; 32])), (0, stray));
+    let refused = fragment(2, MORE, 11, &udp(1000, 54));
+    assert_eq!(bed.dropped(0, &refused).1, DropReason::AclOut);
+    assert_eq!(bed.dropped(0, &fragment(2, 2, 11, &[1; 32])), (0, stray));
+    bed.advance_ms(31_000);
+    assert_eq!(bed.dropped(0, &fragment(2, 2, 7, &[1; 32])), (0, stray));
+    // Where nothing is tracked they are judged by the rules alone.
+    bed.publish(&world(guest(1), guest(2)));
+    assert_eq!(bed.ports_of(0, &fragment(2, 2, 99, &[1; 32])), [1]);
+}
