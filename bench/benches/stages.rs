@@ -26,6 +26,7 @@ fn options(flows: u32) -> Options {
         rules: 64,
         size_bytes: 64,
         miss: false,
+        stateful: false,
         seconds: 0.0,
         cache_entries: None,
         core: None,

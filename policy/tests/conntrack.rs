@@ -674,3 +674,69 @@ proptest! {
         }
     }
 }
+
+/// Two workers on the same connections: what they open, advance and forget at once adds up, and
+/// no token of a forgotten connection stands.
+#[test]
+fn two_workers_share_a_table() {
+    const FLOWS: u16 = 64;
+    let table = Connections::new(48, SECRET);
+    let timeouts = Timeouts::default();
+    let work = &|seed: u64| {
+        let mut state = seed;
+        let (mut opened, mut advanced, mut removed) = (0, 0, 0);
+        for now_s in 0..20_000 {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            let flow = (state >> 33) as u16 % FLOWS;
+            let key = key(protocol::UDP, (1, flow), (2, 53));
+            let opener = tuple(&key);
+            let sought = table.find(ZONE, &opener.reverse(), &timeouts, now_s / 1000);
+            match (state >> 50) % 4 {
+                0 => {
+                    if let Sought::Found(found) = sought {
+                        table.remove(found.token);
+                        assert!(!table.stands(found.token));
+                        removed += 1;
+                    }
+                }
+                1 => {
+                    if let Sought::Found(found) = sought {
+                        let step = table.advance(found.token, &Probe::Other, now_s / 1000);
+                        advanced += u32::from(step.is_ok());
+                    }
+                }
+                _ => {
+                    let opening = Opening {
+                        zone: ZONE,
+                        key: &key,
+                        probe: &Probe::Other,
+                        owner: PortId(flow % 2),
+                        limit: 30,
+                        loose: false,
+                        now_s: now_s / 1000,
+                    };
+                    opened += u32::from(table.open(&opening, &timeouts).is_ok());
+                }
+            }
+            assert!(table.len() <= 48 && table.owned_by(PortId(0)) <= 30);
+        }
+        (opened, advanced, removed)
+    };
+    let counts = std::thread::scope(|scope| {
+        let workers = [1, 2].map(|seed| scope.spawn(move || work(seed)));
+        workers.map(|worker| worker.join().expect("no worker fails"))
+    });
+    for (opened, advanced, removed) in counts {
+        assert!(opened > 1000 && advanced > 100 && removed > 100);
+    }
+    let rows = table.rows(&timeouts, 20, usize::MAX, |_| true);
+    assert_eq!(rows.len(), table.len() as usize);
+    let owned = table.owned_by(PortId(0)) + table.owned_by(PortId(1));
+    assert_eq!(owned, table.len());
+    let tuples: std::collections::HashSet<Tuple> = rows.iter().map(|row| row.tuple).collect();
+    assert_eq!(tuples.len(), rows.len(), "no connection is there twice");
+    table.flush(|_| true);
+    assert!(table.is_empty());
+}

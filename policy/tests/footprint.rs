@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use common::{Fragment, L3, L4, Spec, any_model, any_rules, any_spec, port, rule, vnic};
 use policy::{
     Denial, Epoch, Field, FlowKey, NeighborClaim, NetworkId, Parsed, PortId, RuleId, Snapshot,
+    conntrack::{Tuple, packet::flags},
     key::{Class, shape},
     model::{Action, Attachment, Model},
     parse,
@@ -178,6 +179,49 @@ proptest! {
         }
     }
 
+    /// Where connections are followed, frames that are equal under the mask belong to the same one,
+    /// and have the same flags that change its state; and they are followed wherever a policy that
+    /// could judge the frame allows it statefully.
+    #[test]
+    fn frames_of_different_connections_share_no_verdict(
+        model in any_model(4),
+        specs in vec(any_spec(), 24),
+        noise in vec(any::<[u64; 8]>(), 4),
+    ) {
+        let snapshot = Snapshot::compile(&model, Epoch(1)).expect("a valid model");
+        for spec in &specs {
+            for port in (0..4).map(PortId) {
+                let frame = spec.parse(port).1;
+                let tracked = snapshot.tracks(port, frame.class);
+                let r = &mut Exact(&frame.key);
+                let own = snapshot.port(port).is_some_and(|p| p.admit(r).is_ok());
+                let stateful = snapshot
+                    .port(port)
+                    .and_then(|port| port.vnic.as_ref())
+                    .is_some_and(|vnic| vnic.pass_outbound(r).is_ok_and(|pass| pass.stateful));
+                prop_assert!(
+                    tracked || !own || !stateful || !frame.class.trackable(),
+                    "{:?}", frame
+                );
+                if !tracked || !frame.class.trackable() {
+                    continue;
+                }
+                let mask = snapshot.masks(port).of(frame.class);
+                for noise in &noise {
+                    let mut other = frame.key;
+                    for (word, (noise, mask)) in other.0.iter_mut().zip(noise.iter().zip(mask.0)) {
+                        *word ^= noise & !mask;
+                    }
+                    prop_assert_eq!(Tuple::of(&other), Tuple::of(&frame.key));
+                    if matches!(frame.class, Class::Ipv4Tcp | Class::Ipv6Tcp) {
+                        let state = |key: &FlowKey| key.get(Field::TCP_FLAGS) as u8 & flags::STATE;
+                        prop_assert_eq!(state(&other), state(&frame.key));
+                    }
+                }
+            }
+        }
+    }
+
     #[test]
     fn what_is_known_of_a_class_holds_for_its_frames(
         specs in vec(any_spec(), 20),
@@ -223,7 +267,15 @@ proptest! {
 
     #[test]
     fn masks_hold_only_what_the_policy_reads(rules in any_rules(1, 5)) {
-        let rules: Vec<_> = rules.iter().map(|r| (r.matches.clone(), r.action)).collect();
+        // Whoever follows connections reads more.
+        let stateless = |action| match action {
+            Action::AllowStateful => Action::Allow,
+            action => action,
+        };
+        let rules: Vec<_> = rules
+            .iter()
+            .map(|r| (r.matches.clone(), stateless(r.action)))
+            .collect();
         let (reads_flags, reads_destination) = (
             rules.iter().any(|(m, _)| m.tcp_flags.is_some()),
             rules.iter().any(|(m, _)| m.dst.is_some_and(|net| net.prefix_len() > 0)),

@@ -9,7 +9,9 @@ use std::{
 use pmd::memory::{Config, Endpoint, pair};
 use policy::{
     DropReason, Epoch, NetworkId, PortId,
-    model::{Attachment, Model, Network, Port, StormLimits},
+    model::{
+        Action, Attachment, DirectionPolicy, Model, Network, Port, SenderChecks, StormLimits, Vnic,
+    },
     snapshot::Snapshot,
 };
 use vswitch::engine::{Engine, EngineError, FlowVerdict, PortQueues, Settings};
@@ -283,5 +285,77 @@ fn snapshots_replace_each_other_under_traffic() {
     }
     got += receive(&mut two, sent - got).len();
     assert_eq!(got, sent, "frames that every snapshot allows are not lost");
+    check_conservation(&engine, &[1, 2]);
+}
+
+/// UDP from 10.0.0.`from`:1000 to 10.0.0.`to`:1000, behind ports of those numbers.
+fn datagram(to: u8, from: u8) -> Vec<u8> {
+    let mut bytes = vec![2, 0, 0, 0, 0, to, 2, 0, 0, 0, 0, from, 8, 0];
+    bytes.extend([0x45, 0, 0, 32, 0, 1, 0, 0, 64, 17, 0, 0]);
+    bytes.extend([10, 0, 0, from, 10, 0, 0, to]);
+    bytes.extend([3, 232, 3, 232, 0, 12, 0, 0, 1, 2, 3, 4]);
+    bytes
+}
+
+/// Port 1's guest may ask statefully or not; nobody may send to it unasked.
+fn publish_policy(engine: &Engine, asks: Action) {
+    let mut model = model(&[1, 2]);
+    let policy = |default| DirectionPolicy {
+        rules: [].into(),
+        default,
+    };
+    let guest = |number: u8, inbound, outbound| Vnic {
+        name: format!("vnic{number}").into(),
+        vm: format!("vm{number}").into(),
+        mac: policy::Mac([2, 0, 0, 0, 0, number]),
+        ipv4: Vec::new(),
+        ipv6: Vec::new(),
+        connection_limit: 100,
+        checks: SenderChecks::NONE,
+        inbound: policy(inbound),
+        outbound: policy(outbound),
+    };
+    model.ports[0].vnic = Some(guest(1, Action::Deny, asks));
+    // Somebody always tracks, so that what is withdrawn is the permission alone.
+    model.ports[1].vnic = Some(guest(2, Action::AllowStateful, Action::Allow));
+    let epoch = Epoch(engine.epoch().0 + 1);
+    let snapshot = Snapshot::compile(&model, epoch).expect("compiles");
+    engine.publish(snapshot).expect("every worker acknowledges");
+}
+
+#[test]
+fn no_answer_passes_after_the_withdrawal_of_its_permission_was_acknowledged() {
+    let engine = start(2);
+    publish_policy(&engine, Action::AllowStateful);
+    let (mut one, mut two) = (attach(&engine, 1, &[0]), attach(&engine, 2, &[1]));
+    let (mut passed, mut refused) = (0, 0);
+    for _ in 0..100 {
+        publish_policy(&engine, Action::AllowStateful);
+        assert!(one.send(&datagram(2, 1)));
+        receive(&mut two, 1);
+        for _ in 0..3 {
+            assert!(two.send(&datagram(1, 2)));
+        }
+        passed += receive(&mut one, 3).len();
+        // Traffic in both directions goes on while the policy changes.
+        for _ in 0..4 {
+            one.send(&datagram(2, 1));
+            two.send(&datagram(1, 2));
+        }
+        publish_policy(&engine, Action::Allow);
+        settle(&engine, &[1, 2]);
+        one.drain();
+        two.drain();
+        let before = engine.port_counts(PortId(1)).dropped(DropReason::AclIn);
+        for _ in 0..3 {
+            assert!(two.send(&datagram(1, 2)));
+        }
+        settle(&engine, &[1, 2]);
+        let after = engine.port_counts(PortId(1)).dropped(DropReason::AclIn);
+        assert_eq!(after - before, 3);
+        assert_eq!(one.drain(), Vec::<Vec<u8>>::new());
+        refused += 3;
+    }
+    assert_eq!((passed, refused), (300, 300));
     check_conservation(&engine, &[1, 2]);
 }

@@ -452,15 +452,16 @@ fn trackable_classes() -> u16 {
 
 /// ICMP errors answer frames of any class of their family, and later fragments follow them.
 fn with_followers(bits: u16) -> u16 {
+    use Class::{
+        Ipv4Fragment, Ipv4Icmp, Ipv4Other, Ipv4Tcp, Ipv4Udp, Ipv6Fragment, Ipv6Icmp, Ipv6Other,
+        Ipv6Tcp, Ipv6Udp,
+    };
+
     let family = |classes: [Class; 4], followers: [Class; 2]| {
         let any = classes.iter().any(|class| bits & 1 << *class as u16 != 0);
         followers
             .iter()
             .fold(0, |bits, class| bits | u16::from(any) << *class as u16)
-    };
-    use Class::{
-        Ipv4Fragment, Ipv4Icmp, Ipv4Other, Ipv4Tcp, Ipv4Udp, Ipv6Fragment, Ipv6Icmp, Ipv6Other,
-        Ipv6Tcp, Ipv6Udp,
     };
     bits | family(
         [Ipv4Tcp, Ipv4Udp, Ipv4Icmp, Ipv4Other],

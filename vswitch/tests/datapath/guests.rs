@@ -227,6 +227,32 @@ impl World {
     }
 }
 
+/// Guest 1 may open connections to the service and answer nothing else; guest 2 may be asked for
+/// the service and say nothing unasked.
+fn a_stateful_model() -> Model {
+    let service = || Match {
+        protocol: Some(TCP),
+        dst_ports: vec![SERVICE..=SERVICE],
+        tcp_flags: Some(policy::rule::FlagsMatch { set: 2, mask: 0x12 }),
+        ..Match::default()
+    };
+    let vnic_of = |number: u8| -> Vnic {
+        vnic(mac(number))
+            .ipv4(&format!("10.0.0.{number}/32"))
+            .ipv6(&format!("2001:db8::{number}/128"))
+    };
+    let client = vnic_of(1)
+        .inbound(Action::Deny, [])
+        .outbound(Action::Deny, [rule(1, Action::AllowStateful, service())]);
+    let server = vnic_of(2)
+        .inbound(Action::Deny, [rule(2, Action::AllowStateful, service())])
+        .outbound(Action::Deny, []);
+    model(
+        [network(0)],
+        [access(0, 0).vnic(client), access(1, 0).vnic(server)],
+    )
+}
+
 /// Only the service and pings are allowed in; guest 1 answers from the service's port.
 fn a_model() -> Model {
     let tcp = || Match {
@@ -317,6 +343,37 @@ fn tcp_passes_by_ipv4_and_ipv6_and_what_is_not_allowed_does_not() {
         let socket = world.guests[0].sockets.get::<tcp::Socket<'_>>(connecting);
         assert_eq!(socket.state(), tcp::State::SynSent);
         assert!(world.bed.counts(1).dropped(DropReason::AclIn) > 1);
+    }
+}
+
+#[test]
+fn a_stateful_policy_lets_a_conversation_pass_and_remembers_its_end() {
+    for to in [v4(2), v6(2)] {
+        let mut world = World::new(&a_stateful_model(), options(false), false);
+        let sent = content(1 << 20);
+        assert!(
+            world.transfer(to, &sent) == sent,
+            "the content arrives whole"
+        );
+        let counts = world.bed.counts(0);
+        assert!(
+            counts.cache_hits * 10 > counts.rx_frames * 9,
+            "{} of {} from the cache",
+            counts.cache_hits,
+            counts.rx_frames
+        );
+        // Neighbours that nobody asked for are all that was dropped.
+        let drops = world.bed.drops();
+        assert!(
+            drops
+                .iter()
+                .all(|(_, reason, _)| *reason != DropReason::ConnectionInvalid),
+            "{drops:?}"
+        );
+        for _ in 0..1000 {
+            world.step();
+        }
+        assert_eq!(world.bed.shared.connections.len(), 1);
     }
 }
 
@@ -444,16 +501,20 @@ fn tcp_survives_ports_that_misbehave() {
             ..fault::Config::default()
         },
     ];
-    for (seed, config) in faults.into_iter().enumerate() {
+    for (seed, (config, model)) in faults
+        .into_iter()
+        .flat_map(|config| [(config, a_model()), (config, a_stateful_model())])
+        .enumerate()
+    {
         let on_port = |port: u16| {
             let seed = 2 * seed as u64 + u64::from(port);
             (port, fault::Config { seed, ..config })
         };
         let mut options = options(false);
         options.faults = vec![on_port(0), on_port(1)];
-        let mut world = World::new(&a_model(), options, false);
+        let mut world = World::new(&model, options, false);
         let sent = content(128 << 10);
-        let to = if seed % 2 == 0 { v4(2) } else { v6(2) };
+        let to = if seed % 4 < 2 { v4(2) } else { v6(2) };
         assert!(world.transfer(to, &sent) == sent, "with {config:?}");
     }
 }
