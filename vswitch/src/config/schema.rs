@@ -205,6 +205,7 @@ pub const ALL: &[Schema] = &[
     ROOT,
     SWITCH,
     WORKERS,
+    CONNECTIONS,
     METRICS,
     NETWORK,
     PORT,
