@@ -323,39 +323,52 @@ fn publish_policy(engine: &Engine, asks: Action) {
     engine.publish(snapshot).expect("every worker acknowledges");
 }
 
+/// Waits, within bounds, until a port has received `frames`.
+fn wait_until_received(engine: &Engine, port: u16, frames: u64) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while engine.port_counts(PortId(port)).rx_frames < frames {
+        assert!(Instant::now() < deadline, "port {port} is not served");
+        std::thread::yield_now();
+    }
+}
+
 #[test]
 fn no_answer_passes_after_the_withdrawal_of_its_permission_was_acknowledged() {
+    const ROUNDS: u64 = 50;
     let engine = start(2);
     publish_policy(&engine, Action::AllowStateful);
     let (mut one, mut two) = (attach(&engine, 1, &[0]), attach(&engine, 2, &[1]));
-    let (mut passed, mut refused) = (0, 0);
-    for _ in 0..100 {
+    let (mut questions, mut answers) = (0, 0);
+    for _ in 0..ROUNDS {
         publish_policy(&engine, Action::AllowStateful);
         assert!(one.send(&datagram(2, 1)));
+        questions += 1;
         receive(&mut two, 1);
         for _ in 0..3 {
             assert!(two.send(&datagram(1, 2)));
+            answers += 1;
         }
-        passed += receive(&mut one, 3).len();
+        receive(&mut one, 3);
         // Traffic in both directions goes on while the policy changes.
         for _ in 0..4 {
-            one.send(&datagram(2, 1));
-            two.send(&datagram(1, 2));
+            questions += u64::from(one.send(&datagram(2, 1)));
+            answers += u64::from(two.send(&datagram(1, 2)));
         }
         publish_policy(&engine, Action::Allow);
+        wait_until_received(&engine, 1, questions);
+        wait_until_received(&engine, 2, answers);
         settle(&engine, &[1, 2]);
         one.drain();
         two.drain();
-        let before = engine.port_counts(PortId(1)).dropped(DropReason::AclIn);
         for _ in 0..3 {
             assert!(two.send(&datagram(1, 2)));
+            answers += 1;
         }
+        wait_until_received(&engine, 2, answers);
         settle(&engine, &[1, 2]);
-        let after = engine.port_counts(PortId(1)).dropped(DropReason::AclIn);
-        assert_eq!(after - before, 3);
         assert_eq!(one.drain(), Vec::<Vec<u8>>::new());
-        refused += 3;
     }
-    assert_eq!((passed, refused), (300, 300));
+    let refused = engine.port_counts(PortId(1)).dropped(DropReason::AclIn);
+    assert!(refused >= 3 * ROUNDS, "{refused}");
     check_conservation(&engine, &[1, 2]);
 }
