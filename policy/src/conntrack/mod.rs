@@ -16,7 +16,7 @@
 //! - a cached verdict's frames take no lock and wait for nobody. Each direction's line is written
 //!   by whoever forwards that direction, the other's is only read.
 //!
-//! Rooms: [`tuple`] (which frames belong together), [`packet`] (what is read of them), [`tcp`]
+//! Rooms: [`tuple`](mod@tuple) (which frames belong together), [`packet`] (what is read of them), [`tcp`]
 //! (states and windows), [`line`](mod@line) (what a hit reads and writes), [`table`] (all of
 //! them), [`fragments`] (what follows a first fragment), [`transfer`] (a VM's connections on their way to another host), [`timeouts`].
 
