@@ -39,6 +39,11 @@ impl<'t> Source<'t> {
         (line, self.text[start..offset].chars().count() + 1)
     }
 
+    /// The text at a span.
+    pub(crate) fn text(&self, span: &Range<usize>) -> Option<&'t str> {
+        self.text.get(span.clone())
+    }
+
     /// `file:line` of a byte offset.
     pub(crate) fn place(&self, offset: usize) -> String {
         format!("{}:{}", self.file, self.position(offset).0)

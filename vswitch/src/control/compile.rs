@@ -1,4 +1,4 @@
-//! From the configuration to the model that policy compiles: names become numbers.
+//! From the configuration to the model that policy compiles: names become numbers, and rules lists.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -10,14 +10,15 @@ use policy::{
 
 use super::ids::Ids;
 use crate::config::{
-    Config,
+    self, Config,
+    lists::Lists,
     types::{Attachment, Direction, Vnic},
 };
 
 /// The model of a configuration. New names get numbers; none is released. `None` when numbers
 /// run out.
 pub(super) fn model(config: &Config, ids: &mut Ids) -> Option<Model> {
-    let acls = acls(config, ids);
+    let mut lists = RuleLists::new(config, ids);
     let mut networks = Vec::with_capacity(config.networks.len());
     for network in &config.networks {
         networks.push(model::Network {
@@ -40,40 +41,70 @@ pub(super) fn model(config: &Config, ids: &mut Ids) -> Option<Model> {
             mac_limit: port.mac_limit,
             storm: port.storm,
             misses_per_turn: port.misses_per_turn,
-            vnic: bound.map(|vnic| self::vnic(vnic, &acls)),
+            vnic: bound.map(|vnic| self::vnic(vnic, &mut lists)),
         });
     }
     Some(Model { networks, ports })
 }
 
-type Acls<'c> = HashMap<&'c str, Arc<[Rule]>>;
+/// The rule lists of vNICs, with the sets put in. Equal lists are one, whoever uses them.
+struct RuleLists<'c> {
+    lists: Lists<'c>,
+    /// The plain rules of each written one, by its number in `lists`.
+    plain: Vec<Vec<Rule>>,
+    made: HashMap<Vec<usize>, Arc<[Rule]>>,
+}
 
-fn acls<'c>(config: &'c Config, ids: &mut Ids) -> Acls<'c> {
-    let mut origins = Vec::new();
-    for acl in &config.acls {
-        for (position, rule) in (1..).zip(&acl.rules) {
-            origins.push(Arc::new(Origin {
-                acl: acl.name.to_string(),
-                position,
-                place: rule.place.clone(),
-                text: rule.text.clone(),
-            }));
+impl<'c> RuleLists<'c> {
+    fn new(config: &'c Config, ids: &mut Ids) -> Self {
+        let lists = Lists::new(config);
+        let origins: Vec<_> = lists
+            .rules()
+            .iter()
+            .map(|listed| {
+                Arc::new(Origin {
+                    acl: listed.list.clone(),
+                    position: listed.position,
+                    place: listed.rule.place.clone(),
+                    text: listed.rule.text.clone(),
+                })
+            })
+            .collect();
+        let sets = config::lists::sets(config);
+        let numbered = ids.rules.renumber(&origins).into_iter().zip(origins);
+        let plain = lists
+            .rules()
+            .iter()
+            .zip(numbered)
+            .map(|(listed, (id, origin))| {
+                let written = &listed.rule.rule;
+                let rule = |matches| Rule {
+                    id,
+                    action: written.action,
+                    log: written.log,
+                    limit: written.limit,
+                    matches,
+                    origin: Arc::clone(&origin),
+                };
+                written.expand(&sets).into_iter().map(rule).collect()
+            });
+        Self {
+            plain: plain.collect(),
+            lists,
+            made: HashMap::new(),
         }
     }
-    let mut numbered = ids.rules.renumber(&origins).into_iter().zip(origins);
-    let rules = config.acls.iter().map(|acl| {
-        let rules = acl.rules.iter().zip(numbered.by_ref());
-        let rules = rules.map(|(rule, (id, origin))| Rule {
-            id,
-            action: rule.action,
-            log: rule.log,
-            limit: rule.limit,
-            matches: rule.matches.clone(),
-            origin,
-        });
-        (&*acl.name, rules.collect())
-    });
-    rules.collect()
+
+    fn of(&mut self, vnic: &Vnic, direction: policy::rule::Direction) -> Arc<[Rule]> {
+        let numbers = self.lists.of(vnic, direction);
+        if let Some(made) = self.made.get(&numbers) {
+            return Arc::clone(made);
+        }
+        let rules = numbers.iter().flat_map(|number| &self.plain[*number]);
+        let list: Arc<[Rule]> = rules.cloned().collect();
+        self.made.insert(numbers, Arc::clone(&list));
+        list
+    }
 }
 
 fn attachment(attachment: &Attachment, ids: &Ids) -> Option<model::Attachment> {
@@ -92,15 +123,13 @@ fn attachment(attachment: &Attachment, ids: &Ids) -> Option<model::Attachment> {
     })
 }
 
-fn vnic(vnic: &Vnic, acls: &Acls<'_>) -> model::Vnic {
-    let direction = |direction: &Direction| model::DirectionPolicy {
-        rules: direction
-            .acl
-            .as_ref()
-            .and_then(|name| acls.get(&**name))
-            .map_or_else(|| [].into(), Arc::clone),
-        default: direction.default,
+fn vnic(vnic: &Vnic, lists: &mut RuleLists<'_>) -> model::Vnic {
+    let mut direction = |to, policy: &Direction| model::DirectionPolicy {
+        rules: lists.of(vnic, to),
+        default: policy.default,
     };
+    let inbound = direction(policy::rule::Direction::In, &vnic.inbound);
+    let outbound = direction(policy::rule::Direction::Out, &vnic.outbound);
     model::Vnic {
         name: Arc::clone(&vnic.name),
         vm: Arc::clone(&vnic.vm),
@@ -108,7 +137,7 @@ fn vnic(vnic: &Vnic, acls: &Acls<'_>) -> model::Vnic {
         ipv4: vnic.ipv4.clone(),
         ipv6: vnic.ipv6.clone(),
         checks: vnic.checks,
-        inbound: direction(&vnic.inbound),
-        outbound: direction(&vnic.outbound),
+        inbound,
+        outbound,
     }
 }
