@@ -9,7 +9,7 @@ use policy::rule::{Direction, Members};
 
 use super::{
     check::{exists, names},
-    lists::{Lists, MOST_EXPANSIONS, MOST_RULES, sets},
+    lists::{Lists, MOST_EXPANSIONS, MOST_RULES, MOST_RULES_OF_ALL, sets},
     read::{Draft, Named},
     section::Reader,
     types::{AclRule, Config, Vnic},
@@ -125,22 +125,36 @@ pub(super) fn expansions(config: &Config, reader: &Reader<'_>) {
             );
         }
     }
+    let mut distinct = HashSet::new();
+    let mut of_all = 0;
     for vnic in &config.vnics {
         for direction in [Direction::In, Direction::Out] {
             let numbers = lists.of(vnic, direction);
             let total: usize = numbers.iter().map(|number| counts[*number]).sum();
-            let longest = numbers.iter().max_by_key(|number| counts[**number]);
-            if let Some(longest) = longest.filter(|_| total > MOST_RULES) {
-                reader.report(
-                    &lists.rules()[*longest].rule.span,
-                    format!(
-                        "with their sets, the rules \"{direction}\" of vNIC \"{}\" stand for {total} plain rules; {MOST_RULES} are allowed, and this one stands for {}",
-                        vnic.name, counts[*longest]
-                    ),
-                    "use smaller sets or shorter prefixes",
-                );
-                return;
+            let Some(longest) = numbers.iter().copied().max_by_key(|n| counts[*n]) else {
+                continue;
+            };
+            if distinct.insert(numbers) {
+                of_all += total;
             }
+            let (count, most, whose) = if total > MOST_RULES {
+                let whose = format!("the rules \"{direction}\" of vNIC \"{}\"", vnic.name);
+                (total, MOST_RULES, whose)
+            } else if of_all > MOST_RULES_OF_ALL {
+                let whose = format!("the rules of the vNICs up to \"{}\"", vnic.name);
+                (of_all, MOST_RULES_OF_ALL, whose)
+            } else {
+                continue;
+            };
+            reader.report(
+                &lists.rules()[longest].rule.span,
+                format!(
+                    "with their sets, {whose} stand for {count} plain rules; {most} are allowed, and this one stands for {}",
+                    counts[longest]
+                ),
+                "use smaller sets or shorter prefixes",
+            );
+            return;
         }
     }
 }

@@ -16,6 +16,8 @@ use super::types::{AclRule, Config, Vnic};
 pub const MOST_EXPANSIONS: usize = 16_384;
 /// The most plain rules of one direction of a vNIC.
 pub const MOST_RULES: usize = 262_144;
+/// The most plain rules of all lists together, where equal lists count once.
+pub const MOST_RULES_OF_ALL: usize = 1 << 20;
 
 /// A written rule and where it belongs.
 #[derive(Clone, Debug)]
