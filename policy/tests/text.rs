@@ -18,6 +18,22 @@ fn parse(text: &str) -> WrittenRule {
         .unwrap_or_else(|error| panic!("{text}: {error}"))
 }
 
+/// What most parts begin with; what stands behind it belongs to it.
+const BEGIN: [&str; 12] = [
+    "from",
+    "to",
+    "flags",
+    "fragment",
+    "ethertype",
+    "vlan",
+    "src-mac",
+    "dst-mac",
+    "stateful",
+    "log",
+    "limit",
+    "priority",
+];
+
 fn any_members() -> impl Strategy<Value = Members> {
     let name = || "[a-zA-Z0-9_.-]{1,9}".prop_map(Arc::from);
     prop_oneof![
@@ -84,11 +100,6 @@ proptest! {
     #[test]
     fn the_order_of_parts_and_the_case_of_words_do_not_matter(rule in any_written()) {
         let text = rule.to_string();
-        // Parts begin with these; what is behind them belongs to them.
-        const BEGIN: [&str; 12] = [
-            "from", "to", "flags", "fragment", "ethertype", "vlan", "src-mac", "dst-mac",
-            "stateful", "log", "limit", "priority",
-        ];
         let mut parts: Vec<Vec<&str>> = vec![Vec::new()];
         for word in text.split(' ') {
             if BEGIN.contains(&word) {

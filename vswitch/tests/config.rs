@@ -1,7 +1,7 @@
 //! Golden cases: each folder under `golden/config` holds a configuration and what is said of it.
 //! `UPDATE_GOLDEN=1` writes what is said now; read the difference before it is kept.
 
-use std::{collections::BTreeSet, fs, path::Path};
+use std::{collections::BTreeSet, fmt::Write, fs, path::Path};
 
 use vswitch::config::{self, Machine, schema};
 
@@ -134,7 +134,7 @@ fn a_rule_is_the_same_as_text_and_as_table() {
     ];
     let mut rules = String::new();
     for (text, table) in pairs {
-        rules += &format!("  \"{text}\",\n  {{ {table} }},\n");
+        let _ = writeln!(rules, "  \"{text}\",\n  {{ {table} }},");
     }
     let text = format!(
         "[[group]]\nname = \"web\"\n[[address_set]]\nname = \"office\"\naddresses = []\n[[port_set]]\nname = \"web\"\nports = [80]\n[[acl]]\nname = \"a\"\nrules = [\n{rules}]\n"

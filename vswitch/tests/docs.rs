@@ -1,5 +1,7 @@
 //! What the documents promise to list, they list.
 
+use std::fmt::Write;
+
 #[test]
 fn every_drop_reason_is_explained() {
     let text = include_str!("../../docs/operations.md");
@@ -62,7 +64,7 @@ fn recipes(text: &str) -> Vec<(String, String)> {
                 recipe.push('\n');
             }
             None if line == "```toml" => open = Some((heading.clone(), String::new())),
-            None if line.starts_with('#') => heading = line.to_owned(),
+            None if line.starts_with('#') => line.clone_into(&mut heading),
             None => {}
         }
     }
@@ -86,8 +88,10 @@ fn every_recipe_is_a_valid_configuration() {
         }
         for line in recipe.lines().filter(|_| !recipe.contains("[[port]]")) {
             if let Some(port) = line.strip_prefix("port = ") {
-                text +=
-                    &format!("[[port]]\nname = {port}\ndriver = \"memory\"\nnetwork = \"blue\"\n");
+                let _ = write!(
+                    text,
+                    "[[port]]\nname = {port}\ndriver = \"memory\"\nnetwork = \"blue\"\n"
+                );
             }
         }
         let config = vswitch::config::parse("policy.md", &text, &machine);

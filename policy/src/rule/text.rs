@@ -177,6 +177,8 @@ struct Parser<'t> {
 }
 
 type Parsed<T> = Result<T, TextError>;
+/// Port ranges, and names of port sets.
+type Ports = (Vec<RangeInclusive<u16>>, Vec<Arc<str>>);
 
 impl<'t> Parser<'t> {
     fn new(text: &'t str) -> Self {
@@ -330,12 +332,11 @@ impl<'t> Parser<'t> {
         })
     }
 
-    fn ports(&mut self) -> Parsed<(Vec<RangeInclusive<u16>>, Vec<Arc<str>>)> {
+    fn ports(&mut self) -> Parsed<Ports> {
         let (mut ranges, mut sets) = (Vec::new(), Vec::new());
-        let Some(keyword) = self.peek().filter(|word| word.is("port")) else {
+        let Some(keyword) = self.take("port") else {
             return Ok((ranges, sets));
         };
-        self.next += 1;
         let word = self.word("ports, or any")?;
         if word.is("any") {
             return Ok((ranges, sets));
@@ -356,12 +357,10 @@ impl<'t> Parser<'t> {
 
     fn icmp(&mut self) -> Parsed<IcmpMatch> {
         let kind = self.byte("an ICMP type")?;
-        let code = match self.peek().filter(|word| word.is("code")) {
-            None => None,
-            Some(_) => {
-                self.next += 1;
-                Some(self.byte("an ICMP code")?)
-            }
+        let code = if self.take("code").is_some() {
+            Some(self.byte("an ICMP code")?)
+        } else {
+            None
         };
         Ok(IcmpMatch { kind, code })
     }
@@ -402,8 +401,7 @@ impl<'t> Parser<'t> {
     fn limit(&mut self) -> Parsed<RateLimit> {
         let rate = self.word("a rate")?;
         let mut span = rate.span();
-        if self.peek().is_some_and(|word| word.is("burst")) {
-            self.next += 1;
+        if self.take("burst").is_some() {
             span.end = self.word("a number of frames")?.span().end;
         }
         let text = self.text[span.clone()].to_ascii_lowercase();
@@ -424,6 +422,13 @@ impl<'t> Parser<'t> {
 
     fn peek(&self) -> Option<Word<'t>> {
         self.words.get(self.next).copied()
+    }
+
+    /// The next word, if it is this one.
+    fn take(&mut self, keyword: &str) -> Option<Word<'t>> {
+        let word = self.peek().filter(|word| word.is(keyword))?;
+        self.next += 1;
+        Some(word)
     }
 
     /// The next word, which must be there.

@@ -154,7 +154,7 @@ enum Set {
     Add {
         /// The set
         name: String,
-        /// Such as 10.0.0.7, fd00::/64, 443 or 8000-8999
+        /// Such as 10.0.0.7, 10.1.0.0/16, 443 or 8000-8999
         #[arg(required = true, value_name = "MEMBER")]
         members: Vec<String>,
     },

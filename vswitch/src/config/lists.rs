@@ -47,21 +47,21 @@ impl<'c> Lists<'c> {
             groups: HashMap::new(),
         };
         for acl in &config.acls {
-            let range = lists.add(acl.name.to_string(), &acl.rules);
+            let range = lists.add(&acl.name, &acl.rules);
             lists.acls.insert(&acl.name, range);
         }
         for group in &config.groups {
-            let range = lists.add(format!("group:{}", group.name), &group.rules);
+            let range = lists.add(&format!("group:{}", group.name), &group.rules);
             lists.groups.insert(&group.name, range);
         }
         lists
     }
 
-    fn add(&mut self, list: String, rules: &'c [AclRule]) -> std::ops::Range<usize> {
+    fn add(&mut self, list: &str, rules: &'c [AclRule]) -> std::ops::Range<usize> {
         let first = self.rules.len();
         self.rules
             .extend((1..).zip(rules).map(|(position, rule)| Listed {
-                list: list.clone(),
+                list: list.to_owned(),
                 position,
                 rule,
             }));

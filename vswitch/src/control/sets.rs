@@ -49,66 +49,70 @@ impl Control {
     ) -> Result<Applied, ControlError> {
         self.edit(|text| {
             let running = self.config();
-            let (kind, field, members) = changed(&running, name, change)?;
-            config::replace_members(text, kind, name, field, &members)
+            let set = changed(&running, name, change)?;
+            config::replace_members(text, set.kind, name, set.field, &set.members)
                 .map_err(|error| ControlError::Refused(format!("set \"{name}\": {error}")))
         })
     }
 }
 
-/// The members that a set will have: where they are written, and what.
-fn changed(
-    config: &Config,
-    name: &str,
-    change: &types::SetChange,
-) -> Result<(&'static str, &'static str, Vec<String>), ControlError> {
-    let address_set = config.address_sets.iter().find(|set| &*set.name == name);
-    let port_set = config.port_sets.iter().find(|set| &*set.name == name);
-    let (kind, field, mut members, plain): (_, _, Vec<String>, fn(&str) -> Option<String>) =
-        match (address_set, port_set) {
-            (Some(set), _) => {
-                let members = set.addresses.iter().copied().map(net_text);
-                ("address_set", "addresses", members.collect(), plain_net)
-            }
-            (None, Some(set)) => {
-                let members = set.ports.iter().map(range_text);
-                ("port_set", "ports", members.collect(), plain_range)
-            }
-            (None, None) => {
-                let addresses = config.address_sets.iter().map(|set| &*set.name);
-                let ports = config.port_sets.iter().map(|set| &*set.name);
-                return Err(ControlError::NotFound {
-                    message: format!("there is no set \"{name}\""),
-                    help: nearest(name, addresses.chain(ports)),
-                });
-            }
-        };
+/// A set as the configuration holds it.
+struct Held {
+    /// The tables that it stands among.
+    kind: &'static str,
+    /// The field that its members stand in.
+    field: &'static str,
+    members: Vec<String>,
+    /// A member in the one way that it is printed.
+    plain: fn(&str) -> Option<String>,
+}
+
+fn held(config: &Config, name: &str) -> Result<Held, ControlError> {
+    if let Some(set) = config.address_sets.iter().find(|set| &*set.name == name) {
+        return Ok(Held {
+            kind: "address_set",
+            field: "addresses",
+            members: set.addresses.iter().copied().map(net_text).collect(),
+            plain: |text| text::address(text).ok()?.0.map(net_text),
+        });
+    }
+    if let Some(set) = config.port_sets.iter().find(|set| &*set.name == name) {
+        return Ok(Held {
+            kind: "port_set",
+            field: "ports",
+            members: set.ports.iter().map(range_text).collect(),
+            plain: |text| text::port_range(text).map(|range| range_text(&range)),
+        });
+    }
+    let addresses = config.address_sets.iter().map(|set| &*set.name);
+    let ports = config.port_sets.iter().map(|set| &*set.name);
+    Err(ControlError::NotFound {
+        message: format!("there is no set \"{name}\""),
+        help: nearest(name, addresses.chain(ports)),
+    })
+}
+
+/// The set with the change made.
+fn changed(config: &Config, name: &str, change: &types::SetChange) -> Result<Held, ControlError> {
+    let mut set = held(config, name)?;
     // What cannot be read is added as it is, and refused with its place by the configuration.
-    let plain = |member: &String| plain(member).unwrap_or_else(|| member.clone());
+    let print = set.plain;
+    let plain = |member: &String| print(member).unwrap_or_else(|| member.clone());
     for member in change.remove.iter().map(plain) {
-        let Some(at) = members.iter().position(|known| *known == member) else {
+        let Some(at) = set.members.iter().position(|known| *known == member) else {
             return Err(ControlError::NotFound {
                 message: format!("{member} is not in set \"{name}\""),
-                help: nearest(&member, members.iter().map(String::as_str)),
+                help: nearest(&member, set.members.iter().map(String::as_str)),
             });
         };
-        members.remove(at);
+        set.members.remove(at);
     }
     for member in change.add.iter().map(plain) {
-        if !members.contains(&member) {
-            members.push(member);
+        if !set.members.contains(&member) {
+            set.members.push(member);
         }
     }
-    Ok((kind, field, members))
-}
-
-fn plain_net(text: &str) -> Option<String> {
-    let (net, _) = text::address(text).ok()?;
-    net.map(net_text)
-}
-
-fn plain_range(text: &str) -> Option<String> {
-    text::port_range(text).map(|range| range_text(&range))
+    Ok(set)
 }
 
 /// How many written rules name a set.
