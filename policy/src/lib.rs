@@ -14,7 +14,8 @@
 //! Rooms: [`ids`] and [`key`] (words), [`parse`](mod@parse) (frame to key), [`checksum`] (unfinished
 //! checksums), [`model`] (the desired state), [`reader`], [`rule`], [`acl`] (rule lists),
 //! [`sender`] (anti-spoofing), [`snapshot`] (the compiled state), [`denial`] (why a frame was
-//! dropped), [`nearest`](mod@nearest) (help with misspelt words).
+//! dropped), [`reject`] (what its sender is told), [`nearest`](mod@nearest) (help with misspelt
+//! words).
 #![forbid(unsafe_code)]
 
 pub mod acl;
@@ -26,6 +27,7 @@ pub mod model;
 pub mod nearest;
 pub mod parse;
 pub mod reader;
+pub mod reject;
 pub mod rule;
 pub mod sender;
 pub mod snapshot;
