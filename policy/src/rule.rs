@@ -50,9 +50,9 @@ pub struct Rule {
 /// Where a rule was written.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Origin {
-    /// The ACL it belongs to.
+    /// The ACL it belongs to, or `group:` and the name of its group.
     pub acl: String,
-    /// Its place in the ACL, from 1.
+    /// Its place there, from 1.
     pub position: u32,
     /// File and line, as in `acls.toml:12`.
     pub place: String,

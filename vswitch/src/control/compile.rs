@@ -3,9 +3,9 @@
 use std::{collections::HashMap, sync::Arc};
 
 use policy::{
-    NetworkId, PortId,
+    NetworkId, PortId, RuleId,
     model::{self, Model},
-    rule::{Origin, Rule},
+    rule::{Origin, Rule, Sets},
 };
 
 use super::ids::Ids;
@@ -47,50 +47,37 @@ pub(super) fn model(config: &Config, ids: &mut Ids) -> Option<Model> {
     Some(Model { networks, ports })
 }
 
-/// The rule lists of vNICs, with the sets put in. Equal lists are one, whoever uses them.
+/// The rule lists of vNICs, with the sets put in. Equal lists are one, whoever uses them; rules
+/// that no vNIC has are never written out.
 struct RuleLists<'c> {
     lists: Lists<'c>,
-    /// The plain rules of each written one, by its number in `lists`.
-    plain: Vec<Vec<Rule>>,
+    sets: Sets,
+    /// The number and place of each rule of `lists`.
+    named: Vec<(RuleId, Arc<Origin>)>,
     made: HashMap<Vec<usize>, Arc<[Rule]>>,
 }
 
 impl<'c> RuleLists<'c> {
     fn new(config: &'c Config, ids: &mut Ids) -> Self {
         let lists = Lists::new(config);
-        let origins: Vec<_> = lists
-            .rules()
-            .iter()
-            .map(|listed| {
-                Arc::new(Origin {
-                    acl: listed.list.clone(),
-                    position: listed.position,
-                    place: listed.rule.place.clone(),
-                    text: listed.rule.text.clone(),
-                })
+        let origins = lists.rules().iter().map(|listed| {
+            Arc::new(Origin {
+                acl: listed.list.clone(),
+                position: listed.position,
+                place: listed.rule.place.clone(),
+                text: listed.rule.text.clone(),
             })
-            .collect();
-        let sets = config::lists::sets(config);
-        let numbered = ids.rules.renumber(&origins).into_iter().zip(origins);
-        let plain = lists
-            .rules()
-            .iter()
-            .zip(numbered)
-            .map(|(listed, (id, origin))| {
-                let written = &listed.rule.rule;
-                let rule = |matches| Rule {
-                    id,
-                    action: written.action,
-                    log: written.log,
-                    limit: written.limit,
-                    matches,
-                    origin: Arc::clone(&origin),
-                };
-                written.expand(&sets).into_iter().map(rule).collect()
-            });
+        });
+        let origins: Vec<_> = origins.collect();
         Self {
-            plain: plain.collect(),
             lists,
+            sets: config::lists::sets(config),
+            named: ids
+                .rules
+                .renumber(&origins)
+                .into_iter()
+                .zip(origins)
+                .collect(),
             made: HashMap::new(),
         }
     }
@@ -100,10 +87,24 @@ impl<'c> RuleLists<'c> {
         if let Some(made) = self.made.get(&numbers) {
             return Arc::clone(made);
         }
-        let rules = numbers.iter().flat_map(|number| &self.plain[*number]);
-        let list: Arc<[Rule]> = rules.cloned().collect();
+        let list: Arc<[Rule]> = numbers.iter().flat_map(|n| self.plain(*n)).collect();
         self.made.insert(numbers, Arc::clone(&list));
         list
+    }
+
+    /// The plain rules that a written one stands for.
+    fn plain(&self, number: usize) -> impl Iterator<Item = Rule> + use<'_, 'c> {
+        let written = &self.lists.rules()[number].rule.rule;
+        let (id, origin) = &self.named[number];
+        let matches = written.expand(&self.sets).into_iter();
+        matches.map(|matches| Rule {
+            id: *id,
+            action: written.action,
+            log: written.log,
+            limit: written.limit,
+            matches,
+            origin: Arc::clone(origin),
+        })
     }
 }
 
