@@ -12,7 +12,7 @@
 //! ```
 
 use policy::{
-    Class, Denial, DropReason, NetworkId, PortId, VlanId,
+    Class, Denial, DropReason, NetworkId, PortId, RuleId, VlanId,
     key::shape,
     parse::Parsed,
     reader::Exact,
@@ -24,6 +24,7 @@ use crate::{
     bridge::{Bridge, Lookup, Sender},
     drop_ledger::DropLedger,
     flow_cache::NO_NETWORK,
+    rule_ledger::{RuleLedger, RuleSlot},
     storm::FloodKind,
     verdict::{Denied, Destination, DestinationLog, Verdict},
 };
@@ -41,6 +42,8 @@ pub struct Decision {
     pub cacheable: bool,
     /// What it took, in judgements: 1 and one for each destination.
     pub cost: u32,
+    /// The rule of the sending vNIC that let the frame pass.
+    pub outbound: RuleSlot,
 }
 
 /// What one worker's slow path keeps.
@@ -48,6 +51,8 @@ pub struct Decision {
 pub struct SlowPath {
     /// Drops by rule.
     pub ledger: DropLedger,
+    /// What passed, by rule.
+    pub rules: RuleLedger,
     /// Lists of destinations.
     pub lists: DestinationLog,
 }
@@ -56,6 +61,7 @@ impl Default for SlowPath {
     fn default() -> Self {
         Self {
             ledger: DropLedger::default(),
+            rules: RuleLedger::default(),
             lists: DestinationLog::new(64),
         }
     }
@@ -87,6 +93,7 @@ impl SlowPath {
             generation: 0,
             cacheable: parsed.class.cacheable(),
             cost: 1,
+            outbound: RuleSlot::NONE,
         };
         decision.verdict = match self.decide(inputs, head, parsed, &mut decision) {
             Ok(verdict) => verdict,
@@ -113,7 +120,8 @@ impl SlowPath {
             .snapshot
             .port(parsed.key.ingress())
             .ok_or(no_policy)?;
-        let network = admit(port, head, parsed)?;
+        let (network, allowed) = admit(port, head, parsed)?;
+        decision.outbound = self.rules.slot(allowed);
         let network = inputs.snapshot.network(network).ok_or(no_policy)?;
 
         let sender = Sender {
@@ -204,23 +212,29 @@ impl SlowPath {
             port: to,
             tag: tag.map(Into::into),
             denied,
+            allowed: self.rules.slot(judged.ok().flatten()),
         }
     }
 }
 
-/// Whether the ingress port may send the frame, and on which network.
-fn admit(port: &PortPolicy, head: &[u8], parsed: &Parsed) -> Result<NetworkId, Denial> {
+/// Whether the ingress port may send the frame, on which network, and by which rule.
+fn admit(
+    port: &PortPolicy,
+    head: &[u8],
+    parsed: &Parsed,
+) -> Result<(NetworkId, Option<RuleId>), Denial> {
     let mut reader = Exact(&parsed.key);
     let network = port.admit(&mut reader)?;
+    let mut allowed = None;
     if let Some(vnic) = &port.vnic {
         let claim = match parsed.class {
             Class::Arp | Class::Ipv6Neighbor => NeighborClaim::read(head, parsed),
             _ => None,
         };
         vnic.check_sender(&mut reader, claim.as_ref())?;
-        vnic.judge_outbound(&mut reader)?;
+        allowed = vnic.judge_outbound(&mut reader)?;
     }
-    Ok(network)
+    Ok((network, allowed))
 }
 
 fn route(

@@ -2,7 +2,7 @@
 
 use policy::{DropReason, PortId, VlanId};
 
-use crate::{drop_ledger::LedgerSlot, storm::FloodKind};
+use crate::{drop_ledger::LedgerSlot, rule_ledger::RuleSlot, storm::FloodKind};
 
 /// What becomes of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +32,8 @@ pub struct Destination {
     pub tag: Option<VlanTag>,
     /// Set when the receiving vNIC's policy denies it: it is dropped in that port's account.
     pub denied: Option<Denied>,
+    /// The rule of the receiving vNIC that let it pass.
+    pub allowed: RuleSlot,
 }
 
 /// A drop, with its row in the ledger.
@@ -90,6 +92,7 @@ impl DestinationLog {
             port: PortId(u16::MAX),
             tag: None,
             denied: None,
+            allowed: RuleSlot::NONE,
         };
         Self {
             ring: vec![nobody; 2 * half],
@@ -151,6 +154,7 @@ mod tests {
             port: PortId(port),
             tag: None,
             denied: None,
+            allowed: RuleSlot::NONE,
         }
     }
 
@@ -202,7 +206,7 @@ mod tests {
 
     #[test]
     fn a_verdict_is_small() {
-        assert_eq!(size_of::<Destination>(), 8);
+        assert_eq!(size_of::<Destination>(), 10);
         assert!(size_of::<Verdict>() <= 24);
     }
 }

@@ -155,6 +155,9 @@ impl Worker {
         if !self.slow_path.lists.holds(longest) {
             self.slow_path.lists = DestinationLog::new(longest);
         }
+        let snapshot = &bundle.snapshot;
+        let is_there = |rule| snapshot.rule(rule).is_some();
+        self.slow_path.rules.make_room(is_there);
         let now_ns = self.shared.clock.ns_at(began);
         self.budget.adopt(bundle, self.acknowledged.get(), now_ns);
     }

@@ -86,6 +86,8 @@ pub struct PortCounts {
     pub forwarded: u64,
     /// Destinations handed to this port.
     pub offered: u64,
+    /// Those of them that the switch itself made.
+    pub originated: u64,
     /// Frames judged by the flow cache.
     pub cache_hits: u64,
     /// Frames judged by the slow path.

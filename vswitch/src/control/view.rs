@@ -303,6 +303,7 @@ fn counts_row(counts: PortCounts) -> types::PortCounts {
         replicas: counts.replicas,
         forwarded: counts.forwarded,
         offered: counts.offered,
+        originated: counts.originated,
         cache_hits: counts.cache_hits,
         cache_misses: counts.cache_misses,
         drops: counts

@@ -271,18 +271,26 @@ impl Walk<'_> {
             now_s: self.now.s,
         };
         let decision = self.slow_path.resolve(inputs, frame.head(), parsed);
+        let rules = &self.slow_path.rules;
+        rules.count(decision.outbound, 1, self.now.s);
+        if let Verdict::Unicast(to) = decision.verdict {
+            rules.count(to.allowed, 1, self.now.s);
+        }
         if decision.cacheable {
             let Decision {
                 verdict,
                 network,
                 generation,
+                outbound,
                 ..
             } = decision;
             let masked = &parsed.key & mask_of(self.bundle, parsed);
             let mut entry = Entry::new(masked, epoch, verdict);
             (entry.network, entry.generation) = (network, generation);
+            entry.outbound = outbound;
             entry.refresh_s = next_refresh_s(&entry, self.bundle, self.now);
-            self.cache.insert(hash, entry);
+            let rules = &self.slow_path.rules;
+            self.cache.insert(hash, entry, rules, self.now.s);
         }
         (decision.verdict, decision.cost)
     }
@@ -337,6 +345,8 @@ impl Walk<'_> {
         let len = self.slow_path.lists.get(list).len();
         for place in 0..len {
             let destination = self.slow_path.lists.get(list)[place];
+            let rules = &self.slow_path.rules;
+            rules.count(destination.allowed, 1, self.now.s);
             self.send(frames, index, destination);
         }
         outcome.forwarded += len as u64;
@@ -370,7 +380,7 @@ impl Walk<'_> {
 
     #[inline]
     fn drop(&mut self, account: policy::PortId, denied: Denied) {
-        self.slow_path.ledger.count(denied.row);
+        self.slow_path.ledger.count(denied.row, self.now.s);
         if let Some(counters) = port_counters(self.bundle, account, self.id) {
             counters.drop_frames(denied.reason, 1);
         }
