@@ -1,6 +1,6 @@
 //! Rules: what they match and what they do.
 
-use std::{fmt, ops::RangeInclusive, sync::Arc};
+use std::{fmt, ops::RangeInclusive, str::FromStr, sync::Arc};
 
 use ipnet::IpNet;
 
@@ -8,7 +8,7 @@ use crate::{
     Mac, RuleId, VlanId,
     acl::Matcher,
     key::{ethertype, protocol},
-    model::Action,
+    model::{Action, RateLimit},
     reader::KeyReader,
 };
 
@@ -19,6 +19,10 @@ pub struct Rule {
     pub id: RuleId,
     /// What happens to a frame that it matches.
     pub action: Action,
+    /// Whether frames that it decides are logged.
+    pub log: bool,
+    /// Most frames that it decides in a second; what is beyond is dropped. `None` is no limit.
+    pub limit: Option<RateLimit>,
     /// What it matches; every part that is present must hold.
     pub matches: Match,
     /// Where it was written, for people.
@@ -235,10 +239,57 @@ impl Match {
 impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let action = match self.action {
-            Action::Allow => "allow",
+            Action::Allow | Action::AllowStateful => "allow",
             Action::Deny => "deny",
+            Action::Reject => "reject",
         };
-        write!(f, "{action} {}", self.matches)
+        write!(f, "{action} {}", self.matches)?;
+        if self.action == Action::AllowStateful {
+            f.write_str(" stateful")?;
+        }
+        if self.log {
+            f.write_str(" log")?;
+        }
+        self.limit
+            .map_or(Ok(()), |limit| write!(f, " limit {limit}"))
+    }
+}
+
+/// As in `100/s`, with ` burst 20` behind it where that is not what comes back in a second.
+impl fmt::Display for RateLimit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/s", self.per_second)?;
+        if self.burst == self.per_second {
+            return Ok(());
+        }
+        write!(f, " burst {}", self.burst)
+    }
+}
+
+/// A text that is not a rate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("write a rate as in 100/s, or 100/s burst 20, both at least 1")]
+pub struct RateLimitError;
+
+impl FromStr for RateLimit {
+    type Err = RateLimitError;
+
+    fn from_str(text: &str) -> Result<Self, RateLimitError> {
+        let number = |text: &str| {
+            let found = text.parse().ok().filter(|&number: &u32| number > 0);
+            found.ok_or(RateLimitError)
+        };
+        let words: Vec<&str> = text.split_ascii_whitespace().collect();
+        let (rate, burst) = match words[..] {
+            [rate] => (rate, None),
+            [rate, "burst", burst] => (rate, Some(number(burst)?)),
+            _ => return Err(RateLimitError),
+        };
+        let per_second = number(rate.strip_suffix("/s").ok_or(RateLimitError)?)?;
+        Ok(Self {
+            per_second,
+            burst: burst.unwrap_or(per_second),
+        })
     }
 }
 

@@ -5,7 +5,7 @@ use std::{ops::RangeInclusive, str::FromStr, sync::Arc};
 use ipnet::IpNet;
 use policy::{
     Mac, VlanId,
-    model::Action,
+    model::{Action, RateLimit},
     rule::{FlagsMatch, FragmentMatch, IcmpMatch, MacMatch, Match},
 };
 
@@ -55,7 +55,12 @@ const FRAGMENTS: &[(&str, FragmentMatch)] = &[
     ("later", FragmentMatch::Later),
 ];
 /// What a rule or a default does, by name.
-pub(super) const ACTIONS: &[(&str, Action)] = &[("allow", Action::Allow), ("deny", Action::Deny)];
+pub(super) const ACTIONS: &[(&str, Action)] = &[
+    (Action::Allow.name(), Action::Allow),
+    (Action::AllowStateful.name(), Action::AllowStateful),
+    (Action::Deny.name(), Action::Deny),
+    (Action::Reject.name(), Action::Reject),
+];
 
 /// Reads an ACL; a rule with a problem is left out, and the problem noted.
 pub(super) fn acl(section: &Section<'_>, name: &Arc<str>) -> Acl {
@@ -81,6 +86,8 @@ fn rule(section: &Section<'_>) -> Option<AclRule> {
     let action = section
         .required("action")
         .and_then(|text| reader.choice(&text, ACTIONS));
+    let log = section.bool("log").unwrap_or(false);
+    let limit = section.string("limit").and_then(|text| reader.parse(&text));
     let matches = Match {
         eth_src: section.string("eth_src").and_then(|t| mac(section, &t)),
         eth_dst: section.string("eth_dst").and_then(|t| mac(section, &t)),
@@ -111,18 +118,24 @@ fn rule(section: &Section<'_>) -> Option<AclRule> {
     }
     Some(AclRule {
         action,
-        text: text(action, &matches),
+        log,
+        limit,
+        text: text(action, log, limit, &matches),
         matches,
         place: reader.source.place(section.span.start),
     })
 }
 
-fn text(action: Action, matches: &Match) -> String {
-    let verb = match action {
-        Action::Allow => "allow",
-        Action::Deny => "deny",
+fn text(action: Action, log: bool, limit: Option<RateLimit>, matches: &Match) -> String {
+    let (verb, stateful) = match action {
+        Action::Allow => ("allow", ""),
+        Action::AllowStateful => ("allow", " stateful"),
+        Action::Deny => ("deny", ""),
+        Action::Reject => ("reject", ""),
     };
-    format!("{verb} {matches}")
+    let log = if log { " log" } else { "" };
+    let limit = limit.map_or(String::new(), |limit| format!(" limit {limit}"));
+    format!("{verb} {matches}{stateful}{log}{limit}")
 }
 
 fn mac(section: &Section<'_>, text: &At<String>) -> Option<MacMatch> {

@@ -154,6 +154,8 @@ pub const RULE: Schema = Schema {
     name: "an ACL rule",
     fields: &[
         "action",
+        "log",
+        "limit",
         "eth_src",
         "eth_dst",
         "ethertype",

@@ -9,7 +9,7 @@ use pmd::{
 };
 use policy::{
     Mac, VlanId,
-    model::{Action, SenderChecks, StormLimits},
+    model::{Action, RateLimit, SenderChecks, StormLimits},
     rule::Match,
 };
 
@@ -271,6 +271,10 @@ pub struct Acl {
 pub struct AclRule {
     /// What happens.
     pub action: Action,
+    /// Whether it is logged.
+    pub log: bool,
+    /// How often it may happen.
+    pub limit: Option<RateLimit>,
     /// To which frames.
     pub matches: Match,
     /// The rule in one line.

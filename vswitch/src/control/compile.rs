@@ -66,6 +66,8 @@ fn acls<'c>(config: &'c Config, ids: &mut Ids) -> Acls<'c> {
         let rules = rules.map(|(rule, (id, origin))| Rule {
             id,
             action: rule.action,
+            log: rule.log,
+            limit: rule.limit,
             matches: rule.matches.clone(),
             origin,
         });

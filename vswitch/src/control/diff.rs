@@ -283,7 +283,7 @@ fn vnic(old: &Vnic, new: &Vnic) -> Vec<String> {
 const RULES_SHOWN: usize = 20;
 
 fn acl(old: &Acl, new: &Acl) -> Vec<String> {
-    let same = |a: &AclRule, b: &AclRule| a.action == b.action && a.matches == b.matches;
+    let same = |a: &AclRule, b: &AclRule| a.text == b.text;
     if old.rules.len() == new.rules.len()
         && old.rules.iter().zip(&new.rules).all(|(a, b)| same(a, b))
     {

@@ -15,6 +15,11 @@ use policy::model::{Attachment, Model, Network, Port};
 
 use view::View;
 
+/// What a vNIC's outbound policy calls its refusals: denied, rejected.
+const OUTBOUND: [DropReason; 2] = [DropReason::AclOut, DropReason::RejectOut];
+/// What its inbound policy does.
+const INBOUND: [DropReason; 2] = [DropReason::AclIn, DropReason::RejectIn];
+
 const GROUP_BIT: u8 = 1;
 
 #[derive(Clone, Copy)]
@@ -113,7 +118,7 @@ impl Reference {
         let network = self.admit(port, &view)?;
         if let Some(vnic) = &port.vnic {
             judge::sender(vnic, &view)?;
-            judge::direction(&vnic.outbound, &view, DropReason::AclOut)?;
+            judge::direction(&vnic.outbound, &view, OUTBOUND)?;
         }
         self.learn(network, port, view.src)?;
         if !self.macs.contains_key(&(network, view.dst)) {
@@ -126,7 +131,7 @@ impl Reference {
             let vnic = vnic.and_then(|port| port.vnic.as_ref());
             let judged = match vnic {
                 _ if view.nested && tag.is_none() => Err(DropReason::NestedUntagged),
-                Some(vnic) => judge::direction(&vnic.inbound, &view, DropReason::AclIn),
+                Some(vnic) => judge::direction(&vnic.inbound, &view, INBOUND),
                 None => Ok(()),
             };
             match judged {
