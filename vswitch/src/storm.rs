@@ -50,10 +50,11 @@ impl StormGates {
 
 /// A leaky bucket as one number: the time at which it will have drained (GCRA, ITU-T I.371).
 #[derive(Debug, Default)]
-struct Gate(AtomicU64);
+pub struct Gate(AtomicU64);
 
 impl Gate {
-    fn pass(&self, pps: u32, now_ns: u64) -> bool {
+    /// Whether one more frame may pass, of `pps` a second.
+    pub fn pass(&self, pps: u32, now_ns: u64) -> bool {
         let Some(interval_ns) = 1_000_000_000u64.checked_div(u64::from(pps)) else {
             return false;
         };

@@ -36,6 +36,14 @@ pub struct Destination {
     pub allowed: RuleSlot,
 }
 
+impl Destination {
+    /// Whether the receiving vNIC's policy denies it and has the sender told so.
+    pub fn is_rejected(&self) -> bool {
+        self.denied
+            .is_some_and(|denied| denied.reason == DropReason::RejectIn)
+    }
+}
+
 /// A drop, with its row in the ledger.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Denied {

@@ -44,6 +44,7 @@ pub const ROUTES: &[(&str, &str)] = &[
     ("get", "/v1/macs"),
     ("get", "/v1/flows"),
     ("get", "/v1/drops"),
+    ("get", "/v1/rules"),
     ("get", "/v1/stats"),
     ("get", "/v1/config"),
     ("post", "/v1/apply"),
@@ -66,6 +67,7 @@ pub const ROUTES: &[(&str, &str)] = &[
         macs,
         flows,
         drops,
+        rules,
         stats,
         config_text,
         apply
@@ -92,6 +94,7 @@ pub fn router(control: Arc<Control>) -> Router {
         .route("/v1/macs", get(macs))
         .route("/v1/flows", get(flows))
         .route("/v1/drops", get(drops))
+        .route("/v1/rules", get(rules))
         .route("/v1/stats", get(stats))
         .route("/v1/config", get(config_text))
         .route("/v1/apply", post(apply))
@@ -311,6 +314,12 @@ async fn drops(State(control): Shared) -> Answer<Vec<types::Drop>> {
     apart(control, |control| Ok(control.drops()))
         .await
         .map(Json)
+}
+
+/// Rules in force and what they decided
+#[utoipa::path(get, path = "/v1/rules", responses((status = 200, body = [types::RuleHits])))]
+async fn rules(State(control): Shared) -> Answer<Vec<types::RuleHits>> {
+    apart(control, |control| control.rules()).await.map(Json)
 }
 
 /// Everything that is counted

@@ -210,6 +210,20 @@ pub struct Rule {
     pub place: String,
 }
 
+/// A rule in force and what it decided.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RuleHits {
+    /// The rule.
+    #[serde(flatten)]
+    pub rule: Rule,
+    /// Frames that it let pass.
+    pub passed: u64,
+    /// Frames that it denied or rejected.
+    pub dropped: u64,
+    /// Seconds since it last decided, at most a few too low; none when it never did.
+    pub last_hit_s_ago: Option<u32>,
+}
+
 /// Everything that is counted.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Stats {

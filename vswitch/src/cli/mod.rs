@@ -124,6 +124,15 @@ enum Show {
     },
     /// Dropped frames by port, reason and rule
     Drops,
+    /// Rules and how many frames each decided
+    Rules {
+        /// Of this ACL alone
+        #[arg(long, value_name = "NAME")]
+        acl: Option<String>,
+        /// Those alone that never decided
+        #[arg(long)]
+        unused: bool,
+    },
     /// The running configuration
     Config,
 }
@@ -367,6 +376,16 @@ impl Show {
                 shared.get::<Vec<_>>(&path, |rows| tables::flows(rows))
             }
             Self::Drops => shared.get::<Vec<_>>("/v1/drops", |rows| tables::drops(rows)),
+            Self::Rules { acl, unused } => {
+                let text = |rows: &Vec<types::RuleHits>| {
+                    let is_shown = |row: &&types::RuleHits| {
+                        acl.as_ref().is_none_or(|acl| *acl == row.rule.acl)
+                            && !(unused && row.last_hit_s_ago.is_some())
+                    };
+                    tables::rules(rows.iter().filter(is_shown))
+                };
+                shared.get("/v1/rules", text)
+            }
             Self::Config => shared.get("/v1/config", |config: &types::Config| config.text.clone()),
         }
     }

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use comfy_table::{CellAlignment, Table, presets};
 
 use crate::{
-    api::types::{Drop, Flow, Mac, Port, PortCounts, Queue, Stats, Worker},
+    api::types::{Drop, Flow, Mac, Port, PortCounts, Queue, RuleHits, Stats, Worker},
     control::Applied,
     doctor::{Finding, Status},
 };
@@ -294,6 +294,36 @@ pub(super) fn drops(drops: &[Drop]) -> String {
         ],
         &rows,
         "No frame was dropped.",
+    )
+}
+
+pub(super) fn rules<'a>(rules: impl Iterator<Item = &'a RuleHits>) -> String {
+    let rows: Vec<_> = rules
+        .map(|hits| {
+            let last = hits.last_hit_s_ago;
+            vec![
+                hits.rule.acl.clone(),
+                hits.rule.position.to_string(),
+                hits.passed.to_string(),
+                hits.dropped.to_string(),
+                last.map_or("never".into(), |seconds| format!("{seconds} s ago")),
+                hits.rule.text.clone(),
+                hits.rule.place.clone(),
+            ]
+        })
+        .collect();
+    table(
+        &[
+            ("ACL", TEXT),
+            ("#", NUMBER),
+            ("PASSED", NUMBER),
+            ("DROPPED", NUMBER),
+            ("LAST", TEXT),
+            ("RULE", TEXT),
+            ("WRITTEN AT", TEXT),
+        ],
+        &rows,
+        "No such rule.",
     )
 }
 

@@ -1,13 +1,15 @@
 //! What control asks of the datapath, so that its order of doing things can be tested without
 //! one.
 
+use std::collections::HashMap;
+
 use pmd::Health;
-use policy::{Epoch, PortId, snapshot::Snapshot};
+use policy::{Epoch, PortId, RuleId, snapshot::Snapshot};
 
 use crate::{
     bridge::MacRow,
     counters::{PortCounts, WorkerCounts},
-    engine::{DropRow, Engine, EngineError, FlowRow, PortQueues, QueueRow},
+    engine::{DropRow, Engine, EngineError, FlowRow, PortQueues, QueueRow, RuleHits},
 };
 
 /// The datapath, as [`Engine`] is it. What changes something returns when every worker has
@@ -30,6 +32,10 @@ pub trait Datapath: Send + Sync {
     fn macs(&self) -> Vec<MacRow>;
     fn flows(&self, limit: usize) -> Result<Vec<FlowRow>, EngineError>;
     fn drops(&self) -> Vec<DropRow>;
+    /// What each rule that decided anything decided.
+    fn rules(&self) -> Result<HashMap<RuleId, RuleHits>, EngineError>;
+    /// Seconds of the clock that hits are told in.
+    fn now_s(&self) -> u32;
     fn epoch(&self) -> Epoch;
     fn alive(&self) -> bool;
     fn stop(self: Box<Self>);
@@ -71,6 +77,12 @@ impl Datapath for Engine {
     }
     fn drops(&self) -> Vec<DropRow> {
         Engine::drops(self)
+    }
+    fn rules(&self) -> Result<HashMap<RuleId, RuleHits>, EngineError> {
+        Engine::rules(self)
+    }
+    fn now_s(&self) -> u32 {
+        Engine::now_s(self)
     }
     fn epoch(&self) -> Epoch {
         Engine::epoch(self)

@@ -17,7 +17,7 @@ use crate::{
     bridge::MacRow,
     config::{self, Machine, types::Port},
     counters::{PortCounts, WorkerCounts},
-    engine::{DropRow, EngineError, FlowRow, PortQueues, QueueRow},
+    engine::{DropRow, EngineError, FlowRow, PortQueues, QueueRow, RuleHits},
 };
 
 /// What happens to the world outside control, and what control did to it.
@@ -131,6 +131,17 @@ impl Datapath for FakeDatapath {
             denial,
             frames: 3,
         }]
+    }
+    fn rules(&self) -> Result<HashMap<policy::RuleId, RuleHits>, EngineError> {
+        let hits = RuleHits {
+            passed: 0,
+            dropped: 3,
+            last_s: 8,
+        };
+        Ok(HashMap::from([(policy::RuleId(0), hits)]))
+    }
+    fn now_s(&self) -> u32 {
+        10
     }
     fn epoch(&self) -> Epoch {
         Epoch(self.0.lock().epoch)

@@ -116,6 +116,32 @@ impl Control {
         drops.collect()
     }
 
+    /// Every rule in force and what it decided, in the order of their ACLs.
+    ///
+    /// # Errors
+    ///
+    /// When a worker does not answer.
+    pub fn rules(&self) -> Result<Vec<types::RuleHits>, super::ControlError> {
+        let hits = self.datapath.rules()?;
+        let now_s = self.datapath.now_s();
+        let state = self.state.read();
+        let row = |id| {
+            let hits = hits.get(&id);
+            types::RuleHits {
+                rule: rule_row(&state, id),
+                passed: hits.map_or(0, |hits| hits.passed),
+                dropped: hits.map_or(0, |hits| hits.dropped),
+                last_hit_s_ago: hits.map(|hits| now_s.saturating_sub(hits.last_s)),
+            }
+        };
+        let mut rows: Vec<_> = state.ids.rules.live().map(row).collect();
+        rows.sort_by(|a, b| {
+            let (a, b) = (&a.rule, &b.rule);
+            (&a.acl, a.position, a.id).cmp(&(&b.acl, b.position, b.id))
+        });
+        Ok(rows)
+    }
+
     /// Everything that is counted.
     pub fn stats(&self) -> types::Stats {
         let ports: Vec<_> = {

@@ -5,7 +5,7 @@
 //! what the next one needs; frames of one flow leave in the order in which they came.
 
 use pmd::{BURST, Burst, Frame, PartialChecksum, TxPlan};
-use policy::{Class, Denial, DropReason, FlowKey, key::shape, parse::Parsed};
+use policy::{Class, Denial, DropReason, Field, FlowKey, key::shape, parse::Parsed};
 
 use crate::{
     budget::Budget,
@@ -17,6 +17,9 @@ use crate::{
     slow_path::{Decision, Inputs, SlowPath},
     verdict::{Denied, Destination, DestinationLog, Verdict},
 };
+
+/// How many rejected frames a second the sender behind a port is told of (RFC 4443 §2.4 (f)).
+const REJECTS_PER_SECOND: u32 = 200;
 
 /// What the stages know of one frame of the burst.
 #[derive(Clone, Copy, Debug)]
@@ -308,9 +311,18 @@ impl Walk<'_> {
                 match self.slots.frames[index].verdict {
                     Verdict::Unicast(destination) => {
                         outcome.forwarded += 1;
+                        // Of a flooded frame's receivers another may be the one it is for.
+                        if destination.is_rejected() {
+                            self.reject(frames, index);
+                        }
                         self.send(frames, index, destination);
                     }
-                    Verdict::Drop(denied) => self.drop(group.port, denied),
+                    Verdict::Drop(denied) => {
+                        if denied.reason == DropReason::RejectOut {
+                            self.reject(frames, index);
+                        }
+                        self.drop(group.port, denied);
+                    }
                     Verdict::Flood(kind, list) => {
                         self.flood(frames, index, kind, list, &mut outcome);
                     }
@@ -376,6 +388,24 @@ impl Walk<'_> {
         let parsed = &self.slots.frames[index].parsed;
         self.outbox
             .plan_tagged(self.bundle, frames, index, parsed, to);
+    }
+
+    /// Tells the sender of a rejected frame so, if it may be told.
+    #[cold]
+    fn reject(&mut self, frames: &[Frame<'_>], index: usize) {
+        let parsed = &self.slots.frames[index].parsed;
+        let ingress = parsed.key.ingress();
+        let gate = self.bundle.port(ingress).map(|shared| &shared.rejects);
+        if !gate.is_some_and(|gate| gate.pass(REJECTS_PER_SECOND, self.now.ns)) {
+            return;
+        }
+        let tagged = parsed.key.has(shape::TAGGED);
+        let tci = tagged.then(|| parsed.key.get(Field::VLAN_TCI) as u16);
+        let head = frames[index].head();
+        self.outbox
+            .originate(self.bundle, frames, index, ingress, |to| {
+                policy::reject::reply(to, head, parsed, tci)
+            });
     }
 
     #[inline]
