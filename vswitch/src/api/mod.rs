@@ -319,7 +319,7 @@ async fn drops(State(control): Shared) -> Answer<Vec<types::Drop>> {
 /// Rules in force and what they decided
 #[utoipa::path(get, path = "/v1/rules", responses((status = 200, body = [types::RuleHits])))]
 async fn rules(State(control): Shared) -> Answer<Vec<types::RuleHits>> {
-    apart(control, |control| control.rules()).await.map(Json)
+    apart(control, Control::rules).await.map(Json)
 }
 
 /// Everything that is counted
