@@ -101,6 +101,12 @@ impl DropLedger {
         LedgerSlot(free)
     }
 
+    /// What a row counts; `None` for what is not itemised.
+    pub fn denial(&self, slot: LedgerSlot) -> Option<Denial> {
+        let label = self.rows.0[slot.0 as usize].label.load(Relaxed);
+        unpack(label).map(|(_, denial)| denial)
+    }
+
     /// Counts one frame.
     #[inline]
     pub fn count(&self, slot: LedgerSlot) {

@@ -335,6 +335,17 @@ impl FlowCache {
         (0..WAYS).any(|way| ways & 1 << way != 0 && self.entries[set * WAYS + way].key == *key)
     }
 
+    /// The entry of a key already masked, if it stands: for whoever asks without being a frame.
+    pub fn peek(&self, masked: &FlowKey, now: Standing<'_>) -> Option<&Entry> {
+        let hash = self.hash(masked);
+        let set = self.set_index(hash);
+        let ways = self.sets[set].matching(hash.tag());
+        (0..WAYS)
+            .filter(|way| ways & 1 << way != 0)
+            .map(|way| &self.entries[set * WAYS + way])
+            .find(|entry| entry.key == *masked && entry.stands(now))
+    }
+
     /// Keeps a decision, in the place of an older one for the same key if there is one.
     pub fn insert(&mut self, hash: Hash, entry: Entry) {
         let set_index = self.set_index(hash);

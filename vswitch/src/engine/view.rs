@@ -3,16 +3,19 @@
 //! In: questions, from any thread. Out: rows. Nothing here changes what the workers do.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
     time::Duration,
 };
 
-use policy::{Denial, DropReason, Epoch, PortId};
+use policy::{Denial, DropReason, Epoch, FlowKey, PortId};
 
 use super::{Engine, EngineError, PATIENCE};
 use crate::{
     bridge::MacRow,
     counters::{PortCounts, WorkerCounts},
+    drop_watch::{Filter, Watch},
+    published::{Bundle, Shared},
     runner::{Command, FlowRow},
 };
 
@@ -39,6 +42,15 @@ pub struct DropRow {
     pub denial: Denial,
     /// How many.
     pub frames: u64,
+}
+
+/// What frames would meet: the snapshot in force when it was asked for, and the MAC tables.
+#[derive(Clone, Debug)]
+pub struct Outlook {
+    /// The snapshot, with the ports' counters and limits.
+    pub bundle: Arc<Bundle>,
+    /// The MAC tables, and the clock.
+    pub shared: Arc<Shared>,
 }
 
 impl Engine {
@@ -112,6 +124,53 @@ impl Engine {
             rows.extend(self.call(worker, |reply| Command::Flows { limit, reply })?);
         }
         Ok(rows)
+    }
+
+    /// What frames from ports would meet now.
+    pub fn outlook(&self) -> Outlook {
+        Outlook {
+            bundle: self.shared.current.load_full(),
+            shared: Arc::clone(&self.shared),
+        }
+    }
+
+    /// Which of the workers that own a receive queue of `port` have a flow in their cache: each
+    /// with the entry, if it has one. Nothing is touched.
+    ///
+    /// # Errors
+    ///
+    /// When a worker does not answer.
+    pub fn look_up(
+        &self,
+        port: PortId,
+        masked: &FlowKey,
+        epoch: Epoch,
+    ) -> Result<Vec<(usize, Option<FlowRow>)>, EngineError> {
+        let owners: BTreeSet<usize> = {
+            let state = self.state.lock();
+            let record = state.ports.get(&port);
+            record.map_or_else(BTreeSet::new, |r| r.placement.iter().copied().collect())
+        };
+        let mut answers = Vec::new();
+        for worker in owners {
+            let found = self.call(worker, |reply| Command::Look {
+                masked: *masked,
+                epoch,
+                reply,
+            })?;
+            answers.push((worker, found));
+        }
+        Ok(answers)
+    }
+
+    /// Samples of frames, until the watch is dropped; `None` when too many watch already.
+    pub fn watch(&self, filter: Filter) -> Option<Watch> {
+        self.watches.start(filter)
+    }
+
+    /// The clock that samples are stamped by, in nanoseconds.
+    pub fn now_ns(&self) -> u64 {
+        self.shared.clock.ns_at(pmd::clock::cycles())
     }
 
     /// Drops by port, reason and rule, over all workers. What no ledger itemises (a driver's

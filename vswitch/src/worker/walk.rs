@@ -302,7 +302,7 @@ impl Walk<'_> {
                         outcome.forwarded += 1;
                         self.send(frames, index, destination);
                     }
-                    Verdict::Drop(denied) => self.drop(group.port, denied),
+                    Verdict::Drop(denied) => self.drop(frames, index, group.port, denied),
                     Verdict::Flood(kind, list) => {
                         self.flood(frames, index, kind, list, &mut outcome);
                     }
@@ -331,7 +331,7 @@ impl Walk<'_> {
         ) && let Err(reason) = shared.storm.pass(kind, &port.storm, self.now.ns)
         {
             let row = self.slow_path.ledger.slot(ingress, Denial::new(reason));
-            self.drop(ingress, Denied { reason, row });
+            self.drop(frames, index, ingress, Denied { reason, row });
             return;
         }
         let len = self.slow_path.lists.get(list).len();
@@ -360,7 +360,7 @@ impl Walk<'_> {
             if let Some(counters) = port_counters(self.bundle, to.port, self.id) {
                 counters.offered.add(1);
             }
-            self.drop(to.port, denied);
+            self.drop(frames, index, to.port, denied);
             return;
         }
         let parsed = &self.slots.frames[index].parsed;
@@ -369,10 +369,46 @@ impl Walk<'_> {
     }
 
     #[inline]
-    fn drop(&mut self, account: policy::PortId, denied: Denied) {
+    fn drop(
+        &mut self,
+        frames: &[Frame<'_>],
+        index: usize,
+        account: policy::PortId,
+        denied: Denied,
+    ) {
         self.slow_path.ledger.count(denied.row);
         if let Some(counters) = port_counters(self.bundle, account, self.id) {
             counters.drop_frames(denied.reason, 1);
+        }
+        if self.outbox.taps.watch_drops() {
+            self.show_drop(&frames[index], index, account, denied);
+        }
+    }
+
+    /// Gives whoever watches drops a sample.
+    #[cold]
+    fn show_drop(
+        &self,
+        frame: &Frame<'_>,
+        index: usize,
+        account: policy::PortId,
+        denied: Denied,
+    ) {
+        let ingress = self.slots.frames[index].parsed.key.ingress();
+        let itemised = self.slow_path.ledger.denial(denied.row);
+        let denial = itemised.unwrap_or(Denial::new(denied.reason));
+        let taps = &self.outbox.taps;
+        taps.dropped(self.now.ns, Some(ingress), (account, denial), frame);
+    }
+
+    /// Gives whoever watches received frames samples.
+    #[cold]
+    pub(super) fn show_received(&self, frames: &[Frame<'_>]) {
+        for group in self.groups {
+            for frame in &frames[group.range()] {
+                let taps = &self.outbox.taps;
+                taps.received(self.now.ns, group.port, frame);
+            }
         }
     }
 }

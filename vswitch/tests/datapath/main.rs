@@ -9,6 +9,7 @@ mod model;
 mod bridge;
 mod budget;
 mod captures;
+mod explain;
 mod footprint;
 mod golden;
 mod guests;
