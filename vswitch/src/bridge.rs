@@ -248,6 +248,30 @@ impl Bridge {
         }
     }
 
+    /// The tables as they would be under another snapshot: what is learned now and may stay, and
+    /// the addresses of that snapshot's vNICs.
+    pub fn successor(&self, snapshot: &Snapshot) -> Self {
+        let next = Self::default();
+        next.configure(snapshot);
+        for row in self.rows(0) {
+            let network = snapshot.network(row.network);
+            let stays = network.is_some_and(|network| {
+                let mut members = network.members.iter();
+                row.age_s.is_some() && members.any(|member| member.port == row.port)
+            });
+            if stays {
+                let sender = Sender {
+                    mac: row.mac,
+                    port: row.port,
+                    port_limit: u32::MAX,
+                };
+                // An address that a vNIC has now is the vNIC's.
+                let _ = next.pass(row.network, sender, None, 0);
+            }
+        }
+        next
+    }
+
     fn pin(&self, network: NetworkId, table: &mut Table, mac: u64, port: PortId) {
         let location = Location {
             port,

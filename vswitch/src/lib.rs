@@ -8,7 +8,7 @@
 //!
 //! Control, from the outside in: [`cli`] (what a person types), [`api`] (what it speaks to),
 //! [`control`] (brings the datapath to the desired state and keeps it there), [`config`] (the
-//! desired state); beside it [`metrics`] and [`doctor`].
+//! desired state); beside it [`metrics`], [`decode`] and [`doctor`].
 #![forbid(unsafe_code)]
 
 pub mod bridge;
@@ -33,5 +33,6 @@ pub mod api;
 pub mod cli;
 pub mod config;
 pub mod control;
+pub mod decode;
 pub mod doctor;
 pub mod metrics;

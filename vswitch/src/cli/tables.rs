@@ -11,12 +11,12 @@ use crate::{
 };
 
 /// A column: its head, and whether its values are numbers.
-type Column = (&'static str, bool);
+pub(super) type Column = (&'static str, bool);
 const TEXT: bool = false;
 const NUMBER: bool = true;
 
 /// Lays rows out in columns; `empty` is said when there is no row.
-fn table(columns: &[Column], rows: &[Vec<String>], empty: &str) -> String {
+pub(super) fn table(columns: &[Column], rows: &[Vec<String>], empty: &str) -> String {
     if rows.is_empty() {
         return empty.to_owned();
     }

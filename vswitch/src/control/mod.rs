@@ -16,16 +16,20 @@
 //! while the datapath is asked.
 
 mod apply;
+pub mod compare;
 mod compile;
 mod datapath;
 pub mod diff;
 mod drivers;
+pub mod explain;
+mod flow_frame;
 mod ids;
 pub mod lifecycle;
 mod supervisor;
 #[cfg(test)]
 pub(crate) mod tests;
 mod view;
+mod watch;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -38,6 +42,7 @@ use pmd::{Counts, Details, Monitor, OpenError, PortInfo};
 use policy::{PortId, snapshot::CompileError};
 
 pub use apply::Applied;
+pub use watch::{DropFeed, WatchRequest};
 pub use datapath::Datapath;
 pub use drivers::{Drivers, Opener};
 

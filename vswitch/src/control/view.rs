@@ -167,7 +167,7 @@ impl Control {
         }
     }
 
-    fn port_names(&self) -> HashMap<PortId, String> {
+    pub(super) fn port_names(&self) -> HashMap<PortId, String> {
         let state = self.state.read();
         let ports = state.ports.iter();
         ports
@@ -260,7 +260,7 @@ fn condition(condition: &Condition) -> (&'static str, &str) {
     }
 }
 
-fn name_of(names: &HashMap<PortId, String>, id: PortId) -> String {
+pub(super) fn name_of(names: &HashMap<PortId, String>, id: PortId) -> String {
     names
         .get(&id)
         .cloned()
@@ -275,7 +275,7 @@ fn queue_row(row: &QueueRow, names: &HashMap<PortId, String>) -> types::Queue {
     }
 }
 
-fn rule_row(state: &State, id: policy::RuleId) -> types::Rule {
+pub(super) fn rule_row(state: &State, id: policy::RuleId) -> types::Rule {
     match state.ids.rules.origin(id) {
         Some(origin) => types::Rule {
             id: id.0,
@@ -333,7 +333,7 @@ fn worker_row(counts: &WorkerCounts) -> types::Worker {
 }
 
 /// What becomes of a flow's frames, in words.
-fn verdict(verdict: &FlowVerdict, ports: &HashMap<PortId, String>) -> String {
+pub(super) fn verdict(verdict: &FlowVerdict, ports: &HashMap<PortId, String>) -> String {
     let destinations = match verdict {
         FlowVerdict::Drop(reason) => return format!("drop {reason}"),
         FlowVerdict::Forward(destinations) => destinations,

@@ -150,7 +150,7 @@ fn agree(model: &Model, arrivals: &[Arrival]) -> Result<(), TestCaseError> {
 
 proptest! {
     #![proptest_config(ProptestConfig {
-        cases: 96,
+        cases: 48,
         failure_persistence: None,
         ..ProptestConfig::default()
     })]

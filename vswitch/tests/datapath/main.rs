@@ -18,3 +18,4 @@ mod policy;
 mod reference;
 mod universe;
 mod vlan;
+mod watching;
