@@ -10,6 +10,7 @@ use policy::{
 
 use crate::{
     bridge::Bridge,
+    drop_ledger::DropLedger,
     published::PortShared,
     slow_path::{Inputs, Observer, SlowPath, Step},
     storm::FloodKind,
@@ -114,7 +115,8 @@ impl<'a> Explainer<'a> {
             bridge,
             slow_path: SlowPath {
                 lists: DestinationLog::new(longest.unwrap_or(0)),
-                ..SlowPath::default()
+                // Whoever explains looks at the steps.
+                ledger: DropLedger::new(1),
             },
         }
     }
@@ -129,9 +131,9 @@ impl<'a> Explainer<'a> {
             now_s: 0,
         };
         let mut recorder = Recorder::default();
-        let decision =
-            self.slow_path
-                .resolve_observed(inputs, frame.head, &parsed, &mut recorder);
+        let decision = self
+            .slow_path
+            .resolve_observed(inputs, frame.head, &parsed, &mut recorder);
         let over_limit = match (decision.verdict, self.snapshot.port(frame.port), limits) {
             (Verdict::Flood(kind, _), Some(port), Some((shared, now_ns))) => {
                 shared.storm.foresee(kind, &port.storm, now_ns).err()

@@ -211,8 +211,7 @@ impl Watcher<'_> {
         if dropped as usize == plans.len() {
             self.show(frames, port, reason, plans);
         } else if self.taps.watch_drops() {
-            self.taps
-                .dropped_some(self.now_ns, port, reason, dropped);
+            self.taps.dropped_some(self.now_ns, port, reason, dropped);
         }
     }
 

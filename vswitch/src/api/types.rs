@@ -183,8 +183,15 @@ pub struct Drop {
     pub port: String,
     /// The reason's name.
     pub reason: String,
+    /// Where in the walk it was decided.
+    #[serde(default)]
+    pub stage: String,
     /// The reason in words.
     pub text: String,
+    /// False for what a full ledger counted by reason only: rules may have decided, which ones is
+    /// not known.
+    #[serde(default)]
+    pub itemised: bool,
     /// The rule that decided, if one did.
     pub rule: Option<Rule>,
     /// The VM behind the port, if there is one.

@@ -5,12 +5,7 @@ use std::{collections::HashMap, path::Path};
 use pmd::pcap::{LinkType, Reader, Record};
 use policy::{FlowKey, PortId, parse::parse};
 
-use crate::{
-    api::types::FrameText,
-    control::compare::MOST_FLOWS,
-    decode,
-    explain::HEAD_BYTES,
-};
+use crate::{api::types::FrameText, control::compare::MOST_FLOWS, decode, explain::HEAD_BYTES};
 
 /// Every frame, in order.
 pub(super) fn frames(file: &Path) -> anyhow::Result<Vec<FrameText>> {
@@ -46,9 +41,7 @@ pub(super) fn flows(file: &Path) -> anyhow::Result<(Vec<FrameText>, u64)> {
     Ok((flows, left_out))
 }
 
-fn records(
-    file: &Path,
-) -> anyhow::Result<impl Iterator<Item = anyhow::Result<Record>> + use<>> {
+fn records(file: &Path) -> anyhow::Result<impl Iterator<Item = anyhow::Result<Record>> + use<>> {
     let name = file.display().to_string();
     let records = Reader::open(file)?;
     Ok(records.map(move |record| {

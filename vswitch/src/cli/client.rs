@@ -69,7 +69,10 @@ impl Client {
         Ok(runtime.block_on(async {
             match tokio::time::timeout(self.patience, exchange).await {
                 Ok(outcome) => outcome,
-                Err(_) => Err(Failed::Broken(format!("after {} s", self.patience.as_secs()))),
+                Err(_) => Err(Failed::Broken(format!(
+                    "after {} s",
+                    self.patience.as_secs()
+                ))),
             }
         })?)
     }

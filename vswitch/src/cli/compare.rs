@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::{Shared, capture, explain::rule_words, print, print_json};
 use crate::{
-    api::types::{ChangedFlow, Compared, CompareRequest, Rule},
+    api::types::{ChangedFlow, CompareRequest, Compared, Rule},
     control::Origin,
 };
 
@@ -18,7 +18,13 @@ const PATIENCE: Duration = Duration::from_secs(60);
 #[group(id = "traffic", multiple = true)]
 pub(super) struct Traffic {
     /// With --dry-run: list the flows of a capture that would be judged otherwise
-    #[arg(long, value_name = "FILE", requires = "dry_run", requires = "port", conflicts_with = "live")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "dry_run",
+        requires = "port",
+        conflicts_with = "live"
+    )]
     against: Option<PathBuf>,
     /// With --dry-run: the same of what comes in for so long
     #[arg(long, value_name = "SECONDS", requires = "dry_run")]

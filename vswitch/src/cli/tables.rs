@@ -275,8 +275,11 @@ pub(super) fn drops(drops: &[Drop]) -> String {
                 drop.reason.clone(),
                 drop.frames.to_string(),
                 drop.vm.clone().unwrap_or_default(),
-                rule.map(|rule| format!("{} #{}: {}", rule.acl, rule.position, rule.text))
-                    .unwrap_or_default(),
+                match rule {
+                    Some(rule) => format!("{} #{}: {}", rule.acl, rule.position, rule.text),
+                    None if !drop.itemised => "(of many, not known which)".into(),
+                    None => String::new(),
+                },
                 rule.map(|rule| rule.place.clone()).unwrap_or_default(),
                 drop.text.clone(),
             ]
@@ -434,7 +437,9 @@ mod tests {
         let drop = Drop {
             port: "p1".into(),
             reason: "acl_in".into(),
+            stage: "inbound rules".into(),
             text: "Denied.".into(),
+            itemised: true,
             rule: Some(Rule {
                 id: 4,
                 acl: "web".into(),

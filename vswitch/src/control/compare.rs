@@ -10,7 +10,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use policy::{DropReason, Epoch, FlowKey, PortId, RuleId, VlanId, parse::parse, snapshot::Snapshot};
+use policy::{
+    DropReason, Epoch, FlowKey, PortId, RuleId, VlanId, parse::parse, snapshot::Snapshot,
+};
 
 use super::{
     Control, ControlError, Origin, compile,

@@ -216,13 +216,15 @@ impl Teller<'_> {
         let (reason, destinations) = match &outcome {
             Outcome::Dropped(denial) => (Some(denial.reason), Vec::new()),
             Outcome::Forwarded(exits) => {
-                let rows = exits.iter().map(|(port, tag, judged)| ExplainedDestination {
-                    port: view::name_of(self.names, *port),
-                    vlan: tag.map(VlanId::get),
-                    tag: self.tag_words(*tag).into(),
-                    sent: judged.is_ok(),
-                    reason: judged.err().map(|denial| denial.reason.name().into()),
-                });
+                let rows = exits
+                    .iter()
+                    .map(|(port, tag, judged)| ExplainedDestination {
+                        port: view::name_of(self.names, *port),
+                        vlan: tag.map(VlanId::get),
+                        tag: self.tag_words(*tag).into(),
+                        sent: judged.is_ok(),
+                        reason: judged.err().map(|denial| denial.reason.name().into()),
+                    });
                 (None, rows.collect())
             }
         };
@@ -289,7 +291,9 @@ impl Teller<'_> {
             }
             Step::Flooded(kind) => self.passed(Stage::Flood, here, self.flood_words(kind)),
             Step::To { port, judged, .. } => match judged {
-                Err(denial) if denial.reason.stage() != Stage::Inbound => self.refused(port, denial),
+                Err(denial) if denial.reason.stage() != Stage::Inbound => {
+                    self.refused(port, denial)
+                }
                 judged => self.by_rules(Stage::Inbound, port, judged),
             },
             Step::Denied(denial) if denial.reason.stage() == Stage::Outbound => {

@@ -145,7 +145,9 @@ fn neighbour(config: &Config, port: &str, address: IpAddr) -> Result<Mac, String
         &*vnic.port != port && networks(&vnic.port).iter().any(|name| here.contains(name))
     });
     // Of a router and of the one behind it, the one whose very address it is.
-    let best = near.filter_map(|vnic| Some((owns(vnic)?, vnic))).max_by_key(|(len, _)| *len);
+    let best = near
+        .filter_map(|vnic| Some((owns(vnic)?, vnic)))
+        .max_by_key(|(len, _)| *len);
     best.map(|(_, vnic)| vnic.mac).ok_or_else(|| {
         format!(
             "no other vNIC on the networks of port \"{port}\" has the address {address}, so its Ethernet address is not known; say it with --dst-mac: its own (see `vswitch show macs`), or that of the router on the way"
@@ -243,7 +245,10 @@ mod tests {
         ];
         for (protocol, addresses, words) in frames {
             let line = told(&flow(protocol, addresses), "p1").expect("known");
-            assert!(line.starts_with("02:00:00:00:00:01 > 02:00:00:00:00:02, "), "{line}");
+            assert!(
+                line.starts_with("02:00:00:00:00:01 > 02:00:00:00:00:02, "),
+                "{line}"
+            );
             assert!(line.contains(words), "{line}");
         }
         let group = told(&flow("udp", "10.0.0.1:1,224.0.0.251:5353"), "p1").expect("known");

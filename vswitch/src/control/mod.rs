@@ -42,9 +42,9 @@ use pmd::{Counts, Details, Monitor, OpenError, PortInfo};
 use policy::{PortId, snapshot::CompileError};
 
 pub use apply::Applied;
-pub use watch::{DropFeed, WatchRequest};
 pub use datapath::Datapath;
 pub use drivers::{Drivers, Opener};
+pub use watch::{DropFeed, WatchRequest};
 
 use crate::{
     config::{

@@ -130,6 +130,7 @@ impl Datapath for FakeDatapath {
         vec![DropRow {
             port: PortId(0),
             denial,
+            itemised: true,
             frames: 3,
         }]
     }

@@ -106,7 +106,9 @@ impl Control {
             let vnic = state.config.vnics.iter().find(|vnic| *vnic.port == *port);
             types::Drop {
                 reason: row.denial.reason.name().to_owned(),
+                stage: row.denial.reason.stage().name().to_owned(),
                 text: row.denial.reason.text().to_owned(),
+                itemised: row.itemised,
                 rule: row.denial.rule.map(|id| rule_row(&state, id)),
                 vm: vnic.map(|vnic| vnic.vm.to_string()),
                 port,

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use policy::{Denial, DropReason, Epoch, FlowKey, PortId};
+use policy::{Denial, DropReason, Epoch, FlowKey, PortId, Stage};
 
 use super::{Engine, EngineError, PATIENCE};
 use crate::{
@@ -40,6 +40,8 @@ pub struct DropRow {
     pub port: PortId,
     /// Why, and by which rule.
     pub denial: Denial,
+    /// False for what no ledger itemises: a rule may have decided, but not which is known.
+    pub itemised: bool,
     /// How many.
     pub frames: u64,
 }
@@ -173,8 +175,8 @@ impl Engine {
         self.shared.clock.ns_at(pmd::clock::cycles())
     }
 
-    /// Drops by port, reason and rule, over all workers. What no ledger itemises (a driver's
-    /// refusals, and what a full ledger had no row for) stands under its reason, without a rule.
+    /// Drops by port, reason and rule, over all workers. What a full ledger had no row for stands
+    /// under its reason, marked; what drivers refuse is in no ledger, for no rule decides there.
     pub fn drops(&self) -> Vec<DropRow> {
         // Before the ledgers: a frame dropped in between must not look as if none itemised it.
         let ports: Vec<PortId> = self.state.lock().ports.keys().copied().collect();
@@ -184,13 +186,14 @@ impl Engine {
             .collect();
         let mut rows: BTreeMap<_, DropRow> = BTreeMap::new();
         let mut itemised: HashMap<(PortId, DropReason), u64> = HashMap::new();
-        let mut count = |port, denial: Denial, frames| {
+        let mut count = |port, denial: Denial, itemised, frames| {
             let empty = DropRow {
                 port,
                 denial,
+                itemised,
                 frames: 0,
             };
-            let row = rows.entry((port, denial.reason as u8, denial.rule));
+            let row = rows.entry((port, denial.reason as u8, denial.rule, itemised));
             row.or_insert(empty).frames += frames;
         };
         for entry in self
@@ -201,13 +204,14 @@ impl Engine {
             *itemised
                 .entry((entry.port, entry.denial.reason))
                 .or_default() += entry.frames;
-            count(entry.port, entry.denial, entry.frames);
+            count(entry.port, entry.denial, true, entry.frames);
         }
         for (port, drops) in totals {
             for (reason, total) in drops {
                 let known = itemised.get(&(port, reason)).copied().unwrap_or(0);
                 if total > known {
-                    count(port, Denial::new(reason), total - known);
+                    let itemised = reason.stage() == Stage::Transmit;
+                    count(port, Denial::new(reason), itemised, total - known);
                 }
             }
         }

@@ -387,13 +387,7 @@ impl Walk<'_> {
 
     /// Gives whoever watches drops a sample.
     #[cold]
-    fn show_drop(
-        &self,
-        frame: &Frame<'_>,
-        index: usize,
-        account: policy::PortId,
-        denied: Denied,
-    ) {
+    fn show_drop(&self, frame: &Frame<'_>, index: usize, account: policy::PortId, denied: Denied) {
         let ingress = self.slots.frames[index].parsed.key.ingress();
         let itemised = self.slow_path.ledger.denial(denied.row);
         let denial = itemised.unwrap_or(Denial::new(denied.reason));

@@ -104,9 +104,14 @@ fn happened(bed: &mut Bed, before: &World, arrival: &Arrival) -> Happened {
         .all_received()
         .into_iter()
         .map(|(port, frame)| {
-            let tagged = [[0x81, 0], [0x88, 0xa8]].iter().any(|tpid| frame[12..14] == *tpid);
+            let tagged = [[0x81, 0], [0x88, 0xa8]]
+                .iter()
+                .any(|tpid| frame[12..14] == *tpid);
             let tag = tagged.then(|| (frame[14], frame[15]));
-            (port, tag.map(|(high, low)| u16::from_be_bytes([high & 0xf, low])))
+            (
+                port,
+                tag.map(|(high, low)| u16::from_be_bytes([high & 0xf, low])),
+            )
         })
         .collect();
     drops.sort_unstable();

@@ -80,7 +80,11 @@ fn a_sample_tells_all_there_is_to_know_of_a_drop() {
     let denied = (0, 1, "acl_in", Some(7), frame);
     let runt = (2, 2, "runt", None, vec![1, 2, 3]);
     assert_eq!(told, [denied.clone(), denied, runt]);
-    assert!(samples.windows(2).all(|pair| pair[0].at_ns <= pair[1].at_ns));
+    assert!(
+        samples
+            .windows(2)
+            .all(|pair| pair[0].at_ns <= pair[1].at_ns)
+    );
 }
 
 #[test]
