@@ -336,7 +336,8 @@ pub struct Explanation {
     pub stages: Vec<ExplainedStage>,
     /// What becomes of it, in words.
     pub verdict: String,
-    /// The reason for which it is dropped whole.
+    /// The reason for which it reaches nobody: for which it is dropped, or the first destination's
+    /// when it is dropped at each.
     pub reason: Option<String>,
     /// What to do about that.
     pub advice: Option<String>,

@@ -225,7 +225,10 @@ impl Teller<'_> {
                         sent: judged.is_ok(),
                         reason: judged.err().map(|denial| denial.reason.name().into()),
                     });
-                (None, rows.collect())
+                let mut fates = exits.iter().map(|(.., judged)| judged.err());
+                let first = fates.next().flatten();
+                let reaches_nobody = first.filter(|_| fates.all(|denial| denial.is_some()));
+                (reaches_nobody.map(|denial| denial.reason), rows.collect())
             }
         };
         Explanation {
