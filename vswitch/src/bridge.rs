@@ -250,6 +250,7 @@ impl Bridge {
 
     /// The tables as they would be under another snapshot: what is learned now and may stay, and
     /// the addresses of that snapshot's vNICs.
+    #[must_use]
     pub fn successor(&self, snapshot: &Snapshot) -> Self {
         let next = Self::default();
         next.configure(snapshot);

@@ -115,7 +115,7 @@ pub struct Taps {
     drops: AtomicU32,
     /// One bit for each watch of received frames.
     received: AtomicU32,
-    taps: [Tap; MOST_WATCHES],
+    by_watch: [Tap; MOST_WATCHES],
 }
 
 #[derive(Debug)]
@@ -151,7 +151,7 @@ impl Default for Taps {
         Self {
             drops: AtomicU32::new(0),
             received: AtomicU32::new(0),
-            taps: std::array::from_fn(|_| tap()),
+            by_watch: std::array::from_fn(|_| tap()),
         }
     }
 }
@@ -202,7 +202,7 @@ impl Taps {
 
     fn active(&self, watches: &AtomicU32) -> impl Iterator<Item = &Tap> {
         let bits = watches.load(Acquire);
-        let taps = self.taps.iter().enumerate();
+        let taps = self.by_watch.iter().enumerate();
         taps.filter(move |(slot, _)| bits & 1 << slot != 0)
             .map(|(_, tap)| tap)
     }
@@ -287,7 +287,7 @@ impl Watches {
             What::Dropped(None) | What::Received => u64::MAX,
         };
         for taps in self.taps.iter() {
-            let tap = &taps.taps[slot];
+            let tap = &taps.by_watch[slot];
             // What the former watch left.
             while tap.ring.pop().is_some() {}
             tap.port
@@ -328,7 +328,7 @@ impl Watch {
     /// and gave no sample of. Never waits.
     pub fn next_sample(&mut self) -> Option<(Sample, u64)> {
         for (taps, last) in self.taps.iter().zip(&mut self.numbers) {
-            let ring = &taps.taps[self.slot].ring;
+            let ring = &taps.by_watch[self.slot].ring;
             while let Some(sample) = ring.pop() {
                 if sample.watch != self.id {
                     continue;
@@ -346,7 +346,7 @@ impl Watch {
     pub fn take_skipped(&mut self) -> u64 {
         let mut skipped = 0;
         for (taps, last) in self.taps.iter().zip(&mut self.numbers) {
-            let tap = &taps.taps[self.slot];
+            let tap = &taps.by_watch[self.slot];
             // A sample that is on its way just now is told as one of them, and comes all the same.
             if tap.counted_watch.load(Acquire) == self.id && tap.ring.is_empty() {
                 let found = tap.found.get();

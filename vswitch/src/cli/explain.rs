@@ -63,7 +63,7 @@ impl Explain {
                     frames: batch.to_vec(),
                     flow: None,
                 };
-                self.ask(shared, &request, Some(number * MOST_FRAMES + 1))?;
+                Self::ask(shared, &request, Some(number * MOST_FRAMES + 1))?;
             }
             return Ok(());
         }
@@ -90,15 +90,11 @@ impl Explain {
             frames: frames.collect(),
             flow,
         };
-        self.ask(shared, &request, None)
+        Self::ask(shared, &request, None)
     }
 
-    fn ask(
-        &self,
-        shared: &Shared,
-        request: &ExplainRequest,
-        first: Option<usize>,
-    ) -> anyhow::Result<()> {
+    /// Asks, and prints the answers. `first` is the number of the first frame.
+    fn ask(shared: &Shared, request: &ExplainRequest, first: Option<usize>) -> anyhow::Result<()> {
         let body = serde_json::to_string(request)?;
         let answer = shared.client().request("POST", "/v1/explain", Some(body))?;
         let rows: Vec<Explanation> = serde_json::from_str(&answer)?;

@@ -199,6 +199,8 @@ fn ip(src: IpAddr, dst: IpAddr, number: u8, payload: &[u8]) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use std::fmt::Write;
+
     use super::*;
     use crate::{
         config::{self, Machine},
@@ -208,7 +210,8 @@ mod tests {
     fn config() -> Config {
         let mut text = String::from("[[network]]\nname = \"blue\"\ntenant = \"t\"\n");
         for number in 1..=2 {
-            text += &format!(
+            let _ = write!(
+                text,
                 "[[port]]\nname = \"p{number}\"\nnetwork = \"blue\"\ndriver = \"memory\"\n\
                  [[vnic]]\nname = \"v{number}\"\nvm = \"m{number}\"\nport = \"p{number}\"\n\
                  mac = \"02:00:00:00:00:0{number}\"\nipv4 = [\"10.0.0.{number}\"]\nipv6 = [\"fd00::{number}\"]\n"
