@@ -393,7 +393,7 @@ async fn compare_traffic(State(control): Shared, body: String) -> Answer<types::
         }
         (Some(seconds), port) => {
             let mut collector = control.collect(port.as_deref(), seconds)?;
-            while collector.look() {
+            while collector.look() && !control.streams_end() {
                 tokio::time::sleep(compare::PAUSE).await;
             }
             collector.finish()

@@ -1,7 +1,7 @@
 //! Dropped frames as they happen: one JSON object a line, for as long as somebody reads.
 //!
 //! In: a watch. Out: lines. What must hold: when the client goes, or takes nothing for
-//! [`STALLED`], or its time is up, the watch ends; a client that is slow loses samples, and is told
+//! [`STALLED`], or its time is up, or the switch stops, the watch ends; a client that is slow loses samples, and is told
 //! how many.
 
 use std::{
@@ -110,7 +110,7 @@ async fn pump(mut feed: DropFeed, lines: Sender<Bytes>, end: Instant) {
                 return;
             }
         }
-        if Instant::now() >= end {
+        if Instant::now() >= end || feed.is_over() {
             let skipped = feed.take_skipped();
             if skipped > 0 {
                 let line = DropLine {

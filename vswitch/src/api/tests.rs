@@ -84,7 +84,9 @@ fn every_route_is_served() {
     let server = Server::start();
     for (method, path) in ROUTES {
         // A stream is asked for no longer than it takes to begin.
-        let path = path.replace("{name}", "a").replace("samples", "samples?seconds=0");
+        let path = path
+            .replace("{name}", "a")
+            .replace("samples", "samples?seconds=0");
         let answer = server.ask(&method.to_uppercase(), &path, None);
         if let Err(error) = &answer {
             assert!(!error.contains("no such path"), "{method} {path}: {error}");

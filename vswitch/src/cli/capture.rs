@@ -7,9 +7,13 @@ use policy::{FlowKey, PortId, parse::parse};
 
 use crate::{api::types::FrameText, control::compare::MOST_FLOWS, decode, explain::HEAD_BYTES};
 
+/// Most bytes of a frame that are given where each frame counts: no headers are longer.
+const MOST_BYTES: usize = 4096;
+
 /// Every frame, in order.
 pub(super) fn frames(file: &Path) -> anyhow::Result<Vec<FrameText>> {
-    records(file)?.map(|record| Ok(text(&record?, 1))).collect()
+    let texts = records(file)?.map(|record| Ok(text(&record?, MOST_BYTES)));
+    texts.collect()
 }
 
 /// One frame of each flow, with how often the flow was seen, and how many frames are in none.
@@ -19,7 +23,7 @@ pub(super) fn flows(file: &Path) -> anyhow::Result<(Vec<FrameText>, u64)> {
     let mut left_out = 0;
     for record in records(file)? {
         let record = record?;
-        let (head, len) = head(&record);
+        let (head, len) = head(&record, HEAD_BYTES);
         if len > head.len() && head.len() < HEAD_BYTES {
             // Captured with a short snapshot length: what is missing may decide.
             left_out += 1;
@@ -33,7 +37,7 @@ pub(super) fn flows(file: &Path) -> anyhow::Result<(Vec<FrameText>, u64)> {
             *seen = seen.map(|seen| seen + 1);
         } else if flows.len() < MOST_FLOWS {
             places.insert(identity, flows.len());
-            flows.push(text(&record, 1));
+            flows.push(text(&record, HEAD_BYTES));
         } else {
             left_out += 1;
         }
@@ -55,17 +59,17 @@ fn records(file: &Path) -> anyhow::Result<impl Iterator<Item = anyhow::Result<Re
     }))
 }
 
-/// The first bytes, and how many there were in all.
-fn head(record: &Record) -> (&[u8], usize) {
+/// At most so many of the first bytes, and how many there were in all.
+fn head(record: &Record, most: usize) -> (&[u8], usize) {
     let len = (record.original_len as usize).max(record.bytes.len());
-    (&record.bytes[..record.bytes.len().min(HEAD_BYTES)], len)
+    (&record.bytes[..record.bytes.len().min(most)], len)
 }
 
-fn text(record: &Record, seen: u64) -> FrameText {
-    let (head, len) = head(record);
+fn text(record: &Record, most: usize) -> FrameText {
+    let (head, len) = head(record, most);
     FrameText {
         hex: decode::hex(head),
         len_bytes: Some(len),
-        seen: Some(seen),
+        seen: Some(1),
     }
 }

@@ -51,7 +51,7 @@ impl GivenBytes {
 
     pub(super) fn read(text: &FrameText) -> Result<Self, ControlError> {
         let refuse = |what: String| Err(ControlError::Refused(what));
-        let Some(mut head) = decode::from_hex(&text.hex) else {
+        let Some(head) = decode::from_hex(&text.hex) else {
             return refuse("a frame is written as hexadecimal digits, two for each byte".into());
         };
         let len_bytes = text.len_bytes.unwrap_or(head.len());
@@ -64,7 +64,6 @@ impl GivenBytes {
                 head.len()
             ));
         }
-        head.truncate(HEAD_BYTES.max(len_bytes.min(head.len())));
         Ok(Self {
             head,
             len_bytes,

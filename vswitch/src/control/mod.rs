@@ -33,7 +33,10 @@ mod watch;
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Instant,
 };
 
@@ -70,6 +73,8 @@ pub struct Control {
     opener: Box<Opener>,
     machine: Machine,
     started: Instant,
+    /// The process is about to end: streams end too.
+    stopping: AtomicBool,
     hands: Mutex<Hands>,
     state: RwLock<State>,
 }
@@ -203,6 +208,7 @@ impl Control {
             opener,
             machine,
             started: Instant::now(),
+            stopping: AtomicBool::new(false),
             hands: Mutex::default(),
             state: RwLock::new(State {
                 config: Arc::new(config),
@@ -216,6 +222,16 @@ impl Control {
     /// True when every worker answers.
     pub fn alive(&self) -> bool {
         self.datapath.alive()
+    }
+
+    /// Ends what would go on for as long as a client wants it.
+    pub fn end_streams(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether [`Control::end_streams`] was called.
+    pub fn streams_end(&self) -> bool {
+        self.stopping.load(Ordering::Relaxed)
     }
 
     /// The running configuration.

@@ -87,6 +87,11 @@ fn reason_named(name: &str) -> Result<DropReason, ControlError> {
 }
 
 impl DropFeed {
+    /// Whether the switch is about to stop.
+    pub fn is_over(&self) -> bool {
+        self.control.streams_end()
+    }
+
     /// The next sample. Never waits.
     pub fn next_line(&mut self) -> Option<DropLine> {
         let (sample, skipped) = self.watch.next_sample()?;

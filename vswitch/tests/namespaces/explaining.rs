@@ -45,15 +45,20 @@ fn explained(lab: &Lab, words: &str) -> Explanation {
     serde_json::from_str(&json).expect("the documented shape")
 }
 
-/// What forwarding leaves behind.
-fn traces(lab: &Lab) -> (Vec<(u64, u64, u64)>, Vec<Mac>, Vec<Flow>) {
+/// What forwarding leaves behind: of each port received, sent and dropped frames, then addresses
+/// and flows.
+type Traces = (Vec<[u64; 3]>, Vec<Mac>, Vec<Flow>);
+
+fn traces(lab: &Lab) -> Traces {
     let stats: Stats = lab.get("/v1/stats");
     let counts = stats.ports.iter().map(|port| {
         let drops = port.counts.drops.values().sum();
-        (port.counts.rx_frames, port.counts.tx_frames, drops)
+        [port.counts.rx_frames, port.counts.tx_frames, drops]
     });
     let mut macs: Vec<Mac> = lab.get("/v1/macs");
-    macs.iter_mut().for_each(|mac| mac.age_s = None);
+    for mac in &mut macs {
+        mac.age_s = None;
+    }
     (counts.collect(), macs, lab.get("/v1/flows"))
 }
 
