@@ -14,8 +14,8 @@ use policy::{Denial, DropReason, PortId, RuleId};
 
 use crate::counters::Counter;
 
-/// Rows of a worker's ledger.
-const ROWS: usize = 8192;
+/// Rows of a worker's ledger: so many (port, reason, rule) may drop and still be told apart.
+const ROWS: usize = 32_768;
 
 /// A row's number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,15 +77,23 @@ pub struct DropLedger {
 
 impl Default for DropLedger {
     fn default() -> Self {
-        Self {
-            rows: Arc::new(LedgerRows((0..ROWS).map(|_| Row::default()).collect())),
-            slots: HashMap::with_capacity(ROWS),
-            free: (1..ROWS as u16).rev().collect(),
-        }
+        Self::new(ROWS)
     }
 }
 
 impl DropLedger {
+    /// A ledger of so many rows, at most 65,536.
+    pub fn new(rows: usize) -> Self {
+        let numbers = 0..=u16::try_from(rows.saturating_sub(1)).unwrap_or(u16::MAX);
+        Self {
+            rows: Arc::new(LedgerRows(
+                numbers.clone().map(|_| Row::default()).collect(),
+            )),
+            slots: HashMap::with_capacity(rows),
+            free: numbers.skip(1).rev().collect(),
+        }
+    }
+
     /// The rows, for control.
     pub fn rows(&self) -> Arc<LedgerRows> {
         Arc::clone(&self.rows)
@@ -103,6 +111,12 @@ impl DropLedger {
         self.rows.0[free as usize].label.store(label, Relaxed);
         self.slots.insert(label, LedgerSlot(free));
         LedgerSlot(free)
+    }
+
+    /// What a row counts; `None` for what is not itemised.
+    pub fn denial(&self, slot: LedgerSlot) -> Option<Denial> {
+        let label = self.rows.0[slot.0 as usize].label.load(Relaxed);
+        unpack(label).map(|(_, denial)| denial)
     }
 
     /// Counts one frame, dropped at `now_s`.

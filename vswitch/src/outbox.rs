@@ -9,10 +9,11 @@ use std::sync::Arc;
 use arrayvec::ArrayVec;
 use parking_lot::Mutex;
 use pmd::{BURST, Frame, MAX_PREFIX_BYTES, PrefixArena, TxBurst, TxPlan, TxQueue};
-use policy::{DropReason, PortId};
+use policy::{Denial, DropReason, PortId};
 
 use crate::{
     counters::PortCounters,
+    drop_watch::Taps,
     published::Bundle,
     verdict::{Destination, VlanTag},
 };
@@ -58,6 +59,10 @@ pub struct Outbox {
     busy: Vec<PortId>,
     prefixes: PrefixArena,
     worker: usize,
+    /// Where whoever watches drops gets samples.
+    pub(crate) taps: Arc<Taps>,
+    /// The time of the turn.
+    pub(crate) now_ns: u64,
 }
 
 impl Outbox {
@@ -143,7 +148,7 @@ impl Outbox {
     #[inline(always)]
     pub fn push(&mut self, bundle: &Bundle, frames: &[Frame<'_>], port: PortId, plan: TxPlan) {
         let Some(lane) = self.lanes.get_mut(port.index()) else {
-            return refuse(bundle, port, self.worker, 1);
+            return self.refuse(bundle, frames, port, &[plan]);
         };
         if lane.plans.is_empty() {
             self.busy.push(port);
@@ -152,6 +157,22 @@ impl Outbox {
             self.transmit(bundle, frames);
             self.busy.push(port);
             self.lanes[port.index()].plans.push(plan);
+        }
+    }
+
+    /// Counts plans for a port that is not attached, and shows them to whoever watches.
+    #[cold]
+    #[inline(never)]
+    fn refuse(&self, bundle: &Bundle, frames: &[Frame<'_>], port: PortId, plans: &[TxPlan]) {
+        refuse(bundle, port, self.worker, plans.len() as u64);
+        self.watcher()
+            .show(frames, port, DropReason::PortDown, plans);
+    }
+
+    fn watcher(&self) -> Watcher<'_> {
+        Watcher {
+            taps: &self.taps,
+            now_ns: self.now_ns,
         }
     }
 
@@ -191,6 +212,10 @@ impl Outbox {
     /// Hands every plan to its port's driver and counts what became of it.
     #[inline(never)]
     pub fn transmit(&mut self, bundle: &Bundle, frames: &[Frame<'_>]) {
+        let watcher = Watcher {
+            taps: &self.taps,
+            now_ns: self.now_ns,
+        };
         for port in self.busy.drain(..) {
             let lane = &mut self.lanes[port.index()];
             if let Some(Queue(queue)) = &lane.queue {
@@ -204,22 +229,60 @@ impl Outbox {
                     counters.offered.add(lane.plans.len() as u64);
                     counters.tx_frames.add(u64::from(report.sent));
                     counters.tx_bytes.add(report.sent_bytes);
-                    for (reason, frames) in [
+                    for (reason, dropped) in [
                         (DropReason::TxFull, report.full),
                         (DropReason::TooBig, report.too_big),
                         (DropReason::PortDown, report.down),
                     ] {
-                        if frames > 0 {
-                            counters.drop_frames(reason, u64::from(frames));
+                        if dropped > 0 {
+                            counters.drop_frames(reason, u64::from(dropped));
+                            watcher.show_some(frames, port, reason, &lane.plans, dropped);
                         }
                     }
                 }
             } else {
                 refuse(bundle, port, self.worker, lane.plans.len() as u64);
+                watcher.show(frames, port, DropReason::PortDown, &lane.plans);
             }
             lane.plans.clear();
         }
         self.prefixes.clear();
+    }
+}
+
+/// Gives samples of what did not leave to whoever watches.
+struct Watcher<'a> {
+    taps: &'a Taps,
+    now_ns: u64,
+}
+
+impl Watcher<'_> {
+    /// Of `plans`, `dropped` were: all of them, or it is not known which.
+    #[cold]
+    fn show_some(
+        &self,
+        frames: &[Frame<'_>],
+        port: PortId,
+        reason: DropReason,
+        plans: &[TxPlan],
+        dropped: u32,
+    ) {
+        if dropped as usize == plans.len() {
+            self.show(frames, port, reason, plans);
+        } else if self.taps.watch_drops() {
+            self.taps.dropped_some(self.now_ns, port, reason, dropped);
+        }
+    }
+
+    #[cold]
+    fn show(&self, frames: &[Frame<'_>], port: PortId, reason: DropReason, plans: &[TxPlan]) {
+        if self.taps.watch_drops() {
+            for plan in plans {
+                let frame = &frames[plan.frame as usize];
+                let drop = (port, Denial::new(reason));
+                self.taps.dropped(self.now_ns, None, drop, frame);
+            }
+        }
     }
 }
 

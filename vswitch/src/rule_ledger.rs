@@ -77,15 +77,20 @@ pub struct RuleLedger {
 
 impl Default for RuleLedger {
     fn default() -> Self {
-        Self {
-            rows: Arc::new(RuleRows((0..ROWS).map(|_| Row::default()).collect())),
-            slots: HashMap::with_capacity(ROWS),
-            free: (1..ROWS as u16).rev().collect(),
-        }
+        Self::new(ROWS)
     }
 }
 
 impl RuleLedger {
+    /// A ledger of so many rows, one of which is for all that has none; at most 65,536.
+    pub fn new(rows: usize) -> Self {
+        Self {
+            rows: Arc::new(RuleRows((0..rows).map(|_| Row::default()).collect())),
+            slots: HashMap::with_capacity(rows),
+            free: (1..rows as u16).rev().collect(),
+        }
+    }
+
     /// The rows, for control.
     pub fn rows(&self) -> Arc<RuleRows> {
         Arc::clone(&self.rows)
@@ -119,7 +124,7 @@ impl RuleLedger {
     /// Frees the rows of rules that are gone, once half of all rows are taken: until then what they
     /// let pass stays known.
     pub fn make_room(&mut self, is_there: impl Fn(RuleId) -> bool) {
-        if self.free.len() > ROWS / 2 {
+        if self.free.len() > self.rows.0.len() / 2 {
             return;
         }
         let (rows, free) = (&self.rows, &mut self.free);

@@ -7,7 +7,7 @@
 use std::{os::fd::OwnedFd, sync::Arc};
 
 use crossbeam::channel::{Receiver, Sender, TryRecvError};
-use policy::{DropReason, FlowKey, PortId};
+use policy::{DropReason, Epoch, FlowKey, PortId};
 
 use crate::{
     flow_cache::Entry,
@@ -76,6 +76,15 @@ pub enum Command {
     Settle {
         /// Done.
         reply: Sender<()>,
+    },
+    /// Look whether the cache has a flow, without being a frame of it.
+    Look {
+        /// The key under its mask.
+        masked: FlowKey,
+        /// The snapshot whose mask it is.
+        epoch: Epoch,
+        /// The flow, if a frame of it would be answered by the cache.
+        reply: Sender<Option<FlowRow>>,
     },
     /// List cached flows.
     Flows {
@@ -219,6 +228,14 @@ impl Runner {
             Command::Settle { reply } => {
                 settling.asked = Some((worker.cache.capacity(), reply));
             }
+            Command::Look {
+                masked,
+                epoch,
+                reply,
+            } => {
+                let entry = worker.cached(&masked, epoch);
+                let _ = reply.send(entry.map(|entry| worker.row(entry)));
+            }
             Command::Flows { limit, reply } => {
                 *listing = Some(Listing {
                     rows: Vec::with_capacity(limit),
@@ -275,13 +292,17 @@ impl Runner {
 impl Worker {
     /// The flows that stand, among so many cache entries from the one numbered `from`.
     fn flows(&self, from: usize, count: usize) -> impl Iterator<Item = FlowRow> {
-        self.live_entries(from, count).map(|entry| FlowRow {
+        self.live_entries(from, count).map(|entry| self.row(entry))
+    }
+
+    fn row(&self, entry: &Entry) -> FlowRow {
+        FlowRow {
             worker: self.id,
             ingress: entry.key.ingress(),
             key: entry.key,
             verdict: self.describe(entry),
             hits: entry.hits,
-        })
+        }
     }
 
     fn describe(&self, entry: &Entry) -> FlowVerdict {

@@ -16,6 +16,15 @@ pub enum Verdict {
 }
 
 impl Verdict {
+    /// Whether nobody gets the frame.
+    pub fn denies(&self) -> bool {
+        match self {
+            Self::Drop(_) => true,
+            Self::Unicast(to) => to.denied.is_some(),
+            Self::Flood(..) => false,
+        }
+    }
+
     /// The verdict of an entry that was never filled.
     pub const NOTHING: Self = Self::Drop(Denied {
         reason: DropReason::NoPolicy,

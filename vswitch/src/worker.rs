@@ -23,10 +23,12 @@ use std::sync::Arc;
 
 use arc_swap::Cache;
 use pmd::Burst;
+use policy::{Epoch, FlowKey};
 
 use crate::{
     budget::Budget,
     counters::WorkerCounters,
+    drop_watch::Taps,
     flow_cache::{Entry, FlowCache, Standing},
     intake::{Groups, Intake},
     outbox::Outbox,
@@ -98,6 +100,7 @@ impl Worker {
         let frames = burst.len();
         if frames > 0 {
             let now = Now::at(self.shared.clock.ns_at(began));
+            self.outbox.now_ns = now.ns;
             let mut walk = Walk {
                 id: self.id,
                 bundle: &bundle,
@@ -111,6 +114,9 @@ impl Worker {
                 counters: &self.counters,
             };
             walk.parse(&mut burst);
+            if walk.outbox.taps.watch_received() {
+                walk.show_received(&burst);
+            }
             walk.probe();
             walk.match_entries(&burst);
             walk.resolve_misses(&burst, &mut self.budget);
@@ -121,6 +127,23 @@ impl Worker {
         self.intake.release();
         self.account(began, frames);
         frames
+    }
+
+    /// Where whoever watches gets samples.
+    pub fn taps(&self) -> Arc<Taps> {
+        Arc::clone(&self.outbox.taps)
+    }
+
+    /// The flow of a key under its mask, if a frame of it would be answered under `epoch` without
+    /// the slow path.
+    pub fn cached(&self, masked: &FlowKey, epoch: Epoch) -> Option<&Entry> {
+        let now = Standing {
+            epoch,
+            generations: self.shared.bridge.generations(),
+        };
+        let lists = &self.slow_path.lists;
+        let entry = self.cache.peek(masked, now)?;
+        is_good(&entry.verdict, lists).then_some(entry)
     }
 
     /// The flows that stand, among so many cache entries from the one numbered `from`.

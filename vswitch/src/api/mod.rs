@@ -4,6 +4,7 @@
 //! never waits for workers on the server's own thread; every route is in the `OpenAPI` document.
 
 pub mod bounded;
+mod stream;
 #[cfg(test)]
 mod tests;
 pub mod types;
@@ -22,7 +23,7 @@ use utoipa::{IntoParams, OpenApi};
 
 use crate::{
     config,
-    control::{Applied, Control, ControlError, Origin},
+    control::{Applied, Control, ControlError, Origin, compare},
     metrics,
 };
 
@@ -45,9 +46,12 @@ pub const ROUTES: &[(&str, &str)] = &[
     ("get", "/v1/flows"),
     ("get", "/v1/drops"),
     ("get", "/v1/rules"),
+    ("get", "/v1/drops/samples"),
+    ("post", "/v1/explain"),
     ("get", "/v1/stats"),
     ("get", "/v1/config"),
     ("post", "/v1/apply"),
+    ("post", "/v1/compare"),
 ];
 
 #[derive(OpenApi)]
@@ -68,9 +72,12 @@ pub const ROUTES: &[(&str, &str)] = &[
         flows,
         drops,
         rules,
+        stream::drop_samples,
+        explain,
         stats,
         config_text,
-        apply
+        apply,
+        compare_traffic
     )
 )]
 struct Document;
@@ -95,9 +102,12 @@ pub fn router(control: Arc<Control>) -> Router {
         .route("/v1/flows", get(flows))
         .route("/v1/drops", get(drops))
         .route("/v1/rules", get(rules))
+        .route("/v1/drops/samples", get(stream::drop_samples))
+        .route("/v1/explain", post(explain))
         .route("/v1/stats", get(stats))
         .route("/v1/config", get(config_text))
         .route("/v1/apply", post(apply))
+        .route("/v1/compare", post(compare_traffic))
         .fallback(unknown)
         .layer(DefaultBodyLimit::max(config::MAX_BYTES))
         .with_state(control)
@@ -276,8 +286,7 @@ async fn queues(State(control): Shared) -> Answer<Vec<types::Queue>> {
 #[utoipa::path(post, path = "/v1/queues/assign", request_body = types::Assignment,
     responses((status = 200, body = [types::Queue]), (status = 400, body = types::Failure), (status = 404, body = types::Failure)))]
 async fn assign(State(control): Shared, body: String) -> Answer<Vec<types::Queue>> {
-    let wanted: types::Assignment = serde_json::from_str(&body)
-        .map_err(|error| Error::new(StatusCode::BAD_REQUEST, format!("the body: {error}")))?;
+    let wanted: types::Assignment = read(&body)?;
     apart(control, move |control| {
         control.assign(&wanted.port, wanted.queue, wanted.worker)?;
         Ok(control.queues())
@@ -322,6 +331,22 @@ async fn rules(State(control): Shared) -> Answer<Vec<types::RuleHits>> {
     apart(control, Control::rules).await.map(Json)
 }
 
+/// What would become of frames, and why; nothing changes
+#[utoipa::path(post, path = "/v1/explain", request_body = types::ExplainRequest,
+    responses((status = 200, body = [types::Explanation]), (status = 404, body = types::Failure), (status = 409, body = types::Failure)))]
+async fn explain(State(control): Shared, body: String) -> Answer<Vec<types::Explanation>> {
+    let wanted: types::ExplainRequest = read(&body)?;
+    apart(control, move |control| control.explain(&wanted))
+        .await
+        .map(Json)
+}
+
+/// A body in JSON.
+fn read<T: serde::de::DeserializeOwned>(body: &str) -> Result<T, Error> {
+    serde_json::from_str(body)
+        .map_err(|error| Error::new(StatusCode::BAD_REQUEST, format!("the body: {error}")))
+}
+
 /// Everything that is counted
 #[utoipa::path(get, path = "/v1/stats", responses((status = 200, body = types::Stats)))]
 async fn stats(State(control): Shared) -> Answer<types::Stats> {
@@ -361,6 +386,35 @@ async fn apply(
         text: body,
     };
     apart(control, move |control| control.apply(origin, query.dry_run))
+        .await
+        .map(Json)
+}
+
+/// Which flows a configuration would judge otherwise than the running one; nothing changes
+#[utoipa::path(post, path = "/v1/compare", request_body = types::CompareRequest,
+    responses((status = 200, body = types::Compared), (status = 404, body = types::Failure), (status = 409, body = types::Failure), (status = 422, body = types::Failure)))]
+async fn compare_traffic(State(control): Shared, body: String) -> Answer<types::Compared> {
+    let wanted: types::CompareRequest = read(&body)?;
+    let refuse = |what: &str| Err(Error::new(StatusCode::BAD_REQUEST, what));
+    let traffic = match (wanted.live_s, &wanted.port) {
+        (Some(_), _) if !wanted.frames.is_empty() => {
+            return refuse("give frames or live_s, not both");
+        }
+        (Some(seconds), port) => {
+            let mut collector = control.collect(port.as_deref(), seconds)?;
+            while collector.look() && !control.streams_end() {
+                tokio::time::sleep(compare::PAUSE).await;
+            }
+            collector.finish()
+        }
+        (None, Some(port)) => control.captured(port, &wanted.frames)?,
+        (None, None) => return refuse("name the port that the frames come in by"),
+    };
+    let origin = Origin {
+        file: wanted.file,
+        text: wanted.text,
+    };
+    apart(control, move |control| control.compare(&origin, &traffic))
         .await
         .map(Json)
 }

@@ -4,7 +4,11 @@
 //! `docs/cli.md`). What must hold: an error says what to do, and the exit status tells the kinds
 //! apart: 0 done, 1 refused or failed, 2 wrong usage, 3 no switch runs on the socket.
 
+mod capture;
 pub(crate) mod client;
+mod compare;
+mod drops;
+mod explain;
 mod tables;
 
 use std::{
@@ -71,7 +75,13 @@ enum Command {
         /// Show what would change, and change nothing
         #[arg(long)]
         dry_run: bool,
+        #[command(flatten)]
+        traffic: compare::Traffic,
     },
+    /// Tell what would become of a frame, and why; nothing changes
+    Explain(explain::Explain),
+    /// Show dropped frames as they happen: when, where, why, by which rule
+    Drops(drops::Drops),
     /// Show one aspect of the running switch
     #[command(subcommand)]
     Show(Show),
@@ -198,7 +208,13 @@ impl Cli {
                 })?;
             }
             Command::Check { file } => check(&shared, &file)?,
-            Command::Apply { file, dry_run } => apply(&shared, &file, dry_run)?,
+            Command::Apply {
+                file,
+                dry_run,
+                traffic,
+            } => apply(&shared, &file, dry_run, &traffic)?,
+            Command::Explain(explain) => explain.execute(&shared)?,
+            Command::Drops(drops) => drops.execute(&shared)?,
             Command::Show(show) => show.execute(&shared)?,
             Command::Stats => shared.get::<types::Stats>("/v1/stats", tables::stats)?,
             Command::Port(port) => port.execute(&shared)?,
@@ -310,14 +326,27 @@ fn check(shared: &Shared, file: &Path) -> anyhow::Result<()> {
     ))
 }
 
-fn apply(shared: &Shared, file: &Path, dry_run: bool) -> anyhow::Result<()> {
+fn apply(
+    shared: &Shared,
+    file: &Path,
+    dry_run: bool,
+    traffic: &compare::Traffic,
+) -> anyhow::Result<()> {
     let origin = read(file)?;
+    let text = origin.text.clone();
     let path = format!(
         "/v1/apply?dry_run={dry_run}&file={}",
         client::percent_encoded(&origin.file)
     );
-    let body = shared.client().request("POST", &path, Some(origin.text))?;
-    shared.show::<Applied>(&body, tables::applied)
+    let body = shared.client().request("POST", &path, Some(text))?;
+    if !traffic.is_asked_for() {
+        return shared.show::<Applied>(&body, tables::applied);
+    }
+    if !shared.json {
+        shared.show::<Applied>(&body, tables::applied)?;
+        print("")?;
+    }
+    traffic.compare(shared, origin)
 }
 
 fn assign(shared: &Shared, port: String, queue: usize, worker: usize) -> anyhow::Result<()> {

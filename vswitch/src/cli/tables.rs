@@ -11,12 +11,12 @@ use crate::{
 };
 
 /// A column: its head, and whether its values are numbers.
-type Column = (&'static str, bool);
+pub(super) type Column = (&'static str, bool);
 const TEXT: bool = false;
 const NUMBER: bool = true;
 
 /// Lays rows out in columns; `empty` is said when there is no row.
-fn table(columns: &[Column], rows: &[Vec<String>], empty: &str) -> String {
+pub(super) fn table(columns: &[Column], rows: &[Vec<String>], empty: &str) -> String {
     if rows.is_empty() {
         return empty.to_owned();
     }
@@ -275,8 +275,11 @@ pub(super) fn drops(drops: &[Drop]) -> String {
                 drop.reason.clone(),
                 drop.frames.to_string(),
                 drop.vm.clone().unwrap_or_default(),
-                rule.map(|rule| format!("{} #{}: {}", rule.acl, rule.position, rule.text))
-                    .unwrap_or_default(),
+                match rule {
+                    Some(rule) => format!("{} #{}: {}", rule.acl, rule.position, rule.text),
+                    None if !drop.itemised => "(of many, not known which)".into(),
+                    None => String::new(),
+                },
                 rule.map(|rule| rule.place.clone()).unwrap_or_default(),
                 drop.text.clone(),
             ]
@@ -464,7 +467,9 @@ mod tests {
         let drop = Drop {
             port: "p1".into(),
             reason: "acl_in".into(),
+            stage: "inbound rules".into(),
             text: "Denied.".into(),
+            itemised: true,
             rule: Some(Rule {
                 id: 4,
                 acl: "web".into(),

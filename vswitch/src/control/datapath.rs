@@ -4,12 +4,13 @@
 use std::collections::HashMap;
 
 use pmd::Health;
-use policy::{Epoch, PortId, RuleId, snapshot::Snapshot};
+use policy::{Epoch, FlowKey, PortId, RuleId, snapshot::Snapshot};
 
 use crate::{
     bridge::MacRow,
     counters::{PortCounts, WorkerCounts},
-    engine::{DropRow, Engine, EngineError, FlowRow, PortQueues, QueueRow, RuleHits},
+    drop_watch::{Filter, Watch},
+    engine::{DropRow, Engine, EngineError, FlowRow, Outlook, PortQueues, QueueRow, RuleHits},
 };
 
 /// The datapath, as [`Engine`] is it. What changes something returns when every worker has
@@ -34,8 +35,15 @@ pub trait Datapath: Send + Sync {
     fn drops(&self) -> Vec<DropRow>;
     /// What each rule that decided anything decided.
     fn rules(&self) -> Result<HashMap<RuleId, RuleHits>, EngineError>;
-    /// Seconds of the clock that hits are told in.
-    fn now_s(&self) -> u32;
+    fn outlook(&self) -> Outlook;
+    fn look_up(
+        &self,
+        port: PortId,
+        masked: &FlowKey,
+        epoch: Epoch,
+    ) -> Result<Vec<(usize, Option<FlowRow>)>, EngineError>;
+    fn watch(&self, filter: Filter) -> Option<Watch>;
+    fn now_ns(&self) -> u64;
     fn epoch(&self) -> Epoch;
     fn alive(&self) -> bool;
     fn stop(self: Box<Self>);
@@ -81,8 +89,22 @@ impl Datapath for Engine {
     fn rules(&self) -> Result<HashMap<RuleId, RuleHits>, EngineError> {
         Engine::rules(self)
     }
-    fn now_s(&self) -> u32 {
-        Engine::now_s(self)
+    fn outlook(&self) -> Outlook {
+        Engine::outlook(self)
+    }
+    fn look_up(
+        &self,
+        port: PortId,
+        masked: &FlowKey,
+        epoch: Epoch,
+    ) -> Result<Vec<(usize, Option<FlowRow>)>, EngineError> {
+        Engine::look_up(self, port, masked, epoch)
+    }
+    fn watch(&self, filter: Filter) -> Option<Watch> {
+        Engine::watch(self, filter)
+    }
+    fn now_ns(&self) -> u64 {
+        Engine::now_ns(self)
     }
     fn epoch(&self) -> Epoch {
         Engine::epoch(self)

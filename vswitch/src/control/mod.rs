@@ -16,20 +16,27 @@
 //! while the datapath is asked.
 
 mod apply;
+pub mod compare;
 mod compile;
 mod datapath;
 pub mod diff;
 mod drivers;
+pub mod explain;
+mod flow_frame;
 mod ids;
 pub mod lifecycle;
 mod supervisor;
 #[cfg(test)]
 pub(crate) mod tests;
 mod view;
+mod watch;
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Instant,
 };
 
@@ -40,6 +47,7 @@ use policy::{PortId, snapshot::CompileError};
 pub use apply::Applied;
 pub use datapath::Datapath;
 pub use drivers::{Drivers, Opener};
+pub use watch::{DropFeed, WatchRequest};
 
 use crate::{
     config::{
@@ -65,6 +73,8 @@ pub struct Control {
     opener: Box<Opener>,
     machine: Machine,
     started: Instant,
+    /// The process is about to end: streams end too.
+    stopping: AtomicBool,
     hands: Mutex<Hands>,
     state: RwLock<State>,
 }
@@ -198,6 +208,7 @@ impl Control {
             opener,
             machine,
             started: Instant::now(),
+            stopping: AtomicBool::new(false),
             hands: Mutex::default(),
             state: RwLock::new(State {
                 config: Arc::new(config),
@@ -211,6 +222,16 @@ impl Control {
     /// True when every worker answers.
     pub fn alive(&self) -> bool {
         self.datapath.alive()
+    }
+
+    /// Ends what would go on for as long as a client wants it.
+    pub fn end_streams(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether [`Control::end_streams`] was called.
+    pub fn streams_end(&self) -> bool {
+        self.stopping.load(Ordering::Relaxed)
     }
 
     /// The running configuration.

@@ -106,7 +106,9 @@ impl Control {
             let vnic = state.config.vnics.iter().find(|vnic| *vnic.port == *port);
             types::Drop {
                 reason: row.denial.reason.name().to_owned(),
+                stage: row.denial.reason.stage().name().to_owned(),
                 text: row.denial.reason.text().to_owned(),
+                itemised: row.itemised,
                 rule: row.denial.rule.map(|id| rule_row(&state, id)),
                 vm: vnic.map(|vnic| vnic.vm.to_string()),
                 port,
@@ -123,7 +125,7 @@ impl Control {
     /// When a worker does not answer.
     pub fn rules(&self) -> Result<Vec<types::RuleHits>, super::ControlError> {
         let hits = self.datapath.rules()?;
-        let now_s = self.datapath.now_s();
+        let now_s = (self.datapath.now_ns() / 1_000_000_000) as u32;
         let state = self.state.read();
         let row = |id| {
             let hits = hits.get(&id);
@@ -193,7 +195,7 @@ impl Control {
         }
     }
 
-    fn port_names(&self) -> HashMap<PortId, String> {
+    pub(super) fn port_names(&self) -> HashMap<PortId, String> {
         let state = self.state.read();
         let ports = state.ports.iter();
         ports
@@ -286,7 +288,7 @@ fn condition(condition: &Condition) -> (&'static str, &str) {
     }
 }
 
-fn name_of(names: &HashMap<PortId, String>, id: PortId) -> String {
+pub(super) fn name_of(names: &HashMap<PortId, String>, id: PortId) -> String {
     names
         .get(&id)
         .cloned()
@@ -301,7 +303,7 @@ fn queue_row(row: &QueueRow, names: &HashMap<PortId, String>) -> types::Queue {
     }
 }
 
-fn rule_row(state: &State, id: policy::RuleId) -> types::Rule {
+pub(super) fn rule_row(state: &State, id: policy::RuleId) -> types::Rule {
     match state.ids.rules.origin(id) {
         Some(origin) => types::Rule {
             id: id.0,
@@ -360,7 +362,7 @@ fn worker_row(counts: &WorkerCounts) -> types::Worker {
 }
 
 /// What becomes of a flow's frames, in words.
-fn verdict(verdict: &FlowVerdict, ports: &HashMap<PortId, String>) -> String {
+pub(super) fn verdict(verdict: &FlowVerdict, ports: &HashMap<PortId, String>) -> String {
     let destinations = match verdict {
         FlowVerdict::Drop(reason) => return format!("drop {reason}"),
         FlowVerdict::Forward(destinations) => destinations,

@@ -321,7 +321,7 @@ impl Walk<'_> {
                         if denied.reason == DropReason::RejectOut {
                             self.reject(frames, index);
                         }
-                        self.drop(group.port, denied);
+                        self.drop(frames, index, group.port, denied);
                     }
                     Verdict::Flood(kind, list) => {
                         self.flood(frames, index, kind, list, &mut outcome);
@@ -351,7 +351,7 @@ impl Walk<'_> {
         ) && let Err(reason) = shared.storm.pass(kind, &port.storm, self.now.ns)
         {
             let row = self.slow_path.ledger.slot(ingress, Denial::new(reason));
-            self.drop(ingress, Denied { reason, row });
+            self.drop(frames, index, ingress, Denied { reason, row });
             return;
         }
         let len = self.slow_path.lists.get(list).len();
@@ -382,7 +382,7 @@ impl Walk<'_> {
             if let Some(counters) = port_counters(self.bundle, to.port, self.id) {
                 counters.offered.add(1);
             }
-            self.drop(to.port, denied);
+            self.drop(frames, index, to.port, denied);
             return;
         }
         let own = self.slots.frames[index].tag();
@@ -407,10 +407,40 @@ impl Walk<'_> {
     }
 
     #[inline]
-    fn drop(&mut self, account: policy::PortId, denied: Denied) {
+    fn drop(
+        &mut self,
+        frames: &[Frame<'_>],
+        index: usize,
+        account: policy::PortId,
+        denied: Denied,
+    ) {
         self.slow_path.ledger.count(denied.row, self.now.s);
         if let Some(counters) = port_counters(self.bundle, account, self.id) {
             counters.drop_frames(denied.reason, 1);
+        }
+        if self.outbox.taps.watch_drops() {
+            self.show_drop(&frames[index], index, account, denied);
+        }
+    }
+
+    /// Gives whoever watches drops a sample.
+    #[cold]
+    fn show_drop(&self, frame: &Frame<'_>, index: usize, account: policy::PortId, denied: Denied) {
+        let ingress = self.slots.frames[index].ingress();
+        let itemised = self.slow_path.ledger.denial(denied.row);
+        let denial = itemised.unwrap_or(Denial::new(denied.reason));
+        let taps = &self.outbox.taps;
+        taps.dropped(self.now.ns, Some(ingress), (account, denial), frame);
+    }
+
+    /// Gives whoever watches received frames samples.
+    #[cold]
+    pub(super) fn show_received(&self, frames: &[Frame<'_>]) {
+        for group in self.groups {
+            for frame in &frames[group.range()] {
+                let taps = &self.outbox.taps;
+                taps.received(self.now.ns, group.port, frame);
+            }
         }
     }
 }

@@ -339,6 +339,11 @@ impl Bed {
         self.now += (ms as f64 / 1000.0 * self.shared.clock.cycles_per_s()) as u64;
     }
 
+    /// The time of the next turn, in nanoseconds.
+    pub(crate) fn now_ns(&self) -> u64 {
+        self.shared.clock.ns_at(self.now)
+    }
+
     /// The time of the next turn, in seconds.
     pub(crate) fn now_s(&self) -> u32 {
         (self.shared.clock.ns_at(self.now) / 1_000_000_000) as u32
@@ -386,16 +391,16 @@ impl Bed {
         let mut total = PortCounts::default();
         for port in 0..self.ports.len() as u16 {
             let counts = self.counts(port);
-            let by_stage = |stage| -> u64 {
+            let by_side = |side| -> u64 {
                 let drops = counts.drops.iter();
                 drops
-                    .filter(|(r, _)| r.stage() == stage)
+                    .filter(|(r, _)| r.side() == side)
                     .map(|(_, n)| n)
                     .sum()
             };
             let (ingress, egress) = (
-                by_stage(policy::Stage::Ingress),
-                by_stage(policy::Stage::Egress),
+                by_side(policy::Side::Ingress),
+                by_side(policy::Side::Egress),
             );
             assert_eq!(
                 counts.rx_frames + counts.replicas,

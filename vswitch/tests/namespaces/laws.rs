@@ -1,6 +1,6 @@
 //! The laws of `vswitch::counters`, held against what the API says.
 
-use policy::{DropReason, denial::Stage};
+use policy::{DropReason, denial::Side};
 use vswitch::api::types::{PortCounts, Stats};
 
 /// Which law is broken, if one is.
@@ -13,9 +13,9 @@ pub(crate) fn check(stats: &Stats) -> Result<(), String> {
         forwarded += counts.forwarded + counts.originated;
         offered += counts.offered;
         let came = counts.rx_frames + counts.replicas;
-        let went = counts.forwarded + dropped(counts, Stage::Ingress);
+        let went = counts.forwarded + dropped(counts, Side::Ingress);
         same(&format!("what came in at {}", port.name), came, went)?;
-        let went = counts.tx_frames + dropped(counts, Stage::Egress);
+        let went = counts.tx_frames + dropped(counts, Side::Egress);
         same(
             &format!("what was to go out at {}", port.name),
             counts.offered,
@@ -38,10 +38,10 @@ fn same(what: &str, left: u64, right: u64) -> Result<(), String> {
         .ok_or_else(|| format!("{what}: {left} is not {right}"))
 }
 
-fn dropped(counts: &PortCounts, stage: Stage) -> u64 {
+fn dropped(counts: &PortCounts, side: Side) -> u64 {
     let of_stage = counts.drops.iter().filter(|(name, _)| {
         let reason = DropReason::ALL.iter().find(|reason| reason.name() == *name);
-        reason.expect("a documented reason").stage() == stage
+        reason.expect("a documented reason").side() == side
     });
     of_stage.map(|(_, frames)| frames).sum()
 }
