@@ -22,7 +22,7 @@ use crate::{
     key::{Class, Field, FlowKey, shape},
     model::{self, Action, Attachment, Model, StormLimits},
     reader::KeyReader,
-    rule::Rule,
+    rule::{Direction, Rule},
     sender::{SenderPolicy, is_arp_or_nd},
 };
 
@@ -249,6 +249,16 @@ impl VnicPolicy {
     /// `acl_in` or `reject_in`, with the rule if one decided.
     pub fn judge_inbound<R: KeyReader>(&self, r: &mut R) -> Result<Option<RuleId>, Denial> {
         self.inbound.judge(r, Refusals::INBOUND)
+    }
+}
+
+impl VnicPolicy {
+    /// The compiled rules for frames to the VM, or from it.
+    pub fn classifier(&self, direction: Direction) -> &Classifier {
+        match direction {
+            Direction::In => &self.inbound.classifier,
+            Direction::Out => &self.outbound.classifier,
+        }
     }
 }
 

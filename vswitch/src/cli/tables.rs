@@ -5,7 +5,7 @@ use std::fmt::Write;
 use comfy_table::{CellAlignment, Table, presets};
 
 use crate::{
-    api::types::{Drop, Flow, Mac, Port, PortCounts, Queue, RuleHits, Stats, Worker},
+    api::types::{Drop, Flow, Lookup, Mac, Port, PortCounts, Queue, RuleHits, Set, Stats, Worker},
     control::Applied,
     doctor::{Finding, Status},
 };
@@ -36,6 +36,57 @@ pub(super) fn table(columns: &[Column], rows: &[Vec<String>], empty: &str) -> St
         }
     }
     table.trim_fmt()
+}
+
+/// What looking up each vNIC's rules costs at most.
+pub(super) fn lookups(rows: &[Lookup]) -> String {
+    let columns = [
+        ("VNIC", TEXT),
+        ("DIRECTION", TEXT),
+        ("RULES", NUMBER),
+        ("METHOD", TEXT),
+        ("MOST PROBES", NUMBER),
+        ("MOST COMPARES", NUMBER),
+    ];
+    let cells = rows.iter().map(|row| {
+        vec![
+            row.vnic.clone(),
+            row.direction.clone(),
+            row.rules.to_string(),
+            row.method.clone(),
+            row.probes.to_string(),
+            row.compares.to_string(),
+        ]
+    });
+    table(&columns, &cells.collect::<Vec<_>>(), "")
+}
+
+/// Sets; of long ones the first members.
+pub(super) fn sets(rows: &[Set]) -> String {
+    const SHOWN: usize = 8;
+    let columns = [
+        ("NAME", TEXT),
+        ("KIND", TEXT),
+        ("RULES", NUMBER),
+        ("COUNT", NUMBER),
+        ("MEMBERS", TEXT),
+    ];
+    let cells = rows.iter().map(|row| {
+        let shown = &row.members[..row.members.len().min(SHOWN)];
+        let more = if row.members.len() > SHOWN {
+            ", …"
+        } else {
+            ""
+        };
+        vec![
+            row.name.clone(),
+            row.kind.clone(),
+            row.rules.to_string(),
+            row.members.len().to_string(),
+            shown.join(", ") + more,
+        ]
+    });
+    table(&columns, &cells.collect::<Vec<_>>(), "there is no set")
 }
 
 fn dropped(counts: &PortCounts) -> u64 {

@@ -1,6 +1,8 @@
 //! The order in which control does things, against a datapath and drivers that write down what
 //! they are asked.
 
+mod rules;
+
 use std::{
     collections::{HashMap, HashSet},
     fmt::Write,
