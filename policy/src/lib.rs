@@ -33,7 +33,7 @@ pub mod sender;
 pub mod snapshot;
 
 pub use checksum::partial_checksum;
-pub use denial::{Denial, DropReason, Stage};
+pub use denial::{Denial, DropReason, Side, Stage};
 pub use ids::{Epoch, Mac, NetworkId, PortId, RuleId, VlanId};
 pub use key::{Class, Field, FlowKey};
 pub use parse::{Parsed, parse};

@@ -223,6 +223,16 @@ impl VnicPolicy {
         self.sender.check(r, claim)
     }
 
+    /// The rules for frames from the VM.
+    pub fn outbound(&self) -> &Classifier {
+        &self.outbound.classifier
+    }
+
+    /// The rules for frames to the VM.
+    pub fn inbound(&self) -> &Classifier {
+        &self.inbound.classifier
+    }
+
     /// Judges a frame from the VM; `Ok` holds the rule that allowed it, if one did. Malformed
     /// frames are denied, whatever the default, without a rule.
     ///

@@ -4,19 +4,25 @@ use std::fmt::Write;
 
 #[test]
 fn every_drop_reason_is_explained() {
-    let text = include_str!("../../docs/operations.md");
-    let (ingress, egress) = text
-        .split_once("## Drop reasons")
-        .and_then(|(_, rest)| rest.split_once("\n\n| reason").map(|(_, rest)| rest))
-        .and_then(|rest| rest.split_once("\n\n| reason"))
-        .expect("two tables of drop reasons");
-    for reason in policy::DropReason::ALL {
-        let table = match reason.stage() {
-            policy::Stage::Ingress => ingress,
-            policy::Stage::Egress => egress,
-        };
-        let row = format!("\n| `{reason}` |");
-        assert!(table.contains(&row), "{reason} is not in its table");
+    let text = include_str!("../../docs/drops.md");
+    let accounts = text.split("\n## In the account of ").skip(1);
+    let sides = [policy::Side::Ingress, policy::Side::Egress];
+    for (side, account) in sides.into_iter().zip(accounts) {
+        let table: Vec<&str> = account
+            .lines()
+            .skip_while(|line| !line.starts_with("|---"))
+            .skip(1)
+            .take_while(|line| line.starts_with('|'))
+            .collect();
+        let reasons = policy::DropReason::ALL.iter();
+        let rows = reasons.filter(|reason| reason.side() == side);
+        let expected: Vec<String> = rows
+            .map(|reason| {
+                let (stage, text, advice) = (reason.stage().name(), reason.text(), reason.advice());
+                format!("| `{reason}` | {stage} | {text} | {advice} |")
+            })
+            .collect();
+        assert_eq!(table, expected, "docs/drops.md and policy/src/denial.rs");
     }
 }
 

@@ -4,6 +4,7 @@
 //! never waits for workers on the server's own thread; every route is in the `OpenAPI` document.
 
 pub mod bounded;
+mod stream;
 #[cfg(test)]
 mod tests;
 pub mod types;
@@ -22,7 +23,7 @@ use utoipa::{IntoParams, OpenApi};
 
 use crate::{
     config,
-    control::{Applied, Control, ControlError, Origin},
+    control::{Applied, Control, ControlError, Origin, compare},
     metrics,
 };
 
@@ -46,9 +47,13 @@ pub const ROUTES: &[(&str, &str)] = &[
     ("get", "/v1/macs"),
     ("get", "/v1/flows"),
     ("get", "/v1/drops"),
+    ("get", "/v1/rules"),
+    ("get", "/v1/drops/samples"),
+    ("post", "/v1/explain"),
     ("get", "/v1/stats"),
     ("get", "/v1/config"),
     ("post", "/v1/apply"),
+    ("post", "/v1/compare"),
 ];
 
 #[derive(OpenApi)]
@@ -70,9 +75,13 @@ pub const ROUTES: &[(&str, &str)] = &[
         macs,
         flows,
         drops,
+        rules,
+        stream::drop_samples,
+        explain,
         stats,
         config_text,
-        apply
+        apply,
+        compare_traffic
     )
 )]
 struct Document;
@@ -98,9 +107,13 @@ pub fn router(control: Arc<Control>) -> Router {
         .route("/v1/macs", get(macs))
         .route("/v1/flows", get(flows))
         .route("/v1/drops", get(drops))
+        .route("/v1/rules", get(rules))
+        .route("/v1/drops/samples", get(stream::drop_samples))
+        .route("/v1/explain", post(explain))
         .route("/v1/stats", get(stats))
         .route("/v1/config", get(config_text))
         .route("/v1/apply", post(apply))
+        .route("/v1/compare", post(compare_traffic))
         .fallback(unknown)
         .layer(DefaultBodyLimit::max(config::MAX_BYTES))
         .with_state(control)
@@ -307,8 +320,7 @@ async fn queues(State(control): Shared) -> Answer<Vec<types::Queue>> {
 #[utoipa::path(post, path = "/v1/queues/assign", request_body = types::Assignment,
     responses((status = 200, body = [types::Queue]), (status = 400, body = types::Failure), (status = 404, body = types::Failure)))]
 async fn assign(State(control): Shared, body: String) -> Answer<Vec<types::Queue>> {
-    let wanted: types::Assignment = serde_json::from_str(&body)
-        .map_err(|error| Error::new(StatusCode::BAD_REQUEST, format!("the body: {error}")))?;
+    let wanted: types::Assignment = read(&body)?;
     apart(control, move |control| {
         control.assign(&wanted.port, wanted.queue, wanted.worker)?;
         Ok(control.queues())
@@ -345,6 +357,28 @@ async fn drops(State(control): Shared) -> Answer<Vec<types::Drop>> {
     apart(control, |control| Ok(control.drops()))
         .await
         .map(Json)
+}
+
+/// Rules in force and what they decided
+#[utoipa::path(get, path = "/v1/rules", responses((status = 200, body = [types::RuleHits])))]
+async fn rules(State(control): Shared) -> Answer<Vec<types::RuleHits>> {
+    apart(control, Control::rules).await.map(Json)
+}
+
+/// What would become of frames, and why; nothing changes
+#[utoipa::path(post, path = "/v1/explain", request_body = types::ExplainRequest,
+    responses((status = 200, body = [types::Explanation]), (status = 404, body = types::Failure), (status = 409, body = types::Failure)))]
+async fn explain(State(control): Shared, body: String) -> Answer<Vec<types::Explanation>> {
+    let wanted: types::ExplainRequest = read(&body)?;
+    apart(control, move |control| control.explain(&wanted))
+        .await
+        .map(Json)
+}
+
+/// A body in JSON.
+fn read<T: serde::de::DeserializeOwned>(body: &str) -> Result<T, Error> {
+    serde_json::from_str(body)
+        .map_err(|error| Error::new(StatusCode::BAD_REQUEST, format!("the body: {error}")))
 }
 
 /// Everything that is counted
@@ -391,6 +425,35 @@ async fn apply(
         },
     };
     apart(control, move |control| control.apply(origin, query.dry_run))
+        .await
+        .map(Json)
+}
+
+/// Which flows a configuration would judge otherwise than the running one; nothing changes
+#[utoipa::path(post, path = "/v1/compare", request_body = types::CompareRequest,
+    responses((status = 200, body = types::Compared), (status = 404, body = types::Failure), (status = 409, body = types::Failure), (status = 422, body = types::Failure)))]
+async fn compare_traffic(State(control): Shared, body: String) -> Answer<types::Compared> {
+    let wanted: types::CompareRequest = read(&body)?;
+    let refuse = |what: &str| Err(Error::new(StatusCode::BAD_REQUEST, what));
+    let traffic = match (wanted.live_s, &wanted.port) {
+        (Some(_), _) if !wanted.frames.is_empty() => {
+            return refuse("give frames or live_s, not both");
+        }
+        (Some(seconds), port) => {
+            let mut collector = control.collect(port.as_deref(), seconds)?;
+            while collector.look() && !control.streams_end() {
+                tokio::time::sleep(compare::PAUSE).await;
+            }
+            collector.finish()
+        }
+        (None, Some(port)) => control.captured(port, &wanted.frames)?,
+        (None, None) => return refuse("name the port that the frames come in by"),
+    };
+    let origin = Origin {
+        file: wanted.file,
+        text: wanted.text,
+    };
+    apart(control, move |control| control.compare(&origin, &traffic))
         .await
         .map(Json)
 }

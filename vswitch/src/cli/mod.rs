@@ -4,7 +4,11 @@
 //! `docs/cli.md`). What must hold: an error says what to do, and the exit status tells the kinds
 //! apart: 0 done, 1 refused or failed, 2 wrong usage, 3 no switch runs on the socket.
 
+mod capture;
 pub(crate) mod client;
+mod compare;
+mod drops;
+mod explain;
 mod tables;
 
 use std::{
@@ -71,7 +75,13 @@ enum Command {
         /// Show what would change, and change nothing
         #[arg(long)]
         dry_run: bool,
+        #[command(flatten)]
+        traffic: compare::Traffic,
     },
+    /// Tell what would become of a frame, and why; nothing changes
+    Explain(explain::Explain),
+    /// Show dropped frames as they happen: when, where, why, by which rule
+    Drops(drops::Drops),
     /// Show one aspect of the running switch
     #[command(subcommand)]
     Show(Show),
@@ -127,6 +137,15 @@ enum Show {
     },
     /// Dropped frames by port, reason and rule
     Drops,
+    /// Rules and how many frames each decided
+    Rules {
+        /// Of this ACL alone
+        #[arg(long, value_name = "NAME")]
+        acl: Option<String>,
+        /// Those alone that never decided
+        #[arg(long)]
+        unused: bool,
+    },
     /// Sets of addresses and ports, and what is in them
     Sets,
     /// The running configuration
@@ -214,7 +233,13 @@ impl Cli {
                 })?;
             }
             Command::Check { file } => check(&shared, &file)?,
-            Command::Apply { file, dry_run } => apply(&shared, &file, dry_run)?,
+            Command::Apply {
+                file,
+                dry_run,
+                traffic,
+            } => apply(&shared, &file, dry_run, &traffic)?,
+            Command::Explain(explain) => explain.execute(&shared)?,
+            Command::Drops(drops) => drops.execute(&shared)?,
             Command::Show(show) => show.execute(&shared)?,
             Command::Stats => shared.get::<types::Stats>("/v1/stats", tables::stats)?,
             Command::Port(port) => port.execute(&shared)?,
@@ -338,14 +363,27 @@ fn check(shared: &Shared, file: &Path) -> anyhow::Result<()> {
     ))
 }
 
-fn apply(shared: &Shared, file: &Path, dry_run: bool) -> anyhow::Result<()> {
+fn apply(
+    shared: &Shared,
+    file: &Path,
+    dry_run: bool,
+    traffic: &compare::Traffic,
+) -> anyhow::Result<()> {
     let origin = read(file)?;
+    let text = origin.text.clone();
     let path = format!(
         "/v1/apply?dry_run={dry_run}&file={}",
         client::percent_encoded(&origin.file)
     );
-    let body = shared.client().request("POST", &path, Some(origin.text))?;
-    shared.show::<Applied>(&body, tables::applied)
+    let body = shared.client().request("POST", &path, Some(text))?;
+    if !traffic.is_asked_for() {
+        return shared.show::<Applied>(&body, tables::applied);
+    }
+    if !shared.json {
+        shared.show::<Applied>(&body, tables::applied)?;
+        print("")?;
+    }
+    traffic.compare(shared, origin)
 }
 
 fn assign(shared: &Shared, port: String, queue: usize, worker: usize) -> anyhow::Result<()> {
@@ -404,6 +442,16 @@ impl Show {
                 shared.get::<Vec<_>>(&path, |rows| tables::flows(rows))
             }
             Self::Drops => shared.get::<Vec<_>>("/v1/drops", |rows| tables::drops(rows)),
+            Self::Rules { acl, unused } => {
+                let text = |rows: &Vec<types::RuleHits>| {
+                    let is_shown = |row: &&types::RuleHits| {
+                        acl.as_ref().is_none_or(|acl| *acl == row.rule.acl)
+                            && !(unused && row.last_hit_s_ago.is_some())
+                    };
+                    tables::rules(rows.iter().filter(is_shown))
+                };
+                shared.get("/v1/rules", text)
+            }
             Self::Sets => shared.get::<Vec<_>>("/v1/sets", |rows| tables::sets(rows)),
             Self::Config => shared.get("/v1/config", |config: &types::Config| config.text.clone()),
         }

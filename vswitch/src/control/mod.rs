@@ -16,11 +16,14 @@
 //! while the datapath is asked.
 
 mod apply;
+pub mod compare;
 mod compile;
 pub mod cost;
 mod datapath;
 pub mod diff;
 mod drivers;
+pub mod explain;
+mod flow_frame;
 mod ids;
 pub mod lifecycle;
 mod sets;
@@ -28,10 +31,14 @@ mod supervisor;
 #[cfg(test)]
 pub(crate) mod tests;
 mod view;
+mod watch;
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Instant,
 };
 
@@ -42,6 +49,7 @@ use policy::{PortId, snapshot::CompileError};
 pub use apply::Applied;
 pub use datapath::Datapath;
 pub use drivers::{Drivers, Opener};
+pub use watch::{DropFeed, WatchRequest};
 
 use crate::{
     config::{
@@ -67,6 +75,8 @@ pub struct Control {
     opener: Box<Opener>,
     machine: Machine,
     started: Instant,
+    /// The process is about to end: streams end too.
+    stopping: AtomicBool,
     hands: Mutex<Hands>,
     state: RwLock<State>,
 }
@@ -213,6 +223,7 @@ impl Control {
             opener,
             machine,
             started: Instant::now(),
+            stopping: AtomicBool::new(false),
             hands: Mutex::default(),
             state: RwLock::new(State {
                 config: Arc::new(config),
@@ -226,6 +237,16 @@ impl Control {
     /// True when every worker answers.
     pub fn alive(&self) -> bool {
         self.datapath.alive()
+    }
+
+    /// Ends what would go on for as long as a client wants it.
+    pub fn end_streams(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether [`Control::end_streams`] was called.
+    pub fn streams_end(&self) -> bool {
+        self.stopping.load(Ordering::Relaxed)
     }
 
     /// The running configuration.
