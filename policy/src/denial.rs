@@ -156,6 +156,9 @@ drop_reasons! {
     AclOut "acl_out" Outbound
         "The sending vNIC's outbound policy denies it.",
         "`show drops` names the rule and where it is written; without a rule it was the default.";
+    RejectOut "reject_out" Outbound
+        "The sending vNIC's outbound policy rejects it.",
+        "As for `acl_out`. The sender is told: TCP by a reset, all else by ICMP \"administratively prohibited\", up to 200 times a second and port; not for a flooded frame.";
     MacLimitPort "mac_limit_port" Bridge
         "The port has as many learned addresses as it may.",
         "A flood of addresses, or raise the port's `mac_limit`.";
@@ -186,6 +189,9 @@ drop_reasons! {
     AclIn "acl_in" Inbound
         "The receiving vNIC's inbound policy denies it.",
         "`show drops` names the rule; without a rule it was the default, which is deny.";
+    RejectIn "reject_in" Inbound
+        "The receiving vNIC's inbound policy rejects it.",
+        "As for `acl_in`; the sender is told as for `reject_out`.";
     NestedUntagged "nested_untagged" Tag
         "The frame would leave untagged, with the tag behind its tag as its own.",
         "VLAN hopping, or QinQ on a trunk, which is carried only between ports where the outer tag stays.";

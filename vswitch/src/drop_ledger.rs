@@ -6,7 +6,7 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicU64, Ordering::Relaxed},
+    atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
 };
 
 use hashbrown::HashMap;
@@ -35,6 +35,7 @@ struct Row {
     /// What the row counts, packed by [`pack`]; 0 for a free row.
     label: AtomicU64,
     frames: Counter,
+    last_s: AtomicU32,
 }
 
 /// One row that counts something.
@@ -46,6 +47,8 @@ pub struct LedgerEntry {
     pub denial: Denial,
     /// How many.
     pub frames: u64,
+    /// When the last one was, in seconds of the clock.
+    pub last_s: u32,
 }
 
 impl LedgerRows {
@@ -58,6 +61,7 @@ impl LedgerRows {
                 port,
                 denial,
                 frames,
+                last_s: row.last_s.load(Relaxed),
             })
         })
     }
@@ -115,10 +119,12 @@ impl DropLedger {
         unpack(label).map(|(_, denial)| denial)
     }
 
-    /// Counts one frame.
+    /// Counts one frame, dropped at `now_s`.
     #[inline]
-    pub fn count(&self, slot: LedgerSlot) {
-        self.rows.0[slot.0 as usize].frames.add(1);
+    pub fn count(&self, slot: LedgerSlot, now_s: u32) {
+        let row = &self.rows.0[slot.0 as usize];
+        row.frames.add(1);
+        row.last_s.store(now_s, Relaxed);
     }
 
     /// Frees the rows of a port that is gone.
@@ -173,7 +179,7 @@ mod tests {
         for (port, rule, times) in [(0, None, 1), (3, Some(0), 2), (u16::MAX, Some(u32::MAX), 3)] {
             for _ in 0..times {
                 let slot = ledger.slot(PortId(port), denial(rule));
-                ledger.count(slot);
+                ledger.count(slot, 0);
             }
         }
         let mut seen: Vec<_> = ledger
@@ -195,7 +201,7 @@ mod tests {
         let mut ledger = DropLedger::default();
         for rule in 0..2 * ROWS as u32 {
             let slot = ledger.slot(PortId((rule % 2) as u16), denial(Some(rule)));
-            ledger.count(slot);
+            ledger.count(slot, 0);
         }
         assert_eq!(
             ledger.slot(PortId(9), denial(None)),

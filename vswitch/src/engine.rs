@@ -33,7 +33,7 @@ use crate::{
 use threads::{WorkerHandle, secret, start_housekeeper, start_worker};
 
 pub use crate::runner::{FlowRow, FlowVerdict};
-pub use view::{DropRow, MOST_FLOWS, Outlook, QueueRow};
+pub use view::{DropRow, MOST_FLOWS, Outlook, QueueRow, RuleHits};
 
 /// How long control waits for a worker.
 const PATIENCE: Duration = Duration::from_secs(5);

@@ -12,6 +12,7 @@ use crate::{
     bridge::Bridge,
     drop_ledger::DropLedger,
     published::PortShared,
+    rule_ledger::RuleLedger,
     slow_path::{Inputs, Observer, SlowPath, Step},
     storm::FloodKind,
     verdict::{DestinationLog, Verdict},
@@ -117,6 +118,7 @@ impl<'a> Explainer<'a> {
                 lists: DestinationLog::new(longest.unwrap_or(0)),
                 // Whoever explains looks at the steps.
                 ledger: DropLedger::new(1),
+                rules: RuleLedger::new(1),
             },
         }
     }

@@ -24,7 +24,11 @@
 use pmd::cpu::Lanes;
 use policy::{Epoch, FlowKey, NetworkId, PortId, key::shape};
 
-use crate::{bridge::Generations, verdict::Verdict};
+use crate::{
+    bridge::Generations,
+    rule_ledger::{RuleLedger, RuleSlot},
+    verdict::Verdict,
+};
 
 const WAYS: usize = 16;
 /// Cache lines of an entry.
@@ -123,12 +127,16 @@ pub struct Entry {
     pub verdict: Verdict,
     /// Frames that it answered.
     pub hits: u64,
+    /// The low half of how many of them their rules were credited with.
+    settled: u32,
     /// The MAC table's generation it was decided under.
     pub generation: u32,
     /// When the bridge is next told that the sender is still there, in seconds of the clock.
     pub refresh_s: u32,
     /// Whose MAC table that was; [`NO_NETWORK`] when none was read.
     pub network: NetworkId,
+    /// The rule of the sending vNIC that let its frames pass.
+    pub outbound: RuleSlot,
     /// The port that its frames go to, when that is one and they leave there as they came.
     straight_to: Option<PortId>,
 }
@@ -149,9 +157,11 @@ impl Entry {
             epoch,
             verdict,
             hits: 0,
+            settled: 0,
             generation: 0,
             refresh_s: u32::MAX,
             network: NO_NETWORK,
+            outbound: RuleSlot::NONE,
             straight_to,
         }
     }
@@ -165,6 +175,20 @@ impl Entry {
     #[inline(always)]
     fn stands(&self, now: Standing<'_>) -> bool {
         self.epoch == now.epoch && self.generation == now.generations.current(self.network)
+    }
+
+    /// Credits its rules with the hits since the last time, of which the last came at `at_s`.
+    fn settle(&mut self, rules: &RuleLedger, at_s: u32) {
+        let frames = u64::from((self.hits as u32).wrapping_sub(self.settled));
+        if frames == 0 {
+            return;
+        }
+        self.settled = self.hits as u32;
+        rules.count(self.outbound, frames, at_s);
+        // A flood is counted by destination as it leaves: some of them are denied.
+        if let Verdict::Unicast(to) = self.verdict {
+            rules.count(to.allowed, frames, at_s);
+        }
     }
 
     /// Counts a hit. The first one protects the entry; that it is still in use is noted by
@@ -376,8 +400,9 @@ impl FlowCache {
             .find(|entry| entry.key == *masked && entry.stands(now))
     }
 
-    /// Keeps a decision, in the place of an older one for the same key if there is one.
-    pub fn insert(&mut self, hash: Hash, entry: Entry) {
+    /// Keeps a decision, in the place of an older one for the same key if there is one. The rules
+    /// of the entry that goes are credited as of `now_s`.
+    pub fn insert(&mut self, hash: Hash, entry: Entry, rules: &RuleLedger, now_s: u32) {
         let set_index = self.set_index(hash);
         let set = &mut self.sets[set_index];
         let is_drop = entry.verdict.denies();
@@ -396,6 +421,7 @@ impl FlowCache {
                 set.tags.0[candidate] = 0;
                 set.state[candidate] = 0;
                 self.used -= 1;
+                self.entries[set_index * WAYS + candidate].settle(rules, now_s);
             }
         }
         let way = way.unwrap_or_else(|| {
@@ -409,7 +435,17 @@ impl FlowCache {
         set.drop_ways += u8::from(is_drop);
         set.tags.0[way] = hash.tag();
         set.state[way] = new;
-        self.entries[set_index * WAYS + way] = entry;
+        let place = &mut self.entries[set_index * WAYS + way];
+        place.settle(rules, now_s);
+        *place = entry;
+    }
+
+    /// Credits the rules of so many entries from the one numbered `from`.
+    pub fn settle(&mut self, from: usize, count: usize, rules: &RuleLedger, at_s: u32) {
+        let end = (from + count).min(self.entries.len());
+        for entry in self.entries.get_mut(from..end).unwrap_or_default() {
+            entry.settle(rules, at_s);
+        }
     }
 
     /// The entries in use that still stand, among so many from the one numbered `from`.
@@ -471,6 +507,7 @@ mod tests {
             port: PortId(port),
             tag: None,
             denied: None,
+            allowed: RuleSlot::NONE,
         })
     }
 
@@ -489,6 +526,7 @@ mod tests {
 
     struct Bed {
         cache: FlowCache,
+        rules: RuleLedger,
         generations: Generations,
     }
 
@@ -496,13 +534,14 @@ mod tests {
         fn new(entries: usize) -> Self {
             Self {
                 cache: FlowCache::new(entries, SECRET),
+                rules: RuleLedger::default(),
                 generations: Generations::default(),
             }
         }
 
         fn insert(&mut self, entry: Entry) {
             let hash = self.cache.hash(&entry.key);
-            self.cache.insert(hash, entry);
+            self.cache.insert(hash, entry, &self.rules, 0);
         }
 
         fn look(&mut self, flow: u64, epoch: u64) -> Option<Verdict> {
@@ -689,6 +728,7 @@ mod tests {
                 reason: DropReason::AclIn,
                 row: crate::drop_ledger::LedgerSlot::NOT_ITEMISED,
             }),
+            allowed: RuleSlot::NONE,
         });
         for verdict in [drop_verdict(), denied_at_the_receiver] {
             let mut bed = Bed::new(1024);

@@ -22,6 +22,7 @@ pub mod flow_cache;
 pub mod intake;
 pub mod outbox;
 pub mod published;
+pub mod rule_ledger;
 pub mod runner;
 pub mod sleep;
 pub mod slow_path;

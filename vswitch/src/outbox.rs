@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use arrayvec::ArrayVec;
 use parking_lot::Mutex;
-use pmd::{BURST, Frame, PrefixArena, TxBurst, TxPlan, TxQueue};
+use pmd::{BURST, Frame, MAX_PREFIX_BYTES, PrefixArena, TxBurst, TxPlan, TxQueue};
 use policy::{Denial, DropReason, PortId};
 
 use crate::{
@@ -105,6 +105,40 @@ impl Outbox {
             self.retag(&mut plan, frame, own, to.tag);
         }
         self.push(bundle, frames, to.port, plan);
+    }
+
+    /// Plans that the first bytes of a fresh prefix leave by `port`, as `write` makes them: a frame
+    /// of the switch's own. Nothing leaves when `write` says so by making none.
+    ///
+    /// Frame number `index` of the burst, from which nothing is taken, stands for it.
+    pub fn originate(
+        &mut self,
+        bundle: &Bundle,
+        frames: &[Frame<'_>],
+        index: usize,
+        port: PortId,
+        write: impl Fn(&mut [u8; MAX_PREFIX_BYTES]) -> Option<usize>,
+    ) {
+        let lane = self.lanes.get(port.index());
+        if self.prefixes.is_full() || lane.is_some_and(|lane| lane.plans.is_full()) {
+            self.transmit(bundle, frames);
+        }
+        let Some((number, prefix)) = self.prefixes.allocate() else {
+            return;
+        };
+        let Some(len) = write(prefix) else {
+            return;
+        };
+        if let Some(counters) = counters(bundle, port, self.worker) {
+            counters.originated.add(1);
+        }
+        let plan = TxPlan {
+            frame: index as u8,
+            prefix: number,
+            prefix_len_bytes: len as u8,
+            ..TxPlan::default()
+        };
+        self.push(bundle, frames, port, plan);
     }
 
     /// Takes a plan for `port`. What finds no such port is counted as dropped.

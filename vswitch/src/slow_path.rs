@@ -27,6 +27,7 @@ use crate::{
     bridge::{Bridge, Lookup, Sender},
     drop_ledger::DropLedger,
     flow_cache::NO_NETWORK,
+    rule_ledger::{RuleLedger, RuleSlot},
     storm::FloodKind,
     verdict::{Denied, Destination, DestinationLog, ListId, Verdict},
 };
@@ -44,6 +45,8 @@ pub struct Decision {
     pub cacheable: bool,
     /// What it took, in judgements: 1 and one for each destination.
     pub cost: u32,
+    /// The rule of the sending vNIC that let the frame pass.
+    pub outbound: RuleSlot,
 }
 
 /// What one worker's slow path keeps.
@@ -51,6 +54,8 @@ pub struct Decision {
 pub struct SlowPath {
     /// Drops by rule.
     pub ledger: DropLedger,
+    /// What passed, by rule.
+    pub rules: RuleLedger,
     /// Lists of destinations.
     pub lists: DestinationLog,
 }
@@ -59,6 +64,7 @@ impl Default for SlowPath {
     fn default() -> Self {
         Self {
             ledger: DropLedger::default(),
+            rules: RuleLedger::default(),
             lists: DestinationLog::new(64),
         }
     }
@@ -145,6 +151,7 @@ impl SlowPath {
             generation: 0,
             cacheable: parsed.class.cacheable(),
             cost: 1,
+            outbound: RuleSlot::NONE,
         };
         decision.verdict = match self.decide(inputs, head, parsed, &mut decision, observer) {
             Ok(verdict) => verdict,
@@ -173,7 +180,8 @@ impl SlowPath {
             .snapshot
             .port(parsed.key.ingress())
             .ok_or(no_policy)?;
-        let network = admit(port, head, parsed, observer)?;
+        let (network, allowed) = admit(port, head, parsed, observer)?;
+        decision.outbound = self.rules.slot(allowed);
         let network = inputs.snapshot.network(network).ok_or(no_policy)?;
 
         let sender = Sender {
@@ -268,20 +276,22 @@ impl SlowPath {
             port: to,
             tag: tag.map(Into::into),
             denied,
+            allowed: self.rules.slot(judged.ok().flatten()),
         }
     }
 }
 
-/// Whether the ingress port may send the frame, and on which network.
+/// Whether the ingress port may send the frame, on which network, and by which rule.
 fn admit<O: Observer>(
     port: &PortPolicy,
     head: &[u8],
     parsed: &Parsed,
     observer: &mut O,
-) -> Result<NetworkId, Denial> {
+) -> Result<(NetworkId, Option<RuleId>), Denial> {
     let mut reader = Exact(&parsed.key);
     let network = port.admit(&mut reader)?;
     observer.step(Step::Admitted(network));
+    let mut allowed = None;
     if let Some(vnic) = &port.vnic {
         let claim = match parsed.class {
             Class::Arp | Class::Ipv6Neighbor => NeighborClaim::read(head, parsed),
@@ -289,10 +299,10 @@ fn admit<O: Observer>(
         };
         vnic.check_sender(&mut reader, claim.as_ref())?;
         observer.step(Step::OwnSender);
-        let rule = vnic.judge_outbound(&mut reader)?;
-        observer.step(Step::Outbound(rule));
+        allowed = vnic.judge_outbound(&mut reader)?;
+        observer.step(Step::Outbound(allowed));
     }
-    Ok(network)
+    Ok((network, allowed))
 }
 
 fn route(

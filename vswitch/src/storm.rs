@@ -72,10 +72,11 @@ pub fn limit(kind: FloodKind, limits: &StormLimits) -> (Option<u32>, DropReason)
 
 /// A leaky bucket as one number: the time at which it will have drained (GCRA, ITU-T I.371).
 #[derive(Debug, Default)]
-struct Gate(AtomicU64);
+pub struct Gate(AtomicU64);
 
 impl Gate {
-    fn pass(&self, pps: u32, now_ns: u64) -> bool {
+    /// Whether one more frame may pass, of `pps` a second.
+    pub fn pass(&self, pps: u32, now_ns: u64) -> bool {
         let next = |drained_ns| drained_after(drained_ns, pps, now_ns, TOLERANCE_NS);
         self.0.fetch_update(Relaxed, Relaxed, next).is_ok()
     }

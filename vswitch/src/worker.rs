@@ -55,6 +55,8 @@ pub struct Worker {
     pub cache: FlowCache,
     /// Its slow path.
     pub slow_path: SlowPath,
+    /// When its last turn that had frames ended, in nanoseconds of the clock.
+    pub busy_ns: u64,
     shared: Arc<Shared>,
     current: Cache<Arc<arc_swap::ArcSwap<Bundle>>, Arc<Bundle>>,
     slots: Box<Slots>,
@@ -73,6 +75,7 @@ impl Worker {
             acknowledged: Arc::default(),
             cache: FlowCache::new(cache_entries, secret),
             slow_path: SlowPath::default(),
+            busy_ns: 0,
             current: Cache::new(Arc::clone(&shared.current)),
             shared,
             slots: Box::new(Slots::new()),
@@ -178,16 +181,21 @@ impl Worker {
         if !self.slow_path.lists.holds(longest) {
             self.slow_path.lists = DestinationLog::new(longest);
         }
+        let snapshot = &bundle.snapshot;
+        let is_there = |rule| snapshot.rule(rule).is_some();
+        self.slow_path.rules.make_room(is_there);
         let now_ns = self.shared.clock.ns_at(began);
         self.budget.adopt(bundle, self.acknowledged.get(), now_ns);
     }
 
-    fn account(&self, began: u64, frames: usize) {
+    fn account(&mut self, began: u64, frames: usize) {
         let counters = &self.counters;
         counters.turns.add(1);
         let ended = pmd::clock::cycles();
-        counters.running_ns.set(self.shared.clock.ns_at(ended));
+        let ended_ns = self.shared.clock.ns_at(ended);
+        counters.running_ns.set(ended_ns);
         if frames > 0 {
+            self.busy_ns = ended_ns;
             counters.bursts.add(1);
             counters.frames.add(frames as u64);
             counters.busy_cycles.add(ended.saturating_sub(began));

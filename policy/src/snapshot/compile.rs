@@ -1,9 +1,9 @@
 //! From the desired state to a [`Snapshot`], or the reason why it cannot be.
 
 use super::{
-    Action, Arc, Attachment, Class, Classifier, DropReason, Epoch, Field, FlowKey, HashMap, Judge,
-    Masks, Member, Model, NetworkId, NetworkPolicy, PortId, PortPolicy, Rule, RuleId, SenderPolicy,
-    Snapshot, VlanId, VnicPolicy, model,
+    Action, Arc, Attachment, Class, Classifier, Epoch, Field, FlowKey, HashMap, Judge, Masks,
+    Member, Model, NetworkId, NetworkPolicy, PortId, PortPolicy, Refusals, Rule, RuleId,
+    SenderPolicy, Snapshot, VlanId, VnicPolicy, model,
 };
 use crate::{reader::Tracer, rule::MatchError};
 
@@ -260,7 +260,7 @@ impl Lists {
             ..judge.clone()
         };
         let masks = trace(|tracer| {
-            let _ = widest.judge(tracer, DropReason::AclIn);
+            let _ = widest.judge(tracer, Refusals::INBOUND);
         });
         self.by_address.insert(address, (classifier, masks));
         Ok(judge)
@@ -276,7 +276,7 @@ impl Lists {
                 error,
             })?;
         match self.rules.get(&rule.id) {
-            Some((list, index)) if list[*index as usize] != *rule => {
+            Some((list, index)) if !same_origin(&list[*index as usize], rule) => {
                 Err(CompileError::DuplicateRule {
                     id: rule.id.0,
                     first: list[*index as usize].origin.place.clone(),
@@ -291,6 +291,12 @@ impl Lists {
         let (_, masks) = self.by_address.get(&key_of(judge.classifier.rules()))?;
         Some(masks)
     }
+}
+
+/// Whether two rules of one number are the same, or two of those that one written rule with sets
+/// expands to.
+fn same_origin(a: &Rule, b: &Rule) -> bool {
+    (a.action, a.log, a.limit, &a.origin) == (b.action, b.log, b.limit, &b.origin)
 }
 
 fn key_of(rules: &Arc<[Rule]>) -> *const Rule {

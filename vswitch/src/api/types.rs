@@ -86,6 +86,8 @@ pub struct PortCounts {
     pub forwarded: u64,
     /// Destinations handed to this port.
     pub offered: u64,
+    /// Those of them that the switch itself made.
+    pub originated: u64,
     /// Frames judged by the flow cache.
     pub cache_hits: u64,
     /// Frames judged by the slow path.
@@ -102,6 +104,50 @@ pub struct PortStats {
     /// What was counted.
     #[serde(flatten)]
     pub counts: PortCounts,
+}
+
+/// What looking up the rules of a vNIC costs at most, whatever the frame.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Lookup {
+    /// The vNIC.
+    pub vnic: String,
+    /// `in` (to the VM) or `out`.
+    pub direction: String,
+    /// Rules, with what sets stand for put in.
+    pub rules: u64,
+    /// `linear` or `tuple_merge`.
+    pub method: String,
+    /// Hashed tables that the rules stand in.
+    pub tables: u64,
+    /// Most tables that are looked into.
+    pub probes: u64,
+    /// Most rules that are compared.
+    pub compares: u64,
+    /// The two together: what `max_lookup_cost` bounds.
+    pub cost: u64,
+}
+
+/// A set of addresses or ports.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Set {
+    /// Its name.
+    pub name: String,
+    /// `address_set`, `port_set`, or `group` for the addresses of a group's members.
+    pub kind: String,
+    /// What is in it.
+    pub members: Vec<String>,
+    /// How many written rules name it.
+    pub rules: u64,
+}
+
+/// Members to put into a set and to take out of it, in one step.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct SetChange {
+    /// Addresses, prefixes, ports or ranges of ports. Those that are there stay.
+    pub add: Vec<String>,
+    /// The same; each must be there, as it was put in.
+    pub remove: Vec<String>,
 }
 
 /// A receive queue and who polls it.
@@ -213,6 +259,20 @@ pub struct Rule {
     pub text: String,
     /// `file:line`.
     pub place: String,
+}
+
+/// A rule in force and what it decided.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RuleHits {
+    /// The rule.
+    #[serde(flatten)]
+    pub rule: Rule,
+    /// Frames that it let pass.
+    pub passed: u64,
+    /// Frames that it denied or rejected.
+    pub dropped: u64,
+    /// Seconds since it last decided, at most a few too low; none when it never did.
+    pub last_hit_s_ago: Option<u32>,
 }
 
 /// Everything that is counted.

@@ -26,7 +26,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use crate::{
     api::types,
     config::{self, Machine},
-    control::{Applied, Origin, lifecycle},
+    control::{Applied, Origin, cost, lifecycle},
     doctor,
 };
 use client::{Client, Failed};
@@ -90,6 +90,9 @@ enum Command {
     /// Add or remove a port until the next apply
     #[command(subcommand)]
     Port(Port),
+    /// Change a set of addresses or ports until the next apply
+    #[command(subcommand)]
+    Set(Set),
     /// Move receive queues between workers
     #[command(subcommand)]
     Queue(Queue),
@@ -134,6 +137,17 @@ enum Show {
     },
     /// Dropped frames by port, reason and rule
     Drops,
+    /// Rules and how many frames each decided
+    Rules {
+        /// Of this ACL alone
+        #[arg(long, value_name = "NAME")]
+        acl: Option<String>,
+        /// Those alone that never decided
+        #[arg(long)]
+        unused: bool,
+    },
+    /// Sets of addresses and ports, and what is in them
+    Sets,
     /// The running configuration
     Config,
 }
@@ -150,6 +164,26 @@ enum Port {
     Remove {
         /// The port
         name: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum Set {
+    /// Put addresses, prefixes, ports or ranges of ports into a set, all in one step
+    Add {
+        /// The set
+        name: String,
+        /// Such as 10.0.0.7, 10.1.0.0/16, 443 or 8000-8999
+        #[arg(required = true, value_name = "MEMBER")]
+        members: Vec<String>,
+    },
+    /// Take members out of a set, all in one step
+    Remove {
+        /// The set
+        name: String,
+        /// As they were put in
+        #[arg(required = true, value_name = "MEMBER")]
+        members: Vec<String>,
     },
 }
 
@@ -209,6 +243,7 @@ impl Cli {
             Command::Show(show) => show.execute(&shared)?,
             Command::Stats => shared.get::<types::Stats>("/v1/stats", tables::stats)?,
             Command::Port(port) => port.execute(&shared)?,
+            Command::Set(set) => set.execute(&shared)?,
             Command::Queue(Queue::Assign {
                 port,
                 queue,
@@ -293,27 +328,38 @@ fn read(file: &Path) -> anyhow::Result<Origin> {
 fn check(shared: &Shared, file: &Path) -> anyhow::Result<()> {
     let origin = read(file)?;
     let outcome = config::parse(&origin.file, &origin.text, &Machine::this());
+    let lookups = outcome.as_ref().map(cost::lookups);
     if shared.json {
         let problems = outcome.as_ref().err().map_or(&[][..], |p| &p.0);
+        let refusal = lookups.as_ref().ok().and_then(|rows| rows.as_ref().err());
         print_json(&serde_json::json!({
             "file": origin.file,
-            "ok": outcome.is_ok(),
+            "ok": outcome.is_ok() && refusal.is_none(),
             "problems": problems,
+            "refusal": refusal.map(ToString::to_string),
+            "lookups": lookups.as_ref().ok().and_then(|rows| rows.as_ref().ok()),
         }))?;
-        return match outcome {
-            Ok(_) => Ok(()),
-            Err(_) => Err(anyhow::anyhow!("the configuration has problems")),
+        return match (&outcome, refusal) {
+            (Ok(_), None) => Ok(()),
+            _ => Err(anyhow::anyhow!("the configuration has problems")),
         };
     }
+    let lookups = match lookups {
+        Ok(lookups) => lookups?,
+        Err(problems) => return Err(problems.clone().into()),
+    };
     let config = outcome?;
+    let table = tables::lookups(&lookups);
     print(&format!(
-        "{}: ok ({} ports, {} networks, {} vNICs, {} ACLs with {} rules)",
+        "{}: ok ({} ports, {} networks, {} vNICs, {} ACLs and {} groups with {} rules){}{table}",
         origin.file,
         config.ports.len(),
         config.networks.len(),
         config.vnics.len(),
         config.acls.len(),
-        config.acls.iter().map(|acl| acl.rules.len()).sum::<usize>(),
+        config.groups.len(),
+        config::lists::Lists::new(&config).rules().len(),
+        if table.is_empty() { "" } else { "\n\n" },
     ))
 }
 
@@ -396,6 +442,17 @@ impl Show {
                 shared.get::<Vec<_>>(&path, |rows| tables::flows(rows))
             }
             Self::Drops => shared.get::<Vec<_>>("/v1/drops", |rows| tables::drops(rows)),
+            Self::Rules { acl, unused } => {
+                let text = |rows: &Vec<types::RuleHits>| {
+                    let is_shown = |row: &&types::RuleHits| {
+                        acl.as_ref().is_none_or(|acl| *acl == row.rule.acl)
+                            && !(unused && row.last_hit_s_ago.is_some())
+                    };
+                    tables::rules(rows.iter().filter(is_shown))
+                };
+                shared.get("/v1/rules", text)
+            }
+            Self::Sets => shared.get::<Vec<_>>("/v1/sets", |rows| tables::sets(rows)),
             Self::Config => shared.get("/v1/config", |config: &types::Config| config.text.clone()),
         }
     }
@@ -411,6 +468,26 @@ impl Port {
                 client.request("DELETE", &path, None)
             }
         }?;
+        shared.show::<Applied>(&body, tables::applied)
+    }
+}
+
+impl Set {
+    fn execute(self, shared: &Shared) -> anyhow::Result<()> {
+        let mut change = types::SetChange::default();
+        let name = match self {
+            Self::Add { name, members } => {
+                change.add = members;
+                name
+            }
+            Self::Remove { name, members } => {
+                change.remove = members;
+                name
+            }
+        };
+        let path = format!("/v1/sets/{}", client::percent_encoded(&name));
+        let body = serde_json::to_string(&change)?;
+        let body = shared.client().request("POST", &path, Some(body))?;
         shared.show::<Applied>(&body, tables::applied)
     }
 }

@@ -1,14 +1,16 @@
 //! What control asks of the datapath, so that its order of doing things can be tested without
 //! one.
 
+use std::collections::HashMap;
+
 use pmd::Health;
-use policy::{Epoch, FlowKey, PortId, snapshot::Snapshot};
+use policy::{Epoch, FlowKey, PortId, RuleId, snapshot::Snapshot};
 
 use crate::{
     bridge::MacRow,
     counters::{PortCounts, WorkerCounts},
     drop_watch::{Filter, Watch},
-    engine::{DropRow, Engine, EngineError, FlowRow, Outlook, PortQueues, QueueRow},
+    engine::{DropRow, Engine, EngineError, FlowRow, Outlook, PortQueues, QueueRow, RuleHits},
 };
 
 /// The datapath, as [`Engine`] is it. What changes something returns when every worker has
@@ -31,6 +33,8 @@ pub trait Datapath: Send + Sync {
     fn macs(&self) -> Vec<MacRow>;
     fn flows(&self, limit: usize) -> Result<Vec<FlowRow>, EngineError>;
     fn drops(&self) -> Vec<DropRow>;
+    /// What each rule that decided anything decided.
+    fn rules(&self) -> Result<HashMap<RuleId, RuleHits>, EngineError>;
     fn outlook(&self) -> Outlook;
     fn look_up(
         &self,
@@ -81,6 +85,9 @@ impl Datapath for Engine {
     }
     fn drops(&self) -> Vec<DropRow> {
         Engine::drops(self)
+    }
+    fn rules(&self) -> Result<HashMap<RuleId, RuleHits>, EngineError> {
+        Engine::rules(self)
     }
     fn outlook(&self) -> Outlook {
         Engine::outlook(self)

@@ -18,6 +18,7 @@
 mod apply;
 pub mod compare;
 mod compile;
+pub mod cost;
 mod datapath;
 pub mod diff;
 mod drivers;
@@ -25,6 +26,7 @@ pub mod explain;
 mod flow_frame;
 mod ids;
 pub mod lifecycle;
+mod sets;
 mod supervisor;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -168,6 +170,9 @@ pub enum ControlError {
     /// The policy could not be compiled.
     #[error("the policy could not be compiled, so nothing was changed: {0}")]
     Compile(CompileError),
+    /// Looking up a vNIC's rules may take longer than the operator allows.
+    #[error("{}", too_costly(.0, *.1))]
+    TooCostly(crate::api::types::Lookup, u32),
     /// There are more ports or networks than numbers.
     #[error("there are too many ports or networks; nothing was changed")]
     TooMany,
@@ -187,6 +192,13 @@ pub enum ControlError {
     Refused(String),
 }
 
+fn too_costly(row: &crate::api::types::Lookup, most: u32) -> String {
+    format!(
+        "vNIC \"{}\": looking up its rules ({}, {} of them) may take {} operations for one frame, and max_lookup_cost of [policy] allows {most}; nothing was changed. Many rules that differ in nothing but port ranges, TCP flags or ICMP types cost most: merge them, or raise max_lookup_cost",
+        row.vnic, row.direction, row.rules, row.cost
+    )
+}
+
 impl Control {
     /// A control with nothing configured. `first` is the configuration that the datapath's
     /// workers were started with; it is not applied yet.
@@ -201,6 +213,9 @@ impl Control {
             ports: Vec::new(),
             vnics: Vec::new(),
             acls: Vec::new(),
+            groups: Vec::new(),
+            address_sets: Vec::new(),
+            port_sets: Vec::new(),
             ..first.clone()
         };
         Self {

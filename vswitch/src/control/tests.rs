@@ -1,6 +1,8 @@
 //! The order in which control does things, against a datapath and drivers that write down what
 //! they are asked.
 
+mod rules;
+
 use std::{
     collections::{HashMap, HashSet},
     fmt::Write,
@@ -19,7 +21,7 @@ use crate::{
     config::{self, Machine, types::Port},
     counters::{PortCounts, WorkerCounts},
     drop_watch::{Filter, Watch, Watches},
-    engine::{DropRow, EngineError, FlowRow, Outlook, PortQueues, QueueRow},
+    engine::{DropRow, EngineError, FlowRow, Outlook, PortQueues, QueueRow, RuleHits},
 };
 
 /// What happens to the world outside control, and what control did to it.
@@ -134,6 +136,14 @@ impl Datapath for FakeDatapath {
             itemised: true,
             frames: 3,
         }]
+    }
+    fn rules(&self) -> Result<HashMap<policy::RuleId, RuleHits>, EngineError> {
+        let hits = RuleHits {
+            passed: 0,
+            dropped: 3,
+            last_s: 8,
+        };
+        Ok(HashMap::from([(policy::RuleId(0), hits)]))
     }
     fn outlook(&self) -> Outlook {
         let clock = pmd::Clock::calibrate();

@@ -118,6 +118,32 @@ impl Control {
         drops.collect()
     }
 
+    /// Every rule in force and what it decided, in the order of their ACLs.
+    ///
+    /// # Errors
+    ///
+    /// When a worker does not answer.
+    pub fn rules(&self) -> Result<Vec<types::RuleHits>, super::ControlError> {
+        let hits = self.datapath.rules()?;
+        let now_s = (self.datapath.now_ns() / 1_000_000_000) as u32;
+        let state = self.state.read();
+        let row = |id| {
+            let hits = hits.get(&id);
+            types::RuleHits {
+                rule: rule_row(&state, id),
+                passed: hits.map_or(0, |hits| hits.passed),
+                dropped: hits.map_or(0, |hits| hits.dropped),
+                last_hit_s_ago: hits.map(|hits| now_s.saturating_sub(hits.last_s)),
+            }
+        };
+        let mut rows: Vec<_> = state.ids.rules.live().map(row).collect();
+        rows.sort_by(|a, b| {
+            let (a, b) = (&a.rule, &b.rule);
+            (&a.acl, a.position, a.id).cmp(&(&b.acl, b.position, b.id))
+        });
+        Ok(rows)
+    }
+
     /// Everything that is counted.
     pub fn stats(&self) -> types::Stats {
         let ports: Vec<_> = {
@@ -307,6 +333,7 @@ fn counts_row(counts: PortCounts) -> types::PortCounts {
         replicas: counts.replicas,
         forwarded: counts.forwarded,
         offered: counts.offered,
+        originated: counts.originated,
         cache_hits: counts.cache_hits,
         cache_misses: counts.cache_misses,
         drops: counts

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use policy::{Denial, DropReason, Epoch, FlowKey, PortId, Stage};
+use policy::{Denial, DropReason, Epoch, FlowKey, PortId, RuleId, Stage};
 
 use super::{Engine, EngineError, PATIENCE};
 use crate::{
@@ -44,6 +44,17 @@ pub struct DropRow {
     pub itemised: bool,
     /// How many.
     pub frames: u64,
+}
+
+/// What a rule decided.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RuleHits {
+    /// Frames that it let pass, each counted once for each receiver whose rule it is.
+    pub passed: u64,
+    /// Frames that it denied or rejected.
+    pub dropped: u64,
+    /// When it last decided, in seconds of the clock.
+    pub last_s: u32,
 }
 
 /// What frames would meet: the snapshot in force when it was asked for, and the MAC tables.
@@ -218,6 +229,39 @@ impl Engine {
         rows.into_values().collect()
     }
 
+    /// What each rule that decided anything decided so far, over all ports and workers.
+    ///
+    /// # Errors
+    ///
+    /// When a worker does not answer.
+    pub fn rules(&self) -> Result<HashMap<RuleId, RuleHits>, EngineError> {
+        let _one_at_a_time = self.listing.lock();
+        for worker in 0..self.workers.len() {
+            self.call(worker, |reply| Command::Settle { reply })?;
+        }
+        let mut hits: HashMap<RuleId, RuleHits> = HashMap::new();
+        for worker in &self.workers {
+            for row in worker.rules.entries() {
+                let hits = hits.entry(row.rule).or_default();
+                hits.passed += row.frames;
+                hits.last_s = hits.last_s.max(row.last_s);
+            }
+            for row in worker.ledger.entries() {
+                if let Some(rule) = row.denial.rule {
+                    let hits = hits.entry(rule).or_default();
+                    hits.dropped += row.frames;
+                    hits.last_s = hits.last_s.max(row.last_s);
+                }
+            }
+        }
+        Ok(hits)
+    }
+
+    /// Seconds of the clock that hits are told in.
+    pub fn now_s(&self) -> u32 {
+        (self.shared.clock.ns_at(pmd::clock::cycles()) / 1_000_000_000) as u32
+    }
+
     /// The epoch in force.
     pub fn epoch(&self) -> Epoch {
         self.shared.current.load().snapshot.epoch()
@@ -230,9 +274,5 @@ impl Engine {
             let last_ns = worker.counters.running_ns.get();
             Duration::from_nanos(now_ns.saturating_sub(last_ns)) < PATIENCE
         })
-    }
-
-    fn now_s(&self) -> u32 {
-        (self.shared.clock.ns_at(pmd::clock::cycles()) / 1_000_000_000) as u32
     }
 }

@@ -425,11 +425,12 @@ impl Bed {
             total.tx_frames += counts.tx_frames;
             total.forwarded += counts.forwarded;
             total.offered += counts.offered;
+            total.originated += counts.originated;
             total.drops.extend(counts.drops);
         }
-        assert_eq!(total.forwarded, total.offered);
+        assert_eq!(total.forwarded + total.originated, total.offered);
         assert_eq!(
-            total.rx_frames + total.replicas,
+            total.rx_frames + total.replicas + total.originated,
             total.tx_frames + total.dropped_total()
         );
         let workers = || self.workers.iter().map(|worker| &worker.counters);

@@ -9,6 +9,7 @@ mod model;
 mod bridge;
 mod budget;
 mod captures;
+mod effects;
 mod explain;
 mod footprint;
 mod golden;

@@ -5,11 +5,12 @@ use vswitch::api::types::{PortCounts, Stats};
 
 /// Which law is broken, if one is.
 pub(crate) fn check(stats: &Stats) -> Result<(), String> {
-    let mut forwarded = stats.removed_ports.forwarded;
+    let removed = &stats.removed_ports;
+    let mut forwarded = removed.forwarded + removed.originated;
     let mut offered = stats.removed_ports.offered;
     for port in &stats.ports {
         let counts = &port.counts;
-        forwarded += counts.forwarded;
+        forwarded += counts.forwarded + counts.originated;
         offered += counts.offered;
         let came = counts.rx_frames + counts.replicas;
         let went = counts.forwarded + dropped(counts, Side::Ingress);
@@ -21,12 +22,12 @@ pub(crate) fn check(stats: &Stats) -> Result<(), String> {
             went,
         )?;
     }
-    same("forwarded and offered", forwarded, offered)?;
+    same("forwarded, originated and offered", forwarded, offered)?;
     let total = |count: fn(&PortCounts) -> u64| -> u64 {
         let ports = stats.ports.iter().map(|port| &port.counts);
         ports.chain([&stats.removed_ports]).map(count).sum()
     };
-    let came = total(|counts| counts.rx_frames + counts.replicas);
+    let came = total(|counts| counts.rx_frames + counts.replicas + counts.originated);
     let went = total(|counts| counts.tx_frames + counts.drops.values().sum::<u64>());
     same("in total", came, went)
 }
