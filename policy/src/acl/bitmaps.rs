@@ -239,14 +239,22 @@ impl Fields {
                 .row(r, families, Field::IP_SRC_HIGH, Field::IP_SRC_LOW),
             self.dst
                 .row(r, families, Field::IP_DST_HIGH, Field::IP_DST_LOW),
-            self.src_port.intervals.row(value(r, Field::L4_SRC) as u16),
-            self.dst_port.intervals.row(value(r, Field::L4_DST) as u16),
-            self.protocol.intervals.row(value(r, Field::PROTOCOL) as u8),
-            self.ethertype.intervals.row(value(r, Field::ETHERTYPE) as u16),
-        ]
-        .map(|row| self.rows.get(row));
+            self.src_port
+                .intervals
+                .row(value(r, Field::L4_SRC) as u16),
+            self.dst_port
+                .intervals
+                .row(value(r, Field::L4_DST) as u16),
+            self.protocol
+                .intervals
+                .row(value(r, Field::PROTOCOL) as u8),
+            self.ethertype
+                .intervals
+                .row(value(r, Field::ETHERTYPE) as u16),
+        ];
+        let words = rows.map(|row| self.rows.words.from(row));
         (0..self.rows.width).map(move |word| {
-            let bits = rows.iter().map(|row| row.get(word).copied().unwrap_or(0));
+            let bits = words.iter().map(|row| row.get(word).copied().unwrap_or(0));
             bits.fold(u64::MAX, |all, bits| all & bits)
         })
     }
@@ -421,7 +429,7 @@ impl<T: Copy + Ord> Numbers<T> {
 }
 
 impl Addresses {
-    #[inline]
+    #[inline(always)]
     fn row<R: KeyReader>(&self, r: &mut R, families: u64, high: Field, low: Field) -> u32 {
         match families {
             shape::IPV4 => self.ipv4.intervals.row(value(r, low) as u32),

@@ -14,67 +14,94 @@ use super::paged::Paged;
 pub(super) struct Intervals<T> {
     /// From the root: the starts of the next level's nodes, in whole nodes that are filled up with
     /// the last start.
-    above: Arc<[Box<[T]>]>,
-    /// The intervals' starts, in whole nodes, each filled up with its last.
-    starts: Paged<T, PAGE>,
-    /// Each start's row.
-    rows: Paged<u32, PAGE>,
+    above: Arc<[Box<[Starts<T>]>]>,
+    nodes: Paged<Node<T>, PAGE>,
+}
+
+/// The starts of a node, in one line of memory for fields of up to 32 bits.
+#[repr(align(64))]
+#[derive(Clone, Copy, Debug)]
+struct Starts<T>([T; FANOUT]);
+
+/// A node of the last level: intervals, each with its start and its row, filled up with the last.
+#[derive(Clone, Copy, Debug)]
+struct Node<T> {
+    starts: Starts<T>,
+    rows: [u32; FANOUT],
 }
 
 const FANOUT: usize = 16;
 /// How many starts of a node are taken at first.
 const FILLED: usize = 12;
-const PAGE: usize = 512;
+const PAGE: usize = 32;
+
+impl<T: Copy + Ord> Starts<T> {
+    /// The last that is not beyond the value.
+    #[inline(always)]
+    fn find(&self, value: T) -> usize {
+        let begun = self.0.iter().map(|start| u32::from(*start <= value));
+        (begun.sum::<u32>() as usize).saturating_sub(1)
+    }
+}
+
+impl<T: Copy + Ord> Node<T> {
+    /// `intervals` are from one to [`FANOUT`].
+    fn new(intervals: &[(T, u32)]) -> Self {
+        let last = intervals.len() - 1;
+        let filled: [_; FANOUT] = std::array::from_fn(|place| intervals[place.min(last)]);
+        Self {
+            starts: Starts(filled.map(|(start, _)| start)),
+            rows: filled.map(|(_, row)| row),
+        }
+    }
+
+    /// Its intervals, without what fills it up.
+    fn intervals(&self) -> Vec<(T, u32)> {
+        let mut intervals: Vec<(T, u32)> = self.starts.0.into_iter().zip(self.rows).collect();
+        intervals.dedup_by_key(|(start, _)| *start);
+        intervals
+    }
+}
 
 impl<T: Copy + Ord> Intervals<T> {
     /// Intervals in order, each with its start and its row; the first begins with the least value.
     pub(super) fn new(intervals: &[(T, u32)]) -> Self {
-        let (mut starts, mut rows) = (Vec::new(), Vec::new());
-        for node in intervals.chunks(FILLED) {
-            let filled = (0..FANOUT).filter_map(|place| node.get(place).or(node.last()));
-            let (node_starts, node_rows): (Vec<T>, Vec<u32>) = filled.copied().unzip();
-            starts.extend(node_starts);
-            rows.extend(node_rows);
-        }
+        let nodes: Vec<Node<T>> = intervals.chunks(FILLED).map(Node::new).collect();
         let mut above = Vec::new();
-        let mut level: Vec<T> = starts.iter().copied().step_by(FANOUT).collect();
+        let mut level: Vec<T> = nodes.iter().map(|node| node.starts.0[0]).collect();
         while level.len() > 1 {
             let next: Vec<T> = level.iter().copied().step_by(FANOUT).collect();
             if let Some(&last) = level.last() {
                 level.resize(next.len() * FANOUT, last);
             }
-            above.push(std::mem::replace(&mut level, next).into_boxed_slice());
+            let (starts, _) = level.as_chunks::<FANOUT>();
+            above.push(starts.iter().copied().map(Starts).collect());
+            level = next;
         }
         above.reverse();
         Self {
             above: above.into(),
-            starts: Paged::new(&starts),
-            rows: Paged::new(&rows),
+            nodes: Paged::new(&nodes),
         }
     }
 
     /// The row of the interval that holds the value.
-    #[inline]
+    #[inline(always)]
     pub(super) fn row(&self, value: T) -> u32 {
-        *self.rows.get(self.find(value))
+        let node = self.nodes.get(self.find(value) as u32);
+        node.rows[node.starts.find(value)]
     }
 
-    /// The last start that is not beyond the value, by number.
-    #[inline]
-    fn find(&self, value: T) -> u32 {
-        let begun = |node: &[T]| {
-            let (nodes, _) = node.as_chunks::<FANOUT>();
-            let begun = nodes[0].iter().map(|start| u32::from(*start <= value));
-            begun.sum::<u32>() - 1
-        };
+    /// The node that holds the value.
+    #[inline(always)]
+    fn find(&self, value: T) -> usize {
         let mut node = 0;
         for level in &*self.above {
             // Beyond the last there is what nodes were filled up with.
-            node = node.min(level.len() / FANOUT - 1);
-            node = node * FANOUT + begun(&level[node * FANOUT..]) as usize;
+            node = node.min(level.len() - 1);
+            node = node * FANOUT + level[node].find(value);
         }
-        let first = (node * FANOUT).min(self.starts.len() - FANOUT) as u32;
-        first + begun(self.starts.from(first))
+        node.min(self.nodes.len() - 1)
     }
 
     /// Gives the values in `range`, of those up to `most`, the row that `change` makes of the one
@@ -87,67 +114,54 @@ impl<T: Copy + Ord> Intervals<T> {
         mut change: impl FnMut(u32) -> u32,
     ) {
         let (first, last) = (*range.start(), *range.end());
-        for (value, behind) in [(Some(first), first), ((last < most).then(|| next(last)), last)] {
+        let behind = (last < most).then(|| (next(last), last));
+        for (start, value) in [Some((first, first)), behind].into_iter().flatten() {
             // An interval that stays as it is needs no start within it.
-            let row = self.row(behind);
-            if let Some(value) = value
-                && change(row) != row
-            {
-                self.split(value);
+            let row = self.row(value);
+            if change(row) != row {
+                self.split(start);
             }
         }
-        let mut number = self.find(first) / FANOUT as u32 * FANOUT as u32;
-        while (number as usize) < self.starts.len() && *self.starts.get(number) <= last {
-            if *self.starts.get(number) >= first {
-                let row = *self.rows.get(number);
-                let changed = change(row);
-                if changed != row {
-                    *self.rows.get_mut(number) = changed;
+        for number in self.find(first)..self.nodes.len() {
+            let node = *self.nodes.get(number as u32);
+            if node.starts.0[0] > last {
+                break;
+            }
+            let mut changed = node;
+            for (start, row) in node.starts.0.into_iter().zip(&mut changed.rows) {
+                if range.contains(&start) {
+                    *row = change(*row);
                 }
             }
-            number += 1;
+            if changed.rows != node.rows {
+                *self.nodes.get_mut(number as u32) = changed;
+            }
         }
     }
 
     /// Begins an interval at `value`.
     fn split(&mut self, value: T) {
-        let found = self.find(value);
-        if *self.starts.get(found) == value {
+        let number = self.find(value) as u32;
+        let node = self.nodes.get(number);
+        let found = node.starts.find(value);
+        if node.starts.0[found] == value {
             return;
         }
-        let row = *self.rows.get(found);
-        let first = found / FANOUT as u32 * FANOUT as u32;
-        let numbers = first..first + FANOUT as u32;
-        let mut node: Vec<(T, u32)> = numbers
-            .clone()
-            .map(|number| (*self.starts.get(number), *self.rows.get(number)))
-            .collect();
-        node.dedup_by_key(|(start, _)| *start);
-        if node.len() == FANOUT {
-            let mut intervals = self.intervals();
-            put(&mut intervals, (value, row));
-            *self = Self::new(&intervals);
-            return;
+        let new = (value, node.rows[found]);
+        let mut intervals = node.intervals();
+        if intervals.len() < FANOUT {
+            put(&mut intervals, new);
+            *self.nodes.get_mut(number) = Node::new(&intervals);
+        } else {
+            let mut all: Vec<(T, u32)> = self.nodes.iter().flat_map(Node::intervals).collect();
+            put(&mut all, new);
+            *self = Self::new(&all);
         }
-        put(&mut node, (value, row));
-        let last = node[node.len() - 1];
-        for (number, (start, row)) in numbers.zip(node.into_iter().chain(std::iter::repeat(last))) {
-            *self.starts.get_mut(number) = start;
-            *self.rows.get_mut(number) = row;
-        }
-    }
-
-    /// The intervals without what fills nodes up.
-    fn intervals(&self) -> Vec<(T, u32)> {
-        let starts = self.starts.iter().copied();
-        let mut intervals: Vec<(T, u32)> = starts.zip(self.rows.iter().copied()).collect();
-        intervals.dedup_by_key(|(start, _)| *start);
-        intervals
     }
 
     /// Each interval's row.
     pub(super) fn rows(&self) -> impl Iterator<Item = u32> {
-        self.rows.iter().copied()
+        self.nodes.iter().flat_map(|node| node.rows)
     }
 
     /// Bytes on the heap, what `other` has too left out.
@@ -156,9 +170,7 @@ impl<T: Copy + Ord> Intervals<T> {
             Some(other) if Arc::ptr_eq(&self.above, &other.above) => 0,
             _ => self.above.iter().map(|level| size_of_val(&**level)).sum(),
         };
-        above
-            + self.starts.bytes_beside(other.map(|other| &other.starts))
-            + self.rows.bytes_beside(other.map(|other| &other.rows))
+        above + self.nodes.bytes_beside(other.map(|other| &other.nodes))
     }
 }
 

@@ -68,6 +68,8 @@ pub enum Update {
     Patched {
         /// The places of the rules that were put in.
         inserted: Vec<usize>,
+        /// How often every rule had to be given another number to be told first from last by.
+        renumbered: usize,
     },
     /// The list was compiled whole.
     Rebuilt(Rebuild),
@@ -134,9 +136,9 @@ impl Classifier {
         match &self.lookup {
             Lookup::TupleMerge(tables) if !short(&rules) || short(&self.rules) => {
                 match tables.updated(&self.rules, &rules) {
-                    Ok((tables, inserted)) => {
+                    Ok((tables, update)) => {
                         let lookup = Lookup::TupleMerge(Box::new(tables));
-                        (Self { lookup, rules }, Update::Patched { inserted })
+                        (Self { lookup, rules }, update)
                     }
                     Err(why) => rebuilt(rules, why),
                 }

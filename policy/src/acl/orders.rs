@@ -53,16 +53,23 @@ impl Orders {
         Some(order)
     }
 
-    /// Puts a rule in before the one at `place` and gives its order; `None` if there is no number
-    /// between its neighbours'.
-    pub(super) fn insert(&mut self, place: usize) -> Option<u32> {
+    /// Whether there is an order before that of the rule at `place`.
+    pub(super) fn has_room(&self, place: usize) -> bool {
+        self.before(place).is_some()
+    }
+
+    /// The order in the middle between those of the rule at `place` and of the one before it.
+    fn before(&self, place: usize) -> Option<u32> {
         let before = place.checked_sub(1).and_then(|place| self.get(place));
         let before = before.unwrap_or(0);
         let after = self.get(place).unwrap_or(u32::MAX);
         let order = before + (after - before) / 2;
-        if order == before {
-            return None;
-        }
+        (order != before).then_some(order)
+    }
+
+    /// Puts a rule in before the one at `place` and gives its order; `None` if there is no room.
+    pub(super) fn insert(&mut self, place: usize) -> Option<u32> {
+        let order = self.before(place)?;
         let (number, place) = match self.find(place) {
             Some(found) => found,
             None if self.chunks.is_empty() => {

@@ -33,13 +33,13 @@ impl<T: Clone, const PAGE: usize> Paged<T, PAGE> {
     }
 
     /// The element, and those behind it in its page.
-    #[inline]
+    #[inline(always)]
     pub(super) fn from(&self, number: u32) -> &[T] {
         let number = number as usize;
         &self.pages[number / PAGE][number % PAGE..]
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn get(&self, number: u32) -> &T {
         let number = number as usize;
         &self.pages[number / PAGE][number % PAGE]

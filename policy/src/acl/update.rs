@@ -8,7 +8,7 @@
 //! for every frame. Its masks may be wider: what was taken out is still traced.
 
 use super::{
-    Rebuild,
+    Rebuild, Update,
     buckets::{Buckets, Name, compared, tag_of},
     changes::{Change, changes},
     matcher::{Rest, required_bits},
@@ -23,31 +23,33 @@ use crate::{
     rule::Rule,
 };
 
-/// What a list became, and which places of the second list are new to it.
-pub(super) type Updated = (TupleMerge, Vec<usize>);
-
 /// Slots of a table that an update opens.
 const OPENED_SLOTS: u32 = 64;
 
 impl TupleMerge {
     /// `old` are the rules that it was compiled from.
-    pub(super) fn updated(&self, old: &[Rule], new: &[Rule]) -> Result<Updated, Rebuild> {
+    pub(super) fn updated(&self, old: &[Rule], new: &[Rule]) -> Result<(Self, Update), Rebuild> {
         // Compiling the list costs about as much as changing one rule of sixteen.
         let most = 8 + new.len() / 16;
         let changes = changes(old, new, most).ok_or(Rebuild::Changes)?;
         let mut next = self.clone();
-        let mut inserted = Vec::new();
+        let (mut inserted, mut renumbered) = (Vec::new(), 0);
         for change in changes {
             match change {
                 Change::Remove { place, old: rule } => next.remove(place, &old[rule])?,
                 Change::Insert { place } => {
+                    renumbered += usize::from(next.make_room(place));
                     next.insert(place, &new[place])?;
                     inserted.push(place);
                 }
             }
         }
         next.check()?;
-        Ok((next, inserted))
+        let update = Update::Patched {
+            inserted,
+            renumbered,
+        };
+        Ok((next, update))
     }
 
     fn remove(&mut self, place: usize, rule: &Rule) -> Result<(), Rebuild> {
@@ -71,13 +73,7 @@ impl TupleMerge {
     }
 
     fn insert(&mut self, place: usize, rule: &Rule) -> Result<(), Rebuild> {
-        let order = match self.orders.insert(place) {
-            Some(order) => order,
-            None => {
-                self.spread_orders();
-                self.orders.insert(place).ok_or(Rebuild::Orders)?
-            }
-        };
+        let order = self.orders.insert(place).ok_or(Rebuild::Orders)?;
         let (mask, value) = required_bits(&rule.matches);
         let number = self.table_for(&mask, &value)?;
         let table = &mut self.tables[number];
@@ -158,8 +154,11 @@ impl TupleMerge {
         Ok(self.tables.len() - 1)
     }
 
-    /// Spreads the orders evenly again.
-    fn spread_orders(&mut self) {
+    /// Spreads the orders evenly if there is none before the rule at `place`; says if so.
+    fn make_room(&mut self, place: usize) -> bool {
+        if self.orders.has_room(place) {
+            return false;
+        }
         let old: Vec<u32> = self.orders.iter().collect();
         self.orders = Orders::spread(old.len());
         let new: Vec<u32> = self.orders.iter().collect();
@@ -173,6 +172,7 @@ impl TupleMerge {
             table.first = of(table.first);
             table.all_first = of(table.all_first);
         }
+        true
     }
 
     /// Whether what changes left behind and made longer is still little.

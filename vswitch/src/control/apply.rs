@@ -337,5 +337,6 @@ impl Control {
 fn compile(hands: &mut Hands, config: &Config) -> Result<Snapshot, ControlError> {
     let model = compile::model(config, &mut hands.ids).ok_or(ControlError::TooMany)?;
     hands.epoch += 1;
-    Snapshot::compile(&model, Epoch(hands.epoch)).map_err(ControlError::Compile)
+    let compiled = hands.compiler.compile(&model, Epoch(hands.epoch));
+    compiled.map_err(ControlError::Compile)
 }
