@@ -407,7 +407,11 @@ fn a_state_compiled_after_another_is_judged_as_one_compiled_alone() {
             dst_ports: vec![80..=80 + (number % 7) as u16],
             ..Match::default()
         };
-        rule(number, [Action::Allow, Action::Deny][number as usize % 3 % 2], matches)
+        rule(
+            number,
+            [Action::Allow, Action::Deny][number as usize % 3 % 2],
+            matches,
+        )
     };
     let mut list: Vec<_> = (1..=300).map(host).collect();
     let mut compiler = Compiler::default();
@@ -418,9 +422,11 @@ fn a_state_compiled_after_another_is_judged_as_one_compiled_alone() {
             1 => drop(list.remove(step as usize * 7)),
             2 => list[step as usize * 5] = host(2000 + step),
             // A rule that reads what none before it did.
-            _ => list[step as usize].matches.tcp_flags = (list[step as usize].matches.protocol
-                == Some(6))
-            .then_some(FlagsMatch { set: 2, mask: 2 }),
+            _ => {
+                list[step as usize].matches.tcp_flags = (list[step as usize].matches.protocol
+                    == Some(6))
+                .then_some(FlagsMatch { set: 2, mask: 2 })
+            }
         }
         let rules: Arc<[_]> = list.clone().into();
         let ports = (1..3).map(|id| {
@@ -439,7 +445,11 @@ fn a_state_compiled_after_another_is_judged_as_one_compiled_alone() {
         let alone = Snapshot::compile(&model, epoch).expect("valid");
         for class in Class::ALL {
             let (next, alone) = (next.masks(PortId(1)), alone.masks(PortId(1)));
-            assert_eq!(&(next.of(class) & alone.of(class)), alone.of(class), "{class:?}");
+            assert_eq!(
+                &(next.of(class) & alone.of(class)),
+                alone.of(class),
+                "{class:?}"
+            );
         }
         for rule in &list {
             assert_eq!(next.rule(rule.id), Some(rule));

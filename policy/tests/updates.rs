@@ -69,7 +69,9 @@ impl List {
             let length = self.rules.len();
             let (place, other) = (self.place(length), self.place(length));
             match self.place(4) {
-                0 => self.rules.insert(self.random.below(length as u64 + 1) as usize, new),
+                0 => self
+                    .rules
+                    .insert(self.random.below(length as u64 + 1) as usize, new),
                 1 => drop(self.rules.remove(place)),
                 2 => self.rules[place] = new,
                 _ => {
@@ -87,7 +89,11 @@ fn agree(name: &str, tables: &Classifier, headers: &[FlowKey]) {
     let linear = Classifier::compile_as(tables.rules().clone(), Method::Linear);
     let bound = tables.bound();
     for key in headers {
-        assert_eq!(verdict(tables, key), verdict(&linear, key), "{name}: {key:x?}");
+        assert_eq!(
+            verdict(tables, key),
+            verdict(&linear, key),
+            "{name}: {key:x?}"
+        );
         // No frame is of both families.
         if !key.has(shape::IPV4 | shape::IPV6) {
             within(name, tables.cost(key), bound);

@@ -196,7 +196,10 @@ impl Fields {
             addresses.ipv4.weigh(rows, longest);
             addresses.ipv6.weigh(rows, longest);
             // No interval's, but as good a row of the field as those.
-            addresses.ipv6.most.raise(rows.sum(addresses.other, longest));
+            addresses
+                .ipv6
+                .most
+                .raise(rows.sum(addresses.other, longest));
         }
         self.src_port.weigh(rows, longest);
         self.dst_port.weigh(rows, longest);
@@ -239,20 +242,24 @@ impl Fields {
                 .row(r, families, Field::IP_SRC_HIGH, Field::IP_SRC_LOW),
             self.dst
                 .row(r, families, Field::IP_DST_HIGH, Field::IP_DST_LOW),
-            self.src_port
-                .intervals
-                .row(value(r, Field::L4_SRC) as u16),
-            self.dst_port
-                .intervals
-                .row(value(r, Field::L4_DST) as u16),
-            self.protocol
-                .intervals
-                .row(value(r, Field::PROTOCOL) as u8),
+            self.src_port.intervals.row(value(r, Field::L4_SRC) as u16),
+            self.dst_port.intervals.row(value(r, Field::L4_DST) as u16),
+            self.protocol.intervals.row(value(r, Field::PROTOCOL) as u8),
             self.ethertype
                 .intervals
                 .row(value(r, Field::ETHERTYPE) as u16),
         ];
-        let words = rows.map(|row| self.rows.words.from(row));
+        // One by one: the compiler makes a call of `map`.
+        let words = &self.rows.words;
+        let [src, dst, src_port, dst_port, protocol, ethertype] = rows;
+        let words = [
+            words.from(src),
+            words.from(dst),
+            words.from(src_port),
+            words.from(dst_port),
+            words.from(protocol),
+            words.from(ethertype),
+        ];
         (0..self.rows.width).map(move |word| {
             let bits = words.iter().map(|row| row.get(word).copied().unwrap_or(0));
             bits.fold(u64::MAX, |all, bits| all & bits)
@@ -318,10 +325,15 @@ impl Asked {
         };
         let ipv4 = !matches!(family, Some(IpNet::V6(_)));
         let ipv6 = !matches!(family, Some(IpNet::V4(_)));
-        let nets = |wanted: bool, of: Option<IpNet>, all| Vec::from_iter(wanted.then(|| net(of, all)));
+        let nets =
+            |wanted: bool, of: Option<IpNet>, all| Vec::from_iter(wanted.then(|| net(of, all)));
         let numbers = |all: u16, ranges: &[RangeInclusive<u16>]| {
             let everything = [0..=all];
-            let ranges = if ranges.is_empty() { &everything } else { ranges };
+            let ranges = if ranges.is_empty() {
+                &everything
+            } else {
+                ranges
+            };
             let wide = |range: &RangeInclusive<u16>| {
                 let (first, last) = (*range.start(), *range.end());
                 (first.into()..=last.into(), u128::from(all))
@@ -526,11 +538,7 @@ impl Sweep {
         }
     }
 
-    fn build<T: Copy + Ord>(
-        mut self,
-        draft: &mut Draft,
-        narrow: impl Fn(u128) -> T,
-    ) -> Numbers<T> {
+    fn build<T: Copy + Ord>(mut self, draft: &mut Draft, narrow: impl Fn(u128) -> T) -> Numbers<T> {
         self.edges
             .retain(|(_, table, _)| self.always[table / 64] >> (table % 64) & 1 == 0);
         self.edges.sort_unstable();

@@ -117,20 +117,8 @@ impl Buckets {
         if entries == LONG {
             return self.search_long(r, &self.long[first as usize], hash, best, count);
         }
-        let names = self.names.from(first);
-        for (number, name) in names.iter().take(entries.into()).enumerate() {
-            if name.order >= best {
-                break;
-            }
-            count.compares(1);
-            if name.tag == tag_of(hash) {
-                let entry = &self.entries.from(first)[number];
-                if self.test(r, entry) {
-                    return Some((name.order, entry));
-                }
-            }
-        }
-        None
+        let names = &self.names.from(first)[..entries.into()];
+        self.first_of(r, first, names.iter().zip(0..), hash, best, count)
     }
 
     /// [`Self::search`] in a slot with many rules.
@@ -143,30 +131,44 @@ impl Buckets {
         count: &mut impl Count,
     ) -> Option<(u32, &Entry)> {
         let names = self.names.from(long.first);
-        let entries = self.entries.from(long.first);
-        let mut compare = |r: &mut R, number: usize| {
-            let name = &names[number];
+        let Some(index) = &long.index else {
+            let names = &names[..long.entries as usize];
+            return self.first_of(r, long.first, names.iter().zip(0..), hash, best, count);
+        };
+        let mut port = 0;
+        r.test(Field::L4_DST, Field::L4_DST.ones(), |bits| {
+            port = bits as u16;
+            true
+        });
+        let numbers = index.entries(port).iter();
+        let names = numbers.map(|&number| (&names[number as usize], number));
+        self.first_of(r, long.first, names, hash, best, count)
+    }
+
+    /// The first of some rules of the run at `first` that matches and stands before `best`.
+    #[inline(always)]
+    fn first_of<'a, R: KeyReader>(
+        &self,
+        r: &mut R,
+        first: u32,
+        names: impl Iterator<Item = (&'a Name, u32)>,
+        hash: u64,
+        best: u32,
+        count: &mut impl Count,
+    ) -> Option<(u32, &Entry)> {
+        for (name, number) in names {
             if name.order >= best {
-                return Some(None);
+                break;
             }
             count.compares(1);
-            let entry = &entries[number];
-            let matches = name.tag == tag_of(hash) && self.test(r, entry);
-            matches.then_some(Some((name.order, entry)))
-        };
-        let found = match &long.index {
-            None => (0..long.entries as usize).find_map(|number| compare(r, number)),
-            Some(index) => {
-                let mut port = 0;
-                r.test(Field::L4_DST, Field::L4_DST.ones(), |bits| {
-                    port = bits as u16;
-                    true
-                });
-                let mut numbers = index.entries(port).iter();
-                numbers.find_map(|&number| compare(r, number as usize))
+            if name.tag == tag_of(hash) {
+                let entry = &self.entries.from(first)[number as usize];
+                if self.test(r, entry) {
+                    return Some((name.order, entry));
+                }
             }
-        };
-        found.flatten()
+        }
+        None
     }
 
     /// Whether the entry's rule matches.
@@ -302,7 +304,13 @@ impl Buckets {
     }
 
     /// A rule's entry; `mask` and `rest` are numbers.
-    pub(super) fn entry(value: &FlowKey, mask: u32, rest: u32, id: RuleId, action: Action) -> Entry {
+    pub(super) fn entry(
+        value: &FlowKey,
+        mask: u32,
+        rest: u32,
+        id: RuleId,
+        action: Action,
+    ) -> Entry {
         Entry {
             values: COMPARED.map(|word| value.0[word]),
             mask,

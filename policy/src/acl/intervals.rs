@@ -205,7 +205,9 @@ mod tests {
             let mut expected = vec![1_u32; 4096];
             let mut state = 9_u64;
             for bit in 0..300 {
-                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                state = state
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1);
                 let first = (state >> 33) as u16 % 4096;
                 let size = [0, 3, 900, 4095][(state >> 62) as usize];
                 let range = first..=first.saturating_add(size).min(4095);

@@ -124,7 +124,9 @@ mod tests {
             let mut orders = Orders::spread(count);
             let mut state = 1_usize;
             for _ in 0..3000 {
-                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                state = state
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1);
                 let place = (state >> 33) % (orders.len() + 1);
                 let before = orders.len();
                 if state >> 62 == 0 {

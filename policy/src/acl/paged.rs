@@ -74,7 +74,11 @@ impl<T: Clone, const PAGE: usize> Paged<T, PAGE> {
                 larger.extend_from_slice(run);
                 // Room to grow into, filled with what is read nowhere.
                 let fill = run.last().or(page.last()).cloned();
-                larger.extend(fill.into_iter().cycle().take(end.min(PAGE.saturating_sub(end))));
+                larger.extend(
+                    fill.into_iter()
+                        .cycle()
+                        .take(end.min(PAGE.saturating_sub(end))),
+                );
                 *page = larger.into();
             }
             Some(page) => Arc::make_mut(page)[offset..end].clone_from_slice(run),

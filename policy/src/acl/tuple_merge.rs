@@ -108,7 +108,10 @@ impl TupleMerge {
         buckets.shrink();
         let longest: Vec<u32> = tables
             .iter()
-            .map(|table| (table.first_slot..=table.first_slot + table.slot_mask).map(|slot| buckets.longest(slot)))
+            .map(|table| {
+                (table.first_slot..=table.first_slot + table.slot_mask)
+                    .map(|slot| buckets.longest(slot))
+            })
             .map(|lengths| lengths.max().unwrap_or(0))
             .collect();
         let fields = Fields::compile(&matches, &longest);

@@ -17,11 +17,7 @@ use super::{
     tuple::Tuple,
     tuple_merge::{Table, TupleMerge, rest_of},
 };
-use crate::{
-    key::FlowKey,
-    reader::Exact,
-    rule::Rule,
-};
+use crate::{key::FlowKey, reader::Exact, rule::Rule};
 
 /// Slots of a table that an update opens.
 const OPENED_SLOTS: u32 = 64;
