@@ -400,7 +400,8 @@ fn rules_print_in_one_line() {
 #[test]
 fn a_state_compiled_after_another_is_judged_as_one_compiled_alone() {
     let host = |number: u32| {
-        let address = std::net::Ipv4Addr::from(0x0a00_0000 | number.wrapping_mul(40_503) % 65_536);
+        let address =
+            std::net::Ipv4Addr::from(0x0a00_0000 | (number.wrapping_mul(40_503) % 65_536));
         let matches = Match {
             src: Some(std::net::IpAddr::from(address).into()),
             protocol: Some([6, 17][number as usize % 2]),
@@ -423,9 +424,9 @@ fn a_state_compiled_after_another_is_judged_as_one_compiled_alone() {
             2 => list[step as usize * 5] = host(2000 + step),
             // A rule that reads what none before it did.
             _ => {
-                list[step as usize].matches.tcp_flags = (list[step as usize].matches.protocol
-                    == Some(6))
-                .then_some(FlagsMatch { set: 2, mask: 2 })
+                let matches = &mut list[step as usize].matches;
+                let tcp = matches.protocol == Some(6);
+                matches.tcp_flags = tcp.then_some(FlagsMatch { set: 2, mask: 2 });
             }
         }
         let rules: Arc<[_]> = list.clone().into();

@@ -109,7 +109,7 @@ impl Compiler {
     /// the next is compared with.
     pub fn compile(&mut self, model: &Model, epoch: Epoch) -> Result<Snapshot, CompileError> {
         let mut networks = compile_networks(model)?;
-        let mut lists = Lists::after(self);
+        let mut lists = Draft::after(self);
         let mut ports: Vec<Option<PortPolicy>> = Vec::new();
         for port in &model.ports {
             let policy = compile_port(port, &networks, &mut lists)?;
@@ -135,7 +135,7 @@ impl Compiler {
             }
         }
         let masks = compile_masks(&ports, &networks, &lists);
-        let Lists { lists, rules, .. } = lists;
+        let Draft { lists, rules, .. } = lists;
         *self = Self {
             lists,
             rules: Arc::new(rules),
@@ -195,7 +195,7 @@ fn compile_networks(model: &Model) -> Result<Vec<Option<NetworkPolicy>>, Compile
 fn compile_port(
     port: &model::Port,
     networks: &[Option<NetworkPolicy>],
-    lists: &mut Lists<'_>,
+    lists: &mut Draft<'_>,
 ) -> Result<PortPolicy, CompileError> {
     let known = |id: NetworkId| {
         let network = networks.get(id.index()).and_then(Option::as_ref);
@@ -265,7 +265,7 @@ struct List {
 }
 
 /// Rule lists by identity: compiled and traced once, whoever shares them.
-struct Lists<'a> {
+struct Draft<'a> {
     before: &'a Compiler,
     /// By address of the rules, a number among `lists`.
     by_address: HashMap<*const Rule, usize>,
@@ -273,7 +273,7 @@ struct Lists<'a> {
     rules: RuleIndex,
 }
 
-impl<'a> Lists<'a> {
+impl<'a> Draft<'a> {
     fn after(before: &'a Compiler) -> Self {
         let rules = RuleIndex {
             lists: Vec::new(),
@@ -405,7 +405,7 @@ fn widen(masks: &mut Masks, more: &Masks) {
 fn compile_masks(
     ports: &[Option<PortPolicy>],
     networks: &[Option<NetworkPolicy>],
-    lists: &Lists<'_>,
+    lists: &Draft<'_>,
 ) -> Vec<Masks> {
     let vnic_of = |port: PortId| ports[port.index()].as_ref()?.vnic.as_ref();
     // What judging a frame of the network on its way out could read.
