@@ -71,7 +71,7 @@ impl TupleMerge {
     fn insert(&mut self, place: usize, rule: &Rule) -> Result<(), Rebuild> {
         let order = self.orders.insert(place).ok_or(Rebuild::Orders)?;
         let (mask, value) = required_bits(&rule.matches);
-        let number = self.table_for(&mask, &value)?;
+        let number = self.table_for(&mask, &value, order)?;
         let table = &mut self.tables[number];
         let hash = table.tuple.hash(&mut Exact(&value));
         let slot = table.slot(hash);
@@ -110,23 +110,20 @@ impl TupleMerge {
         Ok(())
     }
 
-    /// The table for a rule: where it makes no slot the longest, or where there is room, or a new
-    /// one.
-    fn table_for(&mut self, mask: &FlowKey, value: &FlowKey) -> Result<usize, Rebuild> {
+    /// The table for a rule: one with room, best where the rule makes no slot the longest and
+    /// stands behind the table's first; or else a new one.
+    fn table_for(&mut self, mask: &FlowKey, value: &FlowKey, order: u32) -> Result<usize, Rebuild> {
         let tables = self.tables.iter().enumerate();
-        let fits = tables.filter(|(_, table)| table.tuple.fits(mask));
-        let mut roomy = None;
-        for (number, table) in fits {
+        let roomy = tables.filter_map(|(number, table)| {
+            if !table.tuple.fits(mask) {
+                return None;
+            }
             let slot = table.slot(table.tuple.hash(&mut Exact(value)));
             let length = self.buckets.len(slot) as u32;
-            if length < self.longest[number].min(BUCKET_MOST) {
-                return Ok(number);
-            }
-            if length < BUCKET_MOST {
-                roomy = roomy.or(Some(number));
-            }
-        }
-        if let Some(number) = roomy {
+            let drawback = (length >= self.longest[number], table.first > order);
+            (length < BUCKET_MOST).then_some((drawback, number))
+        });
+        if let Some((_, number)) = roomy.min() {
             return Ok(number);
         }
         let find = |tuple: Tuple| self.tables.iter().position(|table| table.tuple == tuple);
