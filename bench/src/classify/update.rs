@@ -118,7 +118,7 @@ pub(super) fn policy_us(rules: &Arc<[Rule]>, random: &mut Random) -> anyhow::Res
     for number in 0..5 {
         let mut list = rules.to_vec();
         change(&mut list, number, random);
-        let (before, after) = (model(rules.clone()), model(list.into()));
+        let (before, after) = (model(rules), model(&list.into()));
         let mut compiler = Compiler::default();
         let start = Instant::now();
         let first = compiler.compile(&before, Epoch(1)).context("the policy")?;
@@ -131,7 +131,7 @@ pub(super) fn policy_us(rules: &Arc<[Rule]>, random: &mut Random) -> anyhow::Res
     Ok((whole.as_secs_f64() * 1e6, changed.as_secs_f64() * 1e6))
 }
 
-fn model(rules: Arc<[Rule]>) -> Model {
+fn model(rules: &Arc<[Rule]>) -> Model {
     let network = Network {
         id: NetworkId(0),
         name: "net".into(),
