@@ -155,6 +155,39 @@ pub struct DirectionPolicy {
 pub enum Action {
     /// The frame passes.
     Allow,
+    /// The frame passes, and so do the answers to it. Without connection tracking, as `Allow`.
+    AllowStateful,
     /// The frame is dropped and counted.
     Deny,
+    /// The frame is dropped and counted, and its sender is told.
+    Reject,
+}
+
+impl Action {
+    /// Every action, in the order of the documentation.
+    pub const ALL: [Self; 4] = [Self::Allow, Self::AllowStateful, Self::Deny, Self::Reject];
+
+    /// Its name in the configuration and the API.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Allow => "allow",
+            Self::AllowStateful => "allow_stateful",
+            Self::Deny => "deny",
+            Self::Reject => "reject",
+        }
+    }
+
+    /// Whether frames pass.
+    pub const fn passes(self) -> bool {
+        matches!(self, Self::Allow | Self::AllowStateful)
+    }
+}
+
+/// How often something may happen: a bucket of `burst` tokens that `per_second` refill.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct RateLimit {
+    /// Tokens that come back each second; at least 1.
+    pub per_second: u32,
+    /// Most tokens there are, so what may happen at once; at least 1.
+    pub burst: u32,
 }

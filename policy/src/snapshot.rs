@@ -22,7 +22,7 @@ use crate::{
     key::{Class, Field, FlowKey, shape},
     model::{self, Action, Attachment, Model, StormLimits},
     reader::KeyReader,
-    rule::Rule,
+    rule::{Direction, Rule},
     sender::{SenderPolicy, is_arp_or_nd},
 };
 
@@ -230,23 +230,61 @@ impl VnicPolicy {
         self.sender.check(r, claim)
     }
 
+    /// The rules for frames from the VM.
+    pub fn outbound(&self) -> &Classifier {
+        &self.outbound.classifier
+    }
+
+    /// The rules for frames to the VM.
+    pub fn inbound(&self) -> &Classifier {
+        &self.inbound.classifier
+    }
+
     /// Judges a frame from the VM; `Ok` holds the rule that allowed it, if one did. Malformed
     /// frames are denied, whatever the default, without a rule.
     ///
     /// # Errors
-    /// `acl_out`, with the rule if one decided.
+    /// `acl_out` or `reject_out`, with the rule if one decided.
     pub fn judge_outbound<R: KeyReader>(&self, r: &mut R) -> Result<Option<RuleId>, Denial> {
-        self.outbound.judge(r, DropReason::AclOut)
+        self.outbound.judge(r, Refusals::OUTBOUND)
     }
 
     /// Judges a frame to the VM; `Ok` holds the rule that allowed it, if one did. Malformed
     /// frames are denied, whatever the default, without a rule: `malformed` is the sender's.
     ///
     /// # Errors
-    /// `acl_in`, with the rule if one decided.
+    /// `acl_in` or `reject_in`, with the rule if one decided.
     pub fn judge_inbound<R: KeyReader>(&self, r: &mut R) -> Result<Option<RuleId>, Denial> {
-        self.inbound.judge(r, DropReason::AclIn)
+        self.inbound.judge(r, Refusals::INBOUND)
     }
+}
+
+impl VnicPolicy {
+    /// The compiled rules for frames to the VM, or from it.
+    pub fn classifier(&self, direction: Direction) -> &Classifier {
+        match direction {
+            Direction::In => &self.inbound.classifier,
+            Direction::Out => &self.outbound.classifier,
+        }
+    }
+}
+
+/// What a direction's refusals are called.
+#[derive(Clone, Copy, Debug)]
+struct Refusals {
+    denied: DropReason,
+    rejected: DropReason,
+}
+
+impl Refusals {
+    const OUTBOUND: Self = Self {
+        denied: DropReason::AclOut,
+        rejected: DropReason::RejectOut,
+    };
+    const INBOUND: Self = Self {
+        denied: DropReason::AclIn,
+        rejected: DropReason::RejectIn,
+    };
 }
 
 /// One direction's rules and default.
@@ -260,20 +298,22 @@ impl Judge {
     /// Malformed frames, and what stands behind a nested tag, are denied without a rule: rules
     /// cannot read what they would match.
     /// ARP and whole neighbour discovery pass unless a rule denies them.
-    fn judge<R: KeyReader>(&self, r: &mut R, reason: DropReason) -> Result<Option<RuleId>, Denial> {
+    fn judge<R: KeyReader>(&self, r: &mut R, refusals: Refusals) -> Result<Option<RuleId>, Denial> {
         let legible = |shape| shape & (shape::MALFORMED | shape::NESTED) == 0;
         if !r.test(Field::SHAPE, Field::SHAPE.ones(), legible) && !R::TRACING {
-            return Err(Denial::new(reason));
+            return Err(Denial::new(refusals.denied));
         }
-        match self.classifier.decide(r) {
-            Some((Action::Allow, rule)) => Ok(Some(rule)),
-            Some((Action::Deny, rule)) => Err(Denial {
-                reason,
-                rule: Some(rule),
-            }),
-            None if self.default == Action::Allow || is_arp_or_nd(r) => Ok(None),
-            None => Err(Denial::new(reason)),
-        }
+        let (action, rule) = match self.classifier.decide(r) {
+            Some((action, rule)) => (action, Some(rule)),
+            None if self.default.passes() || is_arp_or_nd(r) => return Ok(None),
+            None => (self.default, None),
+        };
+        let reason = match action {
+            Action::Allow | Action::AllowStateful => return Ok(rule),
+            Action::Deny => refusals.denied,
+            Action::Reject => refusals.rejected,
+        };
+        Err(Denial { reason, rule })
     }
 }
 

@@ -377,6 +377,44 @@ fn matches_that_contradict_themselves_are_refused() {
 }
 
 #[test]
+fn rejected_frames_have_reasons_of_their_own() {
+    let spec = Spec::new(ipv4_packet("10.0.0.1", "10.0.0.2", L4::Udp(1, 53)));
+    let rejections = |rule| {
+        [DropReason::RejectIn, DropReason::RejectOut].map(|reason| Some(Denial { reason, rule }))
+    };
+    let everything = |action| Some((Match::default(), action));
+    let rejected = judge(everything(Action::Reject), Action::Allow, &spec);
+    assert_eq!(rejected, rejections(Some(RuleId(4))));
+    assert_eq!(judge(None, Action::Reject, &spec), rejections(None));
+    let passes = [None, None];
+    let stateful = Action::AllowStateful;
+    assert_eq!(judge(everything(stateful), Action::Deny, &spec), passes);
+    assert_eq!(judge(None, stateful, &spec), passes);
+}
+
+#[test]
+fn rules_of_one_number_may_differ_in_what_they_match_only() {
+    let web = Match {
+        protocol: Some(6),
+        ..Match::default()
+    };
+    let one = rule(7, Action::Allow, Match::default());
+    let other = |change: fn(&mut policy::rule::Rule)| {
+        let mut other = rule(7, Action::Allow, web.clone());
+        other.origin = one.origin.clone();
+        change(&mut other);
+        let mut guest = vnic(1, Action::Deny);
+        guest.inbound.rules = Arc::new([one.clone(), other]);
+        let mut ports = vec![port(1, ACCESS)];
+        ports[0].vnic = Some(guest);
+        compile(ports).is_ok()
+    };
+    assert!(other(|_| ()));
+    assert!(!other(|rule| rule.log = true));
+    assert!(!other(|rule| rule.action = Action::Reject));
+}
+
+#[test]
 fn rules_print_in_one_line() {
     let flags = policy::rule::FlagsMatch { set: 2, mask: 0x12 };
     let ssh = Match {

@@ -23,6 +23,7 @@ use policy::{Epoch, PortId, snapshot::Snapshot};
 
 use crate::{
     counters::PortCounts,
+    drop_watch::Watches,
     intake::OwnedQueue,
     outbox::SharedTxQueue,
     published::{Bundle, PortShared, Shared},
@@ -32,7 +33,7 @@ use crate::{
 use threads::{WorkerHandle, secret, start_housekeeper, start_worker};
 
 pub use crate::runner::{FlowRow, FlowVerdict};
-pub use view::{DropRow, MOST_FLOWS, QueueRow};
+pub use view::{DropRow, MOST_FLOWS, Outlook, QueueRow, RuleHits};
 
 /// How long control waits for a worker.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -122,6 +123,7 @@ pub struct Engine {
     workers: Vec<WorkerHandle>,
     state: Mutex<State>,
     listing: Mutex<()>,
+    watches: Watches,
     housekeeper: Option<(Sender<()>, JoinHandle<()>)>,
 }
 
@@ -145,6 +147,7 @@ impl Engine {
         }
         let shared = Arc::new(Shared::new(Clock::calibrate()));
         let secret = secret()?;
+        let mut taps = Vec::new();
         let workers = settings
             .cores
             .iter()
@@ -152,6 +155,7 @@ impl Engine {
             .map(|(id, core)| {
                 let entries = settings.flow_cache_entries;
                 let worker = Worker::new(id, Arc::clone(&shared), entries, secret);
+                taps.push(worker.taps());
                 start_worker(worker, *core, settings)
             })
             .collect::<Result<Vec<_>, _>>()?;
@@ -161,6 +165,7 @@ impl Engine {
             workers,
             state: Mutex::default(),
             listing: Mutex::default(),
+            watches: Watches::new(taps),
             housekeeper: Some(housekeeper),
         })
     }

@@ -10,9 +10,12 @@
 //!     ─► learn ─► look up ─► { one destination | flood }             bridge
 //!     ─► inbound policy of each destination                          of the egress ports
 //! ```
+//!
+//! An [`Observer`] may look on, and then nothing is learned of the frame: so `vswitch explain` is
+//! answered by the very functions that forward.
 
 use policy::{
-    Class, Denial, DropReason, NetworkId, PortId, VlanId,
+    Class, Denial, DropReason, NetworkId, PortId, RuleId, VlanId,
     key::shape,
     parse::Parsed,
     reader::Exact,
@@ -24,8 +27,9 @@ use crate::{
     bridge::{Bridge, Lookup, Sender},
     drop_ledger::DropLedger,
     flow_cache::NO_NETWORK,
+    rule_ledger::{RuleLedger, RuleSlot},
     storm::FloodKind,
-    verdict::{Denied, Destination, DestinationLog, Verdict},
+    verdict::{Denied, Destination, DestinationLog, ListId, Verdict},
 };
 
 /// What was decided, and what it depends on.
@@ -41,6 +45,8 @@ pub struct Decision {
     pub cacheable: bool,
     /// What it took, in judgements: 1 and one for each destination.
     pub cost: u32,
+    /// The rule of the sending vNIC that let the frame pass.
+    pub outbound: RuleSlot,
 }
 
 /// What one worker's slow path keeps.
@@ -48,6 +54,8 @@ pub struct Decision {
 pub struct SlowPath {
     /// Drops by rule.
     pub ledger: DropLedger,
+    /// What passed, by rule.
+    pub rules: RuleLedger,
     /// Lists of destinations.
     pub lists: DestinationLog,
 }
@@ -56,6 +64,7 @@ impl Default for SlowPath {
     fn default() -> Self {
         Self {
             ledger: DropLedger::default(),
+            rules: RuleLedger::default(),
             lists: DestinationLog::new(64),
         }
     }
@@ -72,6 +81,50 @@ pub struct Inputs<'a> {
     pub now_s: u32,
 }
 
+/// Something that was found on the way to a decision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// The port may send the frame, on this network.
+    Admitted(NetworkId),
+    /// The vNIC of the ingress port may be its sender.
+    OwnSender,
+    /// The outbound policy of that vNIC lets it pass: by this rule, or by default.
+    Outbound(Option<RuleId>),
+    /// The sender may be where it is, and this is known of the target; `None` for a group.
+    Bridged(Option<Lookup>),
+    /// It is flooded.
+    Flooded(FloodKind),
+    /// It is bound for a port.
+    To {
+        /// Which.
+        port: PortId,
+        /// The tag it leaves with.
+        tag: Option<VlanId>,
+        /// What the receiving vNIC's policy says, if one is bound there: passed by this rule or by
+        /// default, or denied.
+        judged: Result<Option<RuleId>, Denial>,
+    },
+    /// It is dropped in the ingress port's account.
+    Denied(Denial),
+}
+
+/// Who looks on while the slow path decides.
+pub trait Observer {
+    /// False when the frame is not there: nothing is learned of it, and no table changes.
+    const LEARNS: bool;
+
+    /// Is told each step, in order.
+    fn step(&mut self, step: Step);
+}
+
+/// Nobody, at no cost: how frames are forwarded.
+impl Observer for () {
+    const LEARNS: bool = true;
+
+    #[inline(always)]
+    fn step(&mut self, _step: Step) {}
+}
+
 /// A decision in the making: dropped, or bound for these places.
 enum Route {
     One(PortId, Option<VlanId>),
@@ -81,16 +134,29 @@ enum Route {
 impl SlowPath {
     /// Decides. `head` is the frame's first bytes, which `parsed` was parsed from.
     pub fn resolve(&mut self, inputs: Inputs<'_>, head: &[u8], parsed: &Parsed) -> Decision {
+        self.resolve_observed(inputs, head, parsed, &mut ())
+    }
+
+    /// As [`SlowPath::resolve`], before an observer.
+    pub fn resolve_observed<O: Observer>(
+        &mut self,
+        inputs: Inputs<'_>,
+        head: &[u8],
+        parsed: &Parsed,
+        observer: &mut O,
+    ) -> Decision {
         let mut decision = Decision {
             verdict: Verdict::NOTHING,
             network: NO_NETWORK,
             generation: 0,
             cacheable: parsed.class.cacheable(),
             cost: 1,
+            outbound: RuleSlot::NONE,
         };
-        decision.verdict = match self.decide(inputs, head, parsed, &mut decision) {
+        decision.verdict = match self.decide(inputs, head, parsed, &mut decision, observer) {
             Ok(verdict) => verdict,
             Err(denial) => {
+                observer.step(Step::Denied(denial));
                 let row = self.ledger.slot(parsed.key.ingress(), denial);
                 Verdict::Drop(Denied {
                     reason: denial.reason,
@@ -101,19 +167,21 @@ impl SlowPath {
         decision
     }
 
-    fn decide(
+    fn decide<O: Observer>(
         &mut self,
         inputs: Inputs<'_>,
         head: &[u8],
         parsed: &Parsed,
         decision: &mut Decision,
+        observer: &mut O,
     ) -> Result<Verdict, Denial> {
         let no_policy = Denial::new(DropReason::NoPolicy);
         let port = inputs
             .snapshot
             .port(parsed.key.ingress())
             .ok_or(no_policy)?;
-        let network = admit(port, head, parsed)?;
+        let (network, allowed) = admit(port, head, parsed, observer)?;
+        decision.outbound = self.rules.slot(allowed);
         let network = inputs.snapshot.network(network).ok_or(no_policy)?;
 
         let sender = Sender {
@@ -122,7 +190,13 @@ impl SlowPath {
             port_limit: port.mac_limit,
         };
         let target = Some(parsed.key.eth_dst()).filter(|mac| !mac.is_group());
-        let passage = match inputs.bridge.pass(network.id, sender, target, inputs.now_s) {
+        let bridge = inputs.bridge;
+        let passed = if O::LEARNS {
+            bridge.pass(network.id, sender, target, inputs.now_s)
+        } else {
+            bridge.foresee(network.id, sender, target)
+        };
+        let passage = match passed {
             Ok(passage) => passage,
             Err(reason) => {
                 // An address less somewhere else, and the next frame may pass.
@@ -131,60 +205,53 @@ impl SlowPath {
             }
         };
         (decision.network, decision.generation) = (network.id, passage.generation);
+        observer.step(Step::Bridged(passage.target));
         match route(inputs.snapshot, network, port, parsed, passage.target)? {
             Route::One(to, tag) => {
                 decision.cost += 1;
-                Ok(Verdict::Unicast(self.destination(
-                    inputs.snapshot,
-                    to,
-                    tag,
-                    parsed,
-                )))
+                let to = self.destination(inputs.snapshot, to, tag, parsed, observer);
+                Ok(Verdict::Unicast(to))
             }
             Route::Flood { kind, cacheable } => {
                 decision.cacheable &= cacheable;
-                self.flood(
-                    inputs.snapshot,
-                    network,
-                    port,
-                    parsed,
-                    kind,
-                    &mut decision.cost,
-                )
+                observer.step(Step::Flooded(kind));
+                let list = self.flood(inputs.snapshot, network, port, parsed, observer)?;
+                decision.cost += self.lists.get(list).len() as u32;
+                Ok(Verdict::Flood(kind, list))
             }
         }
     }
 
-    fn flood(
+    fn flood<O: Observer>(
         &mut self,
         snapshot: &Snapshot,
         network: &NetworkPolicy,
         from: &PortPolicy,
         parsed: &Parsed,
-        kind: FloodKind,
-        cost: &mut u32,
-    ) -> Result<Verdict, Denial> {
+        observer: &mut O,
+    ) -> Result<ListId, Denial> {
         self.lists.begin(network.members.len());
         for member in &network.members {
             if member.port != from.id && !(member.isolated && from.isolated) {
-                let destination = self.destination(snapshot, member.port, member.tag, parsed);
+                let (to, tag) = (member.port, member.tag);
+                let destination = self.destination(snapshot, to, tag, parsed, observer);
                 self.lists.push(destination);
-                *cost += 1;
             }
         }
         let list = self.lists.finish();
         if self.lists.get(list).is_empty() {
             return Err(Denial::new(DropReason::NoDestination));
         }
-        Ok(Verdict::Flood(kind, list))
+        Ok(list)
     }
 
-    fn destination(
+    fn destination<O: Observer>(
         &mut self,
         snapshot: &Snapshot,
         to: PortId,
         tag: Option<VlanId>,
         parsed: &Parsed,
+        observer: &mut O,
     ) -> Destination {
         // Without its outer tag the frame would pass for one of the inner tag's VLAN.
         let hops = tag.is_none() && parsed.key.has(shape::NESTED);
@@ -194,6 +261,11 @@ impl SlowPath {
             Some(vnic) => vnic.judge_inbound(&mut Exact(&parsed.key)),
             None => Ok(None),
         };
+        observer.step(Step::To {
+            port: to,
+            tag,
+            judged,
+        });
         let denied = judged.err().map(|denial| Denied {
             reason: denial.reason,
             row: self
@@ -204,23 +276,33 @@ impl SlowPath {
             port: to,
             tag: tag.map(Into::into),
             denied,
+            allowed: self.rules.slot(judged.ok().flatten()),
         }
     }
 }
 
-/// Whether the ingress port may send the frame, and on which network.
-fn admit(port: &PortPolicy, head: &[u8], parsed: &Parsed) -> Result<NetworkId, Denial> {
+/// Whether the ingress port may send the frame, on which network, and by which rule.
+fn admit<O: Observer>(
+    port: &PortPolicy,
+    head: &[u8],
+    parsed: &Parsed,
+    observer: &mut O,
+) -> Result<(NetworkId, Option<RuleId>), Denial> {
     let mut reader = Exact(&parsed.key);
     let network = port.admit(&mut reader)?;
+    observer.step(Step::Admitted(network));
+    let mut allowed = None;
     if let Some(vnic) = &port.vnic {
         let claim = match parsed.class {
             Class::Arp | Class::Ipv6Neighbor => NeighborClaim::read(head, parsed),
             _ => None,
         };
         vnic.check_sender(&mut reader, claim.as_ref())?;
-        vnic.judge_outbound(&mut reader)?;
+        observer.step(Step::OwnSender);
+        allowed = vnic.judge_outbound(&mut reader)?;
+        observer.step(Step::Outbound(allowed));
     }
-    Ok(network)
+    Ok((network, allowed))
 }
 
 fn route(

@@ -2,7 +2,7 @@
 
 use policy::{DropReason, PortId, VlanId};
 
-use crate::{drop_ledger::LedgerSlot, storm::FloodKind};
+use crate::{drop_ledger::LedgerSlot, rule_ledger::RuleSlot, storm::FloodKind};
 
 /// What becomes of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,6 +16,15 @@ pub enum Verdict {
 }
 
 impl Verdict {
+    /// Whether nobody gets the frame.
+    pub fn denies(&self) -> bool {
+        match self {
+            Self::Drop(_) => true,
+            Self::Unicast(to) => to.denied.is_some(),
+            Self::Flood(..) => false,
+        }
+    }
+
     /// The verdict of an entry that was never filled.
     pub const NOTHING: Self = Self::Drop(Denied {
         reason: DropReason::NoPolicy,
@@ -32,6 +41,16 @@ pub struct Destination {
     pub tag: Option<VlanTag>,
     /// Set when the receiving vNIC's policy denies it: it is dropped in that port's account.
     pub denied: Option<Denied>,
+    /// The rule of the receiving vNIC that let it pass.
+    pub allowed: RuleSlot,
+}
+
+impl Destination {
+    /// Whether the receiving vNIC's policy denies it and has the sender told so.
+    pub fn is_rejected(&self) -> bool {
+        self.denied
+            .is_some_and(|denied| denied.reason == DropReason::RejectIn)
+    }
 }
 
 /// A drop, with its row in the ledger.
@@ -90,6 +109,7 @@ impl DestinationLog {
             port: PortId(u16::MAX),
             tag: None,
             denied: None,
+            allowed: RuleSlot::NONE,
         };
         Self {
             ring: vec![nobody; 2 * half],
@@ -151,6 +171,7 @@ mod tests {
             port: PortId(port),
             tag: None,
             denied: None,
+            allowed: RuleSlot::NONE,
         }
     }
 
@@ -202,7 +223,7 @@ mod tests {
 
     #[test]
     fn a_verdict_is_small() {
-        assert_eq!(size_of::<Destination>(), 8);
+        assert_eq!(size_of::<Destination>(), 10);
         assert!(size_of::<Verdict>() <= 24);
     }
 }

@@ -34,6 +34,8 @@ pub fn parse(text: &str) -> Result<Arc<[Rule]>, String> {
             Ok(Rule {
                 id: RuleId(number),
                 action: [Action::Allow, Action::Deny][number as usize % 2],
+                log: false,
+                limit: None,
                 matches,
                 origin: origin.clone(),
             })

@@ -208,6 +208,8 @@ pub fn rules(acl: &str, first_id: u32, count: usize) -> DirectionPolicy {
             Rule {
                 id: RuleId(first_id + index as u32),
                 action,
+                log: false,
+                limit: None,
                 matches,
                 origin: Arc::new(Origin {
                     acl: acl.to_owned(),

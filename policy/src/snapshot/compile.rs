@@ -3,8 +3,8 @@
 use hashbrown::hash_map::Entry;
 
 use super::{
-    Action, Arc, Attachment, Class, Classifier, DropReason, Epoch, Field, FlowKey, HashMap, Judge,
-    Masks, Member, Model, NetworkId, NetworkPolicy, PortId, PortPolicy, Rule, RuleIndex,
+    Action, Arc, Attachment, Class, Classifier, Epoch, Field, FlowKey, HashMap, Judge, Masks,
+    Member, Model, NetworkId, NetworkPolicy, PortId, PortPolicy, Refusals, Rule, RuleIndex,
     SenderPolicy, Snapshot, VlanId, VnicPolicy, model,
 };
 use crate::{acl::Update, reader::Tracer, rule::MatchError};
@@ -335,7 +335,7 @@ impl<'a> Draft<'a> {
                 }
             };
             let first = &self.rules.lists[list as usize][place as usize];
-            if first != rule {
+            if !same_origin(first, rule) {
                 return Err(CompileError::DuplicateRule {
                     id: rule.id.0,
                     first: first.origin.place.clone(),
@@ -361,7 +361,7 @@ impl List {
             default: Action::Deny,
         };
         let masks = trace(|tracer| {
-            let _ = widest.judge(tracer, DropReason::AclIn);
+            let _ = widest.judge(tracer, Refusals::INBOUND);
         });
         Self { classifier, masks }
     }
@@ -381,6 +381,12 @@ impl List {
             masks,
         }
     }
+}
+
+/// Whether two rules of one number are the same, or two of those that one written rule with sets
+/// expands to.
+fn same_origin(a: &Rule, b: &Rule) -> bool {
+    (a.action, a.log, a.limit, &a.origin) == (b.action, b.log, b.limit, &b.origin)
 }
 
 fn key_of(rules: &Arc<[Rule]>) -> *const Rule {

@@ -261,6 +261,8 @@ pub fn rule(id: u32, action: Action, matches: Match) -> Rule {
     Rule {
         id: RuleId(id),
         action,
+        log: false,
+        limit: None,
         matches,
         origin: Arc::new(Origin {
             acl: "web".to_owned(),
@@ -438,7 +440,7 @@ pub fn any_match() -> impl Strategy<Value = Match> {
 }
 
 pub fn any_action() -> impl Strategy<Value = Action> {
-    select(&[Action::Allow, Action::Deny][..])
+    select(&Action::ALL[..])
 }
 
 /// Rule lists, with numbers from `first`.

@@ -13,7 +13,9 @@
 //! `docs/config.md` documents it field by field.
 
 mod check;
+mod check_rules;
 mod edit;
+pub mod lists;
 mod port;
 pub mod problem;
 mod read;
@@ -22,7 +24,7 @@ pub mod schema;
 mod section;
 pub mod types;
 
-pub use edit::{RemoveError, append_port, remove_port};
+pub use edit::{RemoveError, SetError, append_port, remove_port, replace_members};
 pub use problem::{Problem, Problems};
 pub use read::DEFAULT_SOCKET;
 pub use types::Config;
@@ -77,6 +79,9 @@ pub fn parse(file: &str, text: &str, machine: &Machine) -> Result<Config, Proble
         check::all(&draft, machine);
         draft.into_config()
     };
+    if reader.count() == 0 {
+        check_rules::expansions(&config, &reader);
+    }
     let problems = reader.into_problems();
     if problems.is_empty() {
         Ok(config)

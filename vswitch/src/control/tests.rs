@@ -1,6 +1,8 @@
 //! The order in which control does things, against a datapath and drivers that write down what
 //! they are asked.
 
+mod rules;
+
 use std::{
     collections::{HashMap, HashSet},
     fmt::Write,
@@ -10,14 +12,15 @@ use std::{
 
 use parking_lot::Mutex;
 use pmd::{Health, OpenError};
-use policy::{Epoch, PortId, snapshot::Snapshot};
+use policy::{Epoch, FlowKey, PortId, snapshot::Snapshot};
 
 use super::{Control, ControlError, Datapath, Origin};
 use crate::{
     bridge::MacRow,
     config::{self, Machine, types::Port},
     counters::{PortCounts, WorkerCounts},
-    engine::{DropRow, EngineError, FlowRow, PortQueues, QueueRow},
+    drop_watch::{Filter, Watch, Watches},
+    engine::{DropRow, EngineError, FlowRow, Outlook, PortQueues, QueueRow, RuleHits},
 };
 
 /// What happens to the world outside control, and what control did to it.
@@ -129,8 +132,37 @@ impl Datapath for FakeDatapath {
         vec![DropRow {
             port: PortId(0),
             denial,
+            itemised: true,
             frames: 3,
         }]
+    }
+    fn rules(&self) -> Result<HashMap<policy::RuleId, RuleHits>, EngineError> {
+        let hits = RuleHits {
+            passed: 0,
+            dropped: 3,
+            last_s: 8,
+        };
+        Ok(HashMap::from([(policy::RuleId(0), hits)]))
+    }
+    fn outlook(&self) -> Outlook {
+        let clock = pmd::Clock::calibrate();
+        let shared = Arc::new(crate::published::Shared::new(clock));
+        let bundle = shared.current.load_full();
+        Outlook { bundle, shared }
+    }
+    fn look_up(
+        &self,
+        _: PortId,
+        _: &FlowKey,
+        _: Epoch,
+    ) -> Result<Vec<(usize, Option<FlowRow>)>, EngineError> {
+        Ok(vec![(0, None)])
+    }
+    fn watch(&self, filter: Filter) -> Option<Watch> {
+        Watches::new([]).start(filter)
+    }
+    fn now_ns(&self) -> u64 {
+        0
     }
     fn epoch(&self) -> Epoch {
         Epoch(self.0.lock().epoch)

@@ -170,6 +170,8 @@ pub(crate) fn rule(id: u32, action: Action, matches: Match) -> Rule {
     Rule {
         id: RuleId(id),
         action,
+        log: false,
+        limit: None,
         matches,
         origin: Arc::new(Origin {
             acl: "acl".into(),

@@ -559,7 +559,7 @@ fn each_check_can_be_off_alone() {
 fn a_change_takes_effect_on_cached_flows_at_the_next_turn_and_is_acknowledged() {
     let rules = |action| match action {
         Action::Allow => [allow(1, Match::default())],
-        Action::Deny => [deny(2, Match::default())],
+        action => [rule(2, action, Match::default())],
     };
     let denying = |out, into| {
         pair(

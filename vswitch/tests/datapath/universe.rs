@@ -162,7 +162,12 @@ fn some_vnic() -> impl Strategy<Value = Vnic> {
 }
 
 fn action() -> impl Strategy<Value = Action> {
-    prop_oneof![2 => Just(Action::Allow), 1 => Just(Action::Deny)]
+    prop_oneof![
+        4 => Just(Action::Allow),
+        1 => Just(Action::AllowStateful),
+        2 => Just(Action::Deny),
+        1 => Just(Action::Reject),
+    ]
 }
 
 fn direction_policy() -> impl Strategy<Value = DirectionPolicy> {

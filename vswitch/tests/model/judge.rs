@@ -15,10 +15,10 @@ use super::view::{Body, Fragment, Ip, Transport, View};
 pub(crate) fn direction(
     policy: &DirectionPolicy,
     view: &View<'_>,
-    reason: DropReason,
+    [denied, rejected]: [DropReason; 2],
 ) -> Result<(), DropReason> {
     if matches!(view.body, Body::Malformed) || view.nested {
-        return Err(reason);
+        return Err(denied);
     }
     let first = policy
         .rules
@@ -30,8 +30,9 @@ pub(crate) fn direction(
         None => policy.default,
     };
     match action {
-        Action::Allow => Ok(()),
-        Action::Deny => Err(reason),
+        Action::Allow | Action::AllowStateful => Ok(()),
+        Action::Deny => Err(denied),
+        Action::Reject => Err(rejected),
     }
 }
 
