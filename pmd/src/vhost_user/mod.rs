@@ -3,7 +3,7 @@
 //! ```text
 //!   front end (QEMU, DPDK virtio-user)                 this driver
 //!   ────────────────────────────────────               ─────────────────────────────────────────
-//!   Unix socket: messages, descriptors  ◄────────────► control thread   (socket, device)
+//!   Unix socket: messages, descriptors  ◄────────────► control thread   (socket, requests)
 //!   guest memory: rings and buffers     ◄────────────► workers          (rx, tx, ring, memory)
 //!   kick and call event descriptors     ◄────────────► workers          (queue)
 //! ```
@@ -27,9 +27,12 @@ mod dirty_log;
 mod features;
 mod header;
 mod lock;
+mod mapping;
 mod memory;
 mod monitor;
+mod pieces;
 mod queue;
+mod requests;
 mod ring;
 mod rx;
 mod sigbus;

@@ -22,6 +22,7 @@ use super::{
     dirty_log::DirtyLog,
     features::{EVENT_IDX, INDIRECT_DESC, Negotiated},
     memory::{MemoryMap, Window},
+    pieces::{MAX_PIECES, Piece, Pieces},
     violation::Violation,
     watch::Calls,
 };
@@ -36,50 +37,6 @@ const NO_NOTIFY: u16 = 1;
 
 /// The largest ring (virtio 1.2 §2.7).
 pub(super) const MAX_SIZE: u32 = 32_768;
-
-/// Most pieces that one chain, or the buffers of one frame, may have: the longest chain that
-/// common guests make is a ring of 1,024.
-pub(super) const MAX_PIECES: usize = 1024;
-
-/// A run of guest memory that a chain names.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Piece {
-    pub(super) place: *mut u8,
-    pub(super) len: u32,
-    /// Where it is for the guest; the dirty log wants to know.
-    pub(super) guest: u64,
-}
-
-// SAFETY: a piece is only a place; whoever uses it holds the ring's lock, and with it the map.
-unsafe impl Send for Piece {}
-
-/// Pieces, in a vector that never grows.
-#[derive(Debug)]
-pub(super) struct Pieces(Vec<Piece>);
-
-impl Default for Pieces {
-    fn default() -> Self {
-        Self(Vec::with_capacity(MAX_PIECES))
-    }
-}
-
-impl Pieces {
-    pub(super) fn clear(&mut self) {
-        self.0.clear();
-    }
-
-    fn push(&mut self, piece: Piece) -> Result<(), Violation> {
-        if self.0.len() == MAX_PIECES {
-            return Err(Violation::TooManyDescriptors);
-        }
-        self.0.push(piece);
-        Ok(())
-    }
-
-    pub(super) fn as_slice(&self) -> &[Piece] {
-        &self.0
-    }
-}
 
 /// One descriptor, copied out of its table.
 #[derive(Clone, Copy, Debug)]

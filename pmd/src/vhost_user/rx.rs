@@ -18,8 +18,9 @@ use super::{
     PortHandle,
     features::{CSUM, Negotiated},
     header,
+    pieces::{MAX_PIECES, Pieces, Reader},
     queue::{Queue, Tally},
-    ring::{Piece, Pieces, Ring},
+    ring::Ring,
     violation::Violation,
 };
 use crate::{BURST, Burst, Frame, MIN_HEAD_BYTES, Run, RxQueue, Wait, guest};
@@ -35,7 +36,7 @@ const LINE_BYTES: u32 = 64;
 
 /// Pieces of the frames of one burst beyond their heads. A chain that finds no room waits for
 /// the next burst.
-const MAX_RUNS: usize = 4 * super::ring::MAX_PIECES;
+const MAX_RUNS: usize = 4 * MAX_PIECES;
 
 /// Longest frame: 64 KiB of IP and its headers, as the largest TCP segments have.
 pub(super) const MAX_FRAME_BYTES: u32 = 65_550;
@@ -362,7 +363,7 @@ impl Walk<'_> {
             return Err(Violation::FrameTooLong);
         }
         let head_len = frame_len.min(MIN_HEAD_BYTES as u32);
-        let mut reader = Reader { pieces, skip: 0 };
+        let mut reader = Reader::new(self.pieces);
         let mut header = [0; header::MAX_HEADER_BYTES];
         // SAFETY: as in `snapshot_single`: the pieces have `total` bytes, of which the header,
         // then the head, then the tail is taken; the runs lie within the room just checked.
@@ -407,47 +408,4 @@ unsafe fn decode_offload(
     // SAFETY: the caller's promise.
     unsafe { guest::copy(place.add(8), header.as_mut_ptr().add(8), 2) };
     header::decode(header, negotiated, frame)
-}
-
-/// Reads along the pieces of a chain.
-struct Reader<'a> {
-    pieces: &'a [Piece],
-    /// Bytes of the first piece that are read.
-    skip: u32,
-}
-
-impl Reader<'_> {
-    /// The next run, of at most `most` bytes.
-    fn next_run(&mut self, most: u32) -> Option<(*const u8, u32)> {
-        let (piece, rest) = self.pieces.split_first()?;
-        let place = piece.place.wrapping_add(self.skip as usize).cast_const();
-        let left = piece.len - self.skip;
-        if left > most {
-            self.skip += most;
-            return Some((place, most));
-        }
-        self.pieces = rest;
-        self.skip = 0;
-        Some((place, left))
-    }
-
-    /// Copies the next `len` bytes, or as many as there are.
-    ///
-    /// # Safety
-    ///
-    /// The pieces are readable and `to` has room for `len` bytes.
-    unsafe fn read(&mut self, mut to: *mut u8, len: u32) {
-        let mut left = len;
-        while left > 0 {
-            let Some((place, run)) = self.next_run(left) else {
-                return;
-            };
-            // SAFETY: the caller's promise; `run` is at most what is left.
-            unsafe {
-                guest::copy(place, to, run as usize);
-                to = to.add(run as usize);
-            }
-            left -= run;
-        }
-    }
 }

@@ -11,8 +11,9 @@ use super::{
     PortHandle,
     features::MRG_RXBUF,
     header::{self, Encoded, MAX_HEADER_BYTES},
+    pieces::{MAX_PIECES, Pieces, Writer},
     queue::Tally,
-    ring::{MAX_PIECES, Piece, Pieces, Position, Ring},
+    ring::{Position, Ring},
     rx::MAX_FRAME_BYTES,
     sum::Summer,
     violation::Violation,
@@ -293,10 +294,7 @@ impl Walk<'_> {
         }
         let count = self.buffers.len() as u16;
         header[10..].copy_from_slice(&count.to_le_bytes());
-        let mut writer = Writer {
-            pieces: self.pieces.as_slice(),
-            skip: 0,
-        };
+        let mut writer = Writer::new(self.pieces);
         // SAFETY: the pieces are the guest's buffers, mapped while this side is inside the lock.
         unsafe { writer.write(header.as_ptr(), header_bytes as usize) };
         let body = writer;
@@ -398,58 +396,6 @@ unsafe fn write_pieces(burst: &TxBurst<'_>, plan: &TxPlan, mut to: *mut u8) {
             to = to.add(len);
         }
     });
-}
-
-/// Writes along the pieces of a frame's buffers.
-#[derive(Clone, Copy)]
-struct Writer<'a> {
-    pieces: &'a [Piece],
-    /// Bytes of the first piece that are written.
-    skip: u32,
-}
-
-impl Writer<'_> {
-    /// Writes `len` bytes, or as many as there is room for.
-    ///
-    /// # Safety
-    ///
-    /// The pieces are writable, and `from` has `len` bytes.
-    unsafe fn write(&mut self, mut from: *const u8, mut len: usize) {
-        while len > 0 {
-            let Some((piece, rest)) = self.pieces.split_first() else {
-                return;
-            };
-            let room = (piece.len - self.skip) as usize;
-            let run = room.min(len);
-            // SAFETY: the run lies within the piece and within what is left.
-            unsafe {
-                guest::copy(from, piece.place.add(self.skip as usize), run);
-                from = from.add(run);
-            }
-            len -= run;
-            self.skip += run as u32;
-            if run == room {
-                self.pieces = rest;
-                self.skip = 0;
-            }
-        }
-    }
-
-    /// Each run of `len` bytes from byte `from` on.
-    fn runs(&self, from: usize, len: usize, mut take: impl FnMut(*mut u8, usize)) {
-        let (mut begin, end) = (0, from + len);
-        let mut skip = self.skip;
-        for piece in self.pieces {
-            let room = (piece.len - skip) as usize;
-            let (first, last) = (from.max(begin), end.min(begin + room));
-            if first < last {
-                let place = piece.place.wrapping_add(skip as usize + first - begin);
-                take(place, last - first);
-            }
-            begin += room;
-            skip = 0;
-        }
-    }
 }
 
 /// Completes the checksum of the frame that was written to `body`, in the guest's buffers. A
