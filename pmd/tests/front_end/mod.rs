@@ -13,6 +13,8 @@
     reason = "each test binary uses a part of it"
 )]
 
+pub mod random;
+
 use std::{
     io::{IoSlice, IoSliceMut, Read},
     mem::MaybeUninit,
