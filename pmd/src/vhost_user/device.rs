@@ -259,6 +259,17 @@ impl Device {
         }
     }
 
+    /// Lets a port go on that its guest had broken, when every virtqueue has been stopped: so a
+    /// driver's reset looks from here, and all that follows is set up anew. Workers break a port
+    /// off inside a ring's lock, so none does it late. A front end that held a worker fast is not
+    /// believed again: that costs the connection.
+    pub(super) fn mend_when_stopped(&self) {
+        let stopped = self.setups.iter().all(|setup| !setup.started);
+        if stopped && !self.shared.held_up() {
+            self.shared.mend();
+        }
+    }
+
     /// Tells people how things stand.
     pub(super) fn tell(&self) {
         let queues = self.setups.iter().enumerate().map(|(number, setup)| {

@@ -17,7 +17,7 @@
 //! rest stays in the sender's memory until the transmitting port copies both to the receiver's.
 //!
 //! A guest that breaks a rule of its rings stops its own port, which says so, and works again
-//! when a front end connects anew. Nothing else is touched.
+//! when the guest's driver is reset or a front end connects anew. Nothing else is touched.
 //!
 //! Sources: virtio 1.2 §2.7 (split virtqueues) and §5.1 (network device); QEMU's
 //! docs/interop/vhost-user.rst.

@@ -71,6 +71,7 @@ impl VhostUserBackendReqHandlerMut for Device {
             self.shared.queues[number].calls.set(None);
             self.setups[number] = Setup::default();
         }
+        self.mend_when_stopped();
         Ok(())
     }
 
@@ -172,6 +173,7 @@ impl VhostUserBackendReqHandlerMut for Device {
         setup.started = false;
         setup.call = None;
         self.shared.queues[number].calls.set(None);
+        self.mend_when_stopped();
         let setup = &self.setups[number];
         Ok(VhostUserVringState::new(
             index,

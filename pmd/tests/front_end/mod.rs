@@ -342,6 +342,22 @@ impl FrontEnd {
     }
 
     /// Sends a message and waits for its acknowledgement: 0 is success. An error when the port
+    /// Stops every virtqueue and starts it anew with empty rings, as a driver's reset does.
+    pub fn reset(&mut self) {
+        for number in 0..self.queues.len() {
+            self.stop_queue(number).expect("where it stood");
+        }
+        for number in 0..self.queues.len() {
+            let queue = &mut self.queues[number];
+            let entries = usize::from(queue.size);
+            (queue.index, queue.taken, queue.next) = (0, 0, 0);
+            self.memory
+                .write(queue.available, &vec![0; 6 + 2 * entries]);
+            self.memory.write(queue.used, &vec![0; 6 + 8 * entries]);
+            self.start_queue(number);
+        }
+    }
+
     /// closed the connection.
     pub fn set(
         &mut self,
