@@ -20,7 +20,7 @@ use std::{
 
 use super::{
     dirty_log::DirtyLog,
-    features::{EVENT_IDX, INDIRECT_DESC, Negotiated},
+    features::{EVENT_IDX, IN_ORDER, INDIRECT_DESC, Negotiated},
     memory::{MemoryMap, Window},
     pieces::{MAX_PIECES, Piece, Pieces},
     violation::Violation,
@@ -381,6 +381,21 @@ impl Ring {
         } else {
             Err(Violation::Address)
         }
+    }
+
+    /// Gives back chains that were only read, and all that came before them.
+    #[inline(always)]
+    pub(super) fn give_back(&mut self, heads: &[u16]) {
+        match heads.last() {
+            // §2.7.9: the entry of the first place names the last chain, and stands for all.
+            Some(last) if self.negotiated.has(IN_ORDER) => self.cursor.write_used(0, *last, 0),
+            _ => {
+                for (ahead, head) in heads.iter().enumerate() {
+                    self.cursor.write_used(ahead as u16, *head, 0);
+                }
+            }
+        }
+        self.publish(heads.len() as u16);
     }
 
     /// Publishes `count` used entries.

@@ -143,10 +143,7 @@ impl RxQueue for VhostRx {
         let Some(ring) = entered.as_mut() else {
             return;
         };
-        for (ahead, head) in self.heads[..self.taken as usize].iter().enumerate() {
-            ring.cursor.write_used(ahead as u16, *head, 0);
-        }
-        ring.publish(self.taken);
+        ring.give_back(&self.heads[..self.taken as usize]);
         let told = ring.notify(&queue.calls);
         if ring.is_memory_lost() {
             shared.break_off(self.number, Violation::MemoryLost);

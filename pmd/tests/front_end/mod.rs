@@ -76,6 +76,7 @@ pub mod feature {
     pub const EVENT_IDX: u64 = 1 << 29;
     pub const PROTOCOL_FEATURES: u64 = 1 << 30;
     pub const VERSION_1: u64 = 1 << 32;
+    pub const IN_ORDER: u64 = 1 << 35;
     pub const PLAIN: u64 = VERSION_1 | PROTOCOL_FEATURES;
 }
 
@@ -341,7 +342,6 @@ impl FrontEnd {
         Ok(u32::from_le_bytes([reply[4], reply[5], reply[6], reply[7]]))
     }
 
-    /// Sends a message and waits for its acknowledgement: 0 is success. An error when the port
     /// Stops every virtqueue and starts it anew with empty rings, as a driver's reset does.
     pub fn reset(&mut self) {
         for number in 0..self.queues.len() {
@@ -358,6 +358,7 @@ impl FrontEnd {
         }
     }
 
+    /// Sends a message and waits for its acknowledgement: 0 is success. An error when the port
     /// closed the connection.
     pub fn set(
         &mut self,

@@ -72,6 +72,7 @@ const FEATURES: u64 = feature::PLAIN
     | feature::MRG_RXBUF
     | feature::INDIRECT_DESC
     | feature::EVENT_IDX
+    | feature::IN_ORDER
     | feature::CSUM
     | feature::GUEST_CSUM
     | feature::HOST_TSO4
