@@ -13,11 +13,12 @@ use std::{
 use vhost::vhost_user::{Error, Result, message::VhostUserProtocolFeatures};
 
 use super::{
+    cursor::{Parts, Position},
     dirty_log::DirtyLog,
     features::{Features, LOG_ALL, Negotiated, PROTOCOL_FEATURES},
     memory::MemoryMap,
     queue::Shared,
-    ring::{Parts, Position, Ring, Surroundings},
+    ring::{Ring, Surroundings},
 };
 
 /// Where the front end says that a ring lies, in its own addresses.

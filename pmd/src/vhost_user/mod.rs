@@ -22,6 +22,7 @@
 //! Sources: virtio 1.2 §2.7 (split virtqueues) and §5.1 (network device); QEMU's
 //! docs/interop/vhost-user.rst.
 
+mod cursor;
 mod device;
 mod dirty_log;
 mod features;

@@ -24,10 +24,11 @@ use vhost::vhost_user::{
 };
 
 use super::{
+    cursor::Position,
     device::{Addresses, Device, Setup},
     dirty_log::DirtyLog,
     memory::{Claim, MAX_REGIONS, MemoryMap, Region},
-    ring::{MAX_SIZE, Position},
+    ring::MAX_SIZE,
 };
 
 /// A descriptor that must be an event descriptor, made never to block: a worker writes to it.

@@ -9,11 +9,12 @@ use std::{mem::MaybeUninit, sync::Arc};
 
 use super::{
     PortHandle,
+    cursor::Position,
     features::MRG_RXBUF,
     header::{self, Encoded, MAX_HEADER_BYTES},
     pieces::{MAX_PIECES, Pieces, Writer},
     queue::Tally,
-    ring::{Position, Ring},
+    ring::Ring,
     rx::MAX_FRAME_BYTES,
     sum::Summer,
     violation::Violation,
