@@ -7,7 +7,7 @@ use pmd::{Frame, Health};
 
 use super::{
     Bed, FrontEnd, GUEST_BASE, INDIRECT, NEXT, Options, USER_BASE, WRITE, feature, frame, request,
-    send_frames, take_frames, wait_down,
+    send_frames, take_frames, wait_down, wait_up,
 };
 
 /// Where choices come from.
@@ -149,8 +149,8 @@ pub struct Outcome {
     pub stopped: bool,
 }
 
-/// A guest with anything in its rings, both ways, until it breaks a rule or has nothing more to
-/// do. Its frames could have been sent, or its port stops; `name` is told when neither is so.
+/// A guest with anything in its rings, both ways. When it breaks a rule it leaves, or resets its
+/// driver and goes on. Its frames could have been sent, or its port stops; `name` is told when neither is so.
 pub fn rings(bed: &mut Bed, random: &mut impl Source, name: &str) -> Outcome {
     let mut guest = bed.guest(Options {
         features: FEATURES & (random.number() | feature::PLAIN),
@@ -178,7 +178,11 @@ pub fn rings(bed: &mut Bed, random: &mut impl Source, name: &str) -> Outcome {
         if bed.port.monitor.health() != Health::Up {
             wait_down(&mut bed.port, "broke a rule");
             outcome.stopped = true;
-            break;
+            if random.below(2) == 0 {
+                break;
+            }
+            guest.reset();
+            wait_up(&mut bed.port);
         }
         if random.is_spent() {
             break;
