@@ -16,7 +16,7 @@ use std::{cell::UnsafeCell, mem::MaybeUninit, os::fd::BorrowedFd, sync::Arc, tim
 
 use super::{
     PortHandle,
-    features::{CSUM, Negotiated},
+    features::CSUM,
     header,
     pieces::{MAX_PIECES, Pieces, Reader},
     queue::{Queue, Tally},
@@ -234,7 +234,7 @@ impl Walk<'_> {
                     let first = unsafe { guest::load_u64(place) };
                     if !header::is_plain(first) {
                         // SAFETY: as above.
-                        unsafe { decode_offload(place, first, negotiated, frame) }?;
+                        unsafe { header::decode_at(place, first, negotiated, frame) }?;
                     }
                 }
             } else if let Some(frame) = self.snapshot_chain(index, heads[index], ring)? {
@@ -386,23 +386,4 @@ impl Walk<'_> {
         }
         Ok(Some(frame))
     }
-}
-
-/// What the header at `place`, of which `first` is the first eight bytes, says of `frame`.
-///
-/// # Safety
-///
-/// `place` has ten readable bytes.
-#[cold]
-unsafe fn decode_offload(
-    place: *const u8,
-    first: u64,
-    negotiated: Negotiated,
-    frame: &mut Frame<'_>,
-) -> Result<(), Violation> {
-    let mut header = [0; 10];
-    header[..8].copy_from_slice(&first.to_ne_bytes());
-    // SAFETY: the caller's promise.
-    unsafe { guest::copy(place.add(8), header.as_mut_ptr().add(8), 2) };
-    header::decode(header, negotiated, frame)
 }

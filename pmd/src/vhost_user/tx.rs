@@ -16,7 +16,7 @@ use super::{
     queue::Tally,
     ring::Ring,
     rx::MAX_FRAME_BYTES,
-    sum::Summer,
+    sum::complete_checksum,
     violation::Violation,
 };
 use crate::{
@@ -396,28 +396,5 @@ unsafe fn write_pieces(burst: &TxBurst<'_>, plan: &TxPlan, mut to: *mut u8) {
             guest::copy(from, to, len);
             to = to.add(len);
         }
-    });
-}
-
-/// Completes the checksum of the frame that was written to `body`, in the guest's buffers. A
-/// guest that writes there meanwhile only spoils its own frame.
-fn complete_checksum(body: &Writer<'_>, partial: PartialChecksum, wire_len: usize) {
-    let start = partial.start as usize;
-    let mut sum = Summer::default();
-    body.runs(start, wire_len - start, |place, len| {
-        // SAFETY: the runs lie within the guest's buffers, mapped while the lock is held.
-        unsafe { sum.add(place, len) };
-    });
-    // A transmitted zero would mean "no checksum" to UDP (RFC 768).
-    let checksum = match !sum.folded() {
-        0 => 0xffff,
-        checksum => checksum,
-    };
-    let value = checksum.to_be_bytes();
-    let mut at = 0;
-    body.runs(start + partial.offset as usize, 2, |place, len| {
-        // SAFETY: the runs have two bytes together, as `value` has.
-        unsafe { guest::copy(value.as_ptr().add(at), place, len) };
-        at += len;
     });
 }
