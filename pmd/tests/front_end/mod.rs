@@ -16,7 +16,7 @@
 pub mod random;
 
 use std::{
-    io::{IoSlice, IoSliceMut, Read},
+    io::{IoSlice, Read},
     mem::MaybeUninit,
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
@@ -34,10 +34,8 @@ use pmd::{
 use rustix::{
     event::{EventfdFlags, eventfd},
     fs::{MemfdFlags, ftruncate, memfd_create},
-    net::{
-        RecvAncillaryBuffer, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
-        recvmsg, sendmsg,
-    },
+    io::retry_on_intr,
+    net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg},
 };
 
 /// Requests by number.
@@ -399,19 +397,16 @@ impl FrontEnd {
             assert!(control.push(SendAncillaryMessage::ScmRights(fds)));
         }
         let parts = [IoSlice::new(bytes)];
-        let _ = sendmsg(&self.stream, &parts, &mut control, SendFlags::NOSIGNAL);
+        // A fuzzer's timer interrupts.
+        let _ = retry_on_intr(|| sendmsg(&self.stream, &parts, &mut control, SendFlags::NOSIGNAL));
     }
 
     /// The body of the next message from the port.
     pub fn reply(&mut self) -> Result<Vec<u8>, String> {
         let mut header = [0; 12];
-        let mut control = RecvAncillaryBuffer::default();
-        let mut parts = [IoSliceMut::new(&mut header)];
-        let got = recvmsg(&self.stream, &mut parts, &mut control, RecvFlags::WAITALL)
-            .map_err(|e| e.to_string())?;
-        if got.bytes < 12 {
-            return Err("the port closed the connection".into());
-        }
+        self.stream
+            .read_exact(&mut header)
+            .map_err(|e| format!("the port closed the connection: {e}"))?;
         let size = u32::from_le_bytes([header[8], header[9], header[10], header[11]]);
         let mut body = vec![0; size as usize];
         self.stream
