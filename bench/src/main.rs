@@ -1,12 +1,14 @@
 //! `vswitch-bench`: measures the switch and prints what it found.
 #![forbid(unsafe_code)]
 
+mod commands;
+
 use std::{io::Write, path::PathBuf};
 
 use bench::{
     generator::size::SizeMix,
     veth::Path,
-    vhost::{Case, Row, What},
+    vhost::{Case, Peer, Row, What},
 };
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::Serialize;
@@ -34,6 +36,10 @@ enum Command {
     Vhost(Vhost),
     /// What a lookup in a long rule list costs, beside a linear scan and a plain tuple space
     Classify(Classify),
+    /// Every figure of docs/performance.md, next to other switches; needs root
+    Suite(commands::suite::Suite),
+    /// Draws a result of the suite, and writes the tables of the documentation
+    Report(commands::suite::Report),
 }
 
 #[derive(Debug, Args)]
@@ -162,6 +168,9 @@ struct Vhost {
     /// Leave Open vSwitch out
     #[arg(long)]
     no_ovs: bool,
+    /// Measure testpmd too, as a switch that looks at nothing (case port-to-port alone)
+    #[arg(long)]
+    testpmd: bool,
     /// Print one JSON object for each row
     #[arg(long)]
     json: bool,
@@ -229,6 +238,8 @@ fn main() -> anyhow::Result<()> {
             print(&report, veth.json)
         }
         Command::Vhost(vhost) => vhost.run(),
+        Command::Suite(suite) => suite.run(),
+        Command::Report(report) => report.run(),
         Command::Classify(classify) => {
             let report = bench::classify::run(&bench::classify::Options {
                 rules: classify.rules,
@@ -244,6 +255,9 @@ fn main() -> anyhow::Result<()> {
 impl Vhost {
     fn run(self) -> anyhow::Result<()> {
         let cores = std::thread::available_parallelism()?.get();
+        let mut peers = Vec::new();
+        peers.extend((!self.no_ovs).then_some(Peer::OpenVswitch));
+        peers.extend(self.testpmd.then_some(Peer::Testpmd));
         let mut options = bench::vhost::Options {
             what: self.what.into_iter().map(What::from).collect(),
             flows: self.flows,
@@ -256,7 +270,7 @@ impl Vhost {
             } else {
                 Some(self.switch.map_or_else(sibling, Ok)?)
             },
-            open_vswitch: !self.no_ovs,
+            peers,
             switch_core: 0,
             guest_core: cores - 1,
         };

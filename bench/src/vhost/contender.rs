@@ -42,6 +42,11 @@ pub(super) trait Contender {
     /// Where it looks for guests.
     fn sockets(&self) -> [PathBuf; 2];
 
+    /// Whether it can do that at all.
+    fn can(&self, _case: Case) -> bool {
+        true
+    }
+
     /// From now on this is what happens to frames.
     ///
     /// # Errors

@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 
 use super::{
     contender::{Case, Contender},
@@ -21,8 +21,11 @@ use super::{
 };
 use crate::process::{self, Directory, Process, interrupt};
 
+pub(super) const NAME: &str = "openvswitch";
+
 const DAEMON: &str = "/usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk";
 const SCHEMA: &str = "/usr/share/openvswitch/vswitch.ovsschema";
+pub(super) const NEEDED: [&str; 2] = [DAEMON, SCHEMA];
 
 /// What it takes for itself at start; its frame buffers come on top.
 const MEMORY_MIB: u64 = 64;
@@ -46,13 +49,6 @@ impl OpenVswitch {
     /// # Errors
     /// When it is not installed or does not come up.
     pub(super) fn start(core: usize) -> anyhow::Result<Self> {
-        for needed in [DAEMON, SCHEMA] {
-            ensure!(
-                Path::new(needed).exists(),
-                "{needed} is not there; install openvswitch-switch-dpdk, or leave the comparison \
-                 out with --no-ovs"
-            );
-        }
         let directory = Directory::new()?;
         let path = directory.path();
         let database_file = path.join("conf.db");
@@ -127,7 +123,7 @@ impl OpenVswitch {
 
 impl Contender for OpenVswitch {
     fn name(&self) -> &'static str {
-        "openvswitch"
+        NAME
     }
 
     fn sockets(&self) -> [PathBuf; 2] {

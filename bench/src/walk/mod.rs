@@ -26,7 +26,7 @@ pub mod bed;
 mod report;
 
 pub use bed::{Bed, RING_SLOTS};
-pub use report::{Report, Spread};
+pub use report::Report;
 
 /// How many rounds the measured time is cut into.
 pub const ROUNDS: usize = 11;

@@ -1,0 +1,3 @@
+//! Command lines that have a file of their own.
+
+pub(crate) mod suite;

@@ -1,0 +1,73 @@
+//! Frames of known flows between guests, by flows, rules and size.
+
+use super::{Axis, Scenario};
+use crate::{
+    suite::{Better, Load, Run},
+    vhost::{self, Case, Finding, Peer, Row, What},
+};
+
+pub(super) const SCENARIO: Scenario = Scenario {
+    name: "hit-path",
+    title: "Frames of known flows between two guests (vhost-user)",
+    about: "A guest with two vhost-user interfaces sends from each to the other; the switch has one \
+            core, the guest the other. \"Mframes/s\" is with DPDK's testpmd as the guest, which often \
+            is the limit itself. \"Mframes/CPU second\" is with a guest that keeps the switch's rings \
+            full: frames that came through, by the CPU time of the whole switch process as the \
+            scheduler accounts it, taken from outside in the same way for every switch. In the case \
+            \"acl\" the rules lie among the flows' addresses and none matches; testpmd as a switch \
+            (mode io) looks at nothing and has no rules: it is the bound.",
+    axis: Axis::Flows,
+    measure,
+};
+
+fn measure(run: &mut Run<'_>) -> anyhow::Result<()> {
+    let options = vhost::Options {
+        what: vec![What::Frames],
+        flows: run.pick(vec![1, 1000, 10_000, 100_000], vec![1, 10_000]),
+        cases: vec![Case::PortToPort, Case::Acl],
+        sizes_bytes: run.pick(vec![64, 1500], vec![64]),
+        rounds: run.pick(3, 1),
+        seconds: run.pick(0.4, 0.2),
+        switch: Some(run.options.switch.clone()),
+        peers: present(run),
+        switch_core: run.options.switch_core,
+        guest_core: run.options.generator_core,
+    };
+    vhost::run(&options, |finding| {
+        if let Finding::Frames(row) = finding {
+            report(run, row);
+        }
+        Ok(())
+    })?;
+    Ok(())
+}
+
+/// The peers that are installed here; the others are reported.
+pub(super) fn present(run: &mut Run<'_>) -> Vec<Peer> {
+    let mut present = Vec::new();
+    for peer in [Peer::OpenVswitch, Peer::Testpmd] {
+        match peer.check() {
+            Ok(()) => present.push(peer),
+            Err(why) => run.missing(peer.name(), &why),
+        }
+    }
+    present
+}
+
+fn report(run: &mut Run<'_>, row: &Row) {
+    let load = Load {
+        case: Some(row.case.to_owned()),
+        frame_bytes: Some(row.size_bytes),
+        flows: Some(row.flows.into()),
+        rules: Some(row.rules.into()),
+        cores: 1,
+        ..Load::default()
+    };
+    for (metric, spread) in [
+        ("Mframes/CPU second", row.mframes_per_cpu_s_spread),
+        ("Mframes/s", row.mframes_per_s_spread),
+    ] {
+        let metric = (metric, Better::Higher);
+        run.found_spread(row.switch, metric, load.clone(), spread, row.rounds);
+    }
+}

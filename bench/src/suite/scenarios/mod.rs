@@ -1,0 +1,36 @@
+//! What there is to measure: one file each.
+
+use super::Run;
+
+mod hit_path;
+
+/// What varies along the horizontal axis of a scenario's plots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Axis {
+    /// Flows.
+    Flows,
+    /// Rules.
+    Rules,
+    /// The load's case.
+    Case,
+    /// Cores of the switch.
+    Cores,
+}
+
+/// Something to measure.
+#[derive(Clone, Copy, Debug)]
+pub struct Scenario {
+    /// What `--only` takes.
+    pub name: &'static str,
+    /// A heading.
+    pub title: &'static str,
+    /// How it is measured, in a few sentences.
+    pub about: &'static str,
+    /// What its plots vary.
+    pub axis: Axis,
+    /// Measures it.
+    pub(super) measure: fn(&mut Run<'_>) -> anyhow::Result<()>,
+}
+
+/// All of them, in the order in which they are measured.
+pub const SCENARIOS: [Scenario; 1] = [hit_path::SCENARIO];
