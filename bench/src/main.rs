@@ -38,6 +38,11 @@ enum Command {
     Classify(Classify),
     /// Every figure of docs/performance.md, next to other switches; needs root
     Suite(commands::suite::Suite),
+    /// How many instructions a frame costs, held against a table; needs valgrind
+    Instructions(commands::instructions::Instructions),
+    /// What `instructions` runs under callgrind
+    #[command(hide = true)]
+    CountInstructions(commands::instructions::CountInstructions),
     /// Draws a result of the suite, and writes the tables of the documentation
     Report(commands::suite::Report),
 }
@@ -75,6 +80,9 @@ struct Walk {
     /// Make every frame the first of a new flow
     #[arg(long)]
     miss: bool,
+    /// Frames that the worker finds in a turn
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=64))]
+    burst: u16,
     /// Measured time
     #[arg(long, value_name = "S", default_value_t = 5.0)]
     seconds: f64,
@@ -215,6 +223,7 @@ fn main() -> anyhow::Result<()> {
                 seconds: walk.seconds,
                 cache_entries: walk.cache_entries,
                 core: walk.core,
+                burst: walk.burst.into(),
             })?;
             print(&report, walk.json)
         }
@@ -239,6 +248,8 @@ fn main() -> anyhow::Result<()> {
         }
         Command::Vhost(vhost) => vhost.run(),
         Command::Suite(suite) => suite.run(),
+        Command::Instructions(instructions) => instructions.run(),
+        Command::CountInstructions(count) => count.run(),
         Command::Report(report) => report.run(),
         Command::Classify(classify) => {
             let report = bench::classify::run(&bench::classify::Options {

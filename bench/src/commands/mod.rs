@@ -1,3 +1,4 @@
 //! Command lines that have a file of their own.
 
+pub(crate) mod instructions;
 pub(crate) mod suite;
