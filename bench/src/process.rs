@@ -184,6 +184,18 @@ impl Process {
         }
         Ok(total)
     }
+
+    /// Memory that it has in use, in bytes (`VmRSS` of `/proc/PID/status`).
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn resident_bytes(&self) -> anyhow::Result<u64> {
+        let path = format!("/proc/{}/status", self.child.id());
+        let text = fs::read_to_string(&path).with_context(|| path.clone())?;
+        let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+        Ok(kib.with_context(|| format!("{path}: no VmRSS in it"))? * 1024)
+    }
 }
 
 impl Drop for Process {

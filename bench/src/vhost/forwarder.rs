@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context, ensure};
 
-use super::contender::{Case, Contender};
+use super::contender::{Case, Contender, Settings, socket_names};
 use crate::process::{Directory, Process, interrupt};
 
 pub(super) const NAME: &str = "testpmd-io";
@@ -30,18 +30,19 @@ pub(super) struct Forwarder {
 }
 
 impl Forwarder {
-    /// Starts it with two ports, on `core`.
+    /// Starts it with two ports.
     ///
     /// # Errors
     /// When it is not installed or does not come up.
-    pub(super) fn start(core: usize) -> anyhow::Result<Self> {
+    pub(super) fn start(settings: &Settings) -> anyhow::Result<Self> {
+        let core = settings.core;
         let directory = Directory::new()?;
         let mut command = Command::new("stdbuf");
         command.args(["-oL", "dpdk-testpmd", "--no-pci", "--in-memory"]);
         command.arg("--single-file-segments");
         command.arg(format!("--lcores=0@{core},1@{core}"));
         command.arg(format!("--socket-mem={MEMORY_MIB}"));
-        for (index, socket) in sockets(&directory).iter().enumerate() {
+        for (index, socket) in sockets(&directory, 0).iter().enumerate() {
             let socket = socket.display();
             command.arg(format!("--vdev=net_vhost{index},iface={socket},client=1"));
         }
@@ -69,17 +70,17 @@ impl Contender for Forwarder {
         NAME
     }
 
-    fn sockets(&self) -> [PathBuf; 2] {
-        sockets(&self.directory)
+    fn sockets(&self, pair: usize) -> [PathBuf; 2] {
+        sockets(&self.directory, pair)
     }
 
     fn can(&self, case: Case) -> bool {
         case == Case::PortToPort
     }
 
-    fn enforce(&mut self, case: Case) -> anyhow::Result<()> {
+    fn change(&mut self, case: Case) -> anyhow::Result<Command> {
         ensure!(self.can(case), "testpmd has no rules");
-        Ok(())
+        Ok(Command::new("true"))
     }
 
     fn process(&mut self) -> &mut Process {
@@ -87,6 +88,6 @@ impl Contender for Forwarder {
     }
 }
 
-fn sockets(directory: &Directory) -> [PathBuf; 2] {
-    ["v0.sock", "v1.sock"].map(|name| directory.join(name))
+fn sockets(directory: &Directory, pair: usize) -> [PathBuf; 2] {
+    socket_names(pair).map(|name| directory.join(&name))
 }

@@ -33,6 +33,7 @@ use pmd::Clock;
 mod bed;
 mod contender;
 mod copy;
+pub mod experiments;
 mod forwarder;
 mod guest;
 mod hugepages;
@@ -50,7 +51,7 @@ pub use peer::Peer;
 pub use report::{Finding, Report, RoundTrip, Row, Segments};
 
 use bed::{Bed, Kind};
-use contender::Contender;
+use contender::{Contender, Settings};
 use hugepages::Hugepages;
 
 use crate::process::{interrupt, priority::Priority};
@@ -104,17 +105,9 @@ pub fn run(
     options: &Options,
     mut found: impl FnMut(&Finding) -> anyhow::Result<()>,
 ) -> anyhow::Result<Report> {
-    ensure!(
-        options.switch_core != options.guest_core,
-        "the switch and the guest need a core each, and both are to have core {}",
-        options.guest_core
-    );
-    interrupt::watch()?;
-    let _priority = Priority::enter().inspect_err(|error| {
-        eprintln!("what else runs on this machine will disturb the figures: {error:#}");
-    });
-    let _hugepages = Hugepages::provide(hugepages_needed(options))?;
-    let mut beds = beds(options)?;
+    let settings = Settings::on(options.switch_core);
+    let _guard = guard(options, &settings)?;
+    let mut beds = beds(options, &settings)?;
     let mut rows = Vec::new();
     for what in &options.what {
         match what {
@@ -224,9 +217,31 @@ fn segments(
     found(&Finding::Segments(row))
 }
 
-fn hugepages_needed(options: &Options) -> u64 {
+/// What a run needs of the machine, given back when dropped.
+struct Guard {
+    _hugepages: Hugepages,
+    _priority: Option<Priority>,
+}
+
+fn guard(options: &Options, settings: &Settings) -> anyhow::Result<Guard> {
+    ensure!(
+        options.switch_core != options.guest_core,
+        "the switch and the guest need a core each, and both are to have core {}",
+        options.guest_core
+    );
+    interrupt::watch()?;
+    let priority = Priority::enter().inspect_err(|error| {
+        eprintln!("what else runs on this machine will disturb the figures: {error:#}");
+    });
+    Ok(Guard {
+        _hugepages: Hugepages::provide(hugepages_needed(options, settings))?,
+        _priority: priority.ok(),
+    })
+}
+
+fn hugepages_needed(options: &Options, settings: &Settings) -> u64 {
     let beds = u64::from(options.switch.is_some()) + options.peers.len() as u64;
-    let guests = beds * guest::HUGEPAGES.max(testpmd::MEMORY_MIB / 2);
+    let guests = beds * settings.pairs as u64 * guest::HUGEPAGES.max(testpmd::MEMORY_MIB / 2);
     guests
         + options
             .peers
@@ -236,15 +251,14 @@ fn hugepages_needed(options: &Options) -> u64 {
 }
 
 /// The switches, asleep.
-fn beds(options: &Options) -> anyhow::Result<Vec<Bed>> {
-    let core = options.switch_core;
+fn beds(options: &Options, settings: &Settings) -> anyhow::Result<Vec<Bed>> {
     let mut switches: Vec<Box<dyn Contender>> = Vec::new();
     if let Some(binary) = &options.switch {
-        switches.push(Box::new(vswitch::Vswitch::start(binary, core)?));
+        switches.push(Box::new(vswitch::Vswitch::start(binary, settings)?));
         sleep_all(&mut switches)?;
     }
     for peer in &options.peers {
-        switches.push(peer.start(core)?);
+        switches.push(peer.start(settings)?);
         sleep_all(&mut switches)?;
     }
     ensure!(!switches.is_empty(), "there is no switch to measure");

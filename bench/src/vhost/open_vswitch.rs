@@ -7,6 +7,7 @@
 //! that it need not learn them anew when it was another switch's turn.
 
 use std::{
+    fmt::Write,
     fs,
     path::{Path, PathBuf},
     process::Command,
@@ -16,7 +17,7 @@ use std::{
 use anyhow::Context;
 
 use super::{
-    contender::{Case, Contender},
+    contender::{Case, Contender, Settings, socket_names},
     rules,
 };
 use crate::process::{self, Directory, Process, interrupt};
@@ -41,14 +42,16 @@ pub(super) struct OpenVswitch {
     daemon: Process,
     _database: Process,
     directory: Directory,
+    pairs: usize,
 }
 
 impl OpenVswitch {
-    /// Starts it with two ports, on `core`.
+    /// Starts it with its ports.
     ///
     /// # Errors
     /// When it is not installed or does not come up.
-    pub(super) fn start(core: usize) -> anyhow::Result<Self> {
+    pub(super) fn start(settings: &Settings) -> anyhow::Result<Self> {
+        let core = settings.process_core();
         let directory = Directory::new()?;
         let path = directory.path();
         let database_file = path.join("conf.db");
@@ -63,25 +66,27 @@ impl OpenVswitch {
             .arg(&database_file)
             .arg(format!("--remote=punix:{}", socket.display()))
             .arg(format!("--unixctl={}", path.join("db.ctl").display()));
-        let mut database = Process::start_deaf(&mut command, path.join("db.log"), Some(core))?;
+        let mut database = Process::start_deaf(&mut command, path.join("db.log"), core)?;
         interrupt::wait_for("the socket of ovsdb-server", START, || {
             database.check()?;
             Ok(socket.exists().then_some(()))
         })?;
 
-        let mask = format!("{:#x}", 1_u128 << core);
+        let mask = format!("{:#x}", 1_u128 << settings.core);
         vsctl(path, &["--no-wait", "init"])?;
-        let settings = [
+        let options = [
             "dpdk-init=true".to_owned(),
             "dpdk-extra=--in-memory --no-pci --single-file-segments".to_owned(),
             format!("dpdk-socket-mem={MEMORY_MIB}"),
-            format!("dpdk-lcore-mask={mask}"),
             format!("pmd-cpu-mask={mask}"),
             "max-idle=3600000".to_owned(),
+            // Where its main thread is; without it, anywhere.
+            format!("dpdk-lcore-mask={mask}"),
         ]
         .map(|setting| format!("other_config:{setting}"));
         let mut set = vec!["--no-wait", "set", "Open_vSwitch", "."];
-        set.extend(settings.iter().map(String::as_str));
+        let count = options.len() - usize::from(!settings.alone);
+        set.extend(options[..count].iter().map(String::as_str));
         vsctl(path, &set)?;
 
         // In a network namespace of its own: it makes interfaces of fixed names.
@@ -90,12 +95,13 @@ impl OpenVswitch {
             .args(["--net", DAEMON])
             .arg(format!("unix:{}", socket.display()))
             .arg(format!("--unixctl={}", path.join("switch.ctl").display()));
-        let daemon = Process::start_deaf(&mut command, path.join("switch.log"), Some(core))
+        let daemon = Process::start_deaf(&mut command, path.join("switch.log"), core)
             .context("starting Open vSwitch")?;
         let mut switch = Self {
             daemon,
             _database: database,
             directory,
+            pairs: settings.pairs,
         };
         switch.add_ports().with_context(|| {
             let log = switch.daemon.log();
@@ -105,11 +111,12 @@ impl OpenVswitch {
     }
 
     fn add_ports(&mut self) -> anyhow::Result<()> {
-        let sockets = self.sockets().map(|socket| socket.display().to_string());
+        let sockets = (0..self.pairs).flat_map(|pair| self.sockets(pair));
         let path = self.directory.path();
         let bridge = "add-br br0 -- set bridge br0 datapath_type=netdev fail_mode=secure";
         vsctl(path, &bridge.split(' ').collect::<Vec<_>>())?;
-        for (index, socket) in sockets.iter().enumerate() {
+        for (index, socket) in sockets.enumerate() {
+            let socket = socket.display();
             let port = format!(
                 "add-port br0 v{index} -- set interface v{index} type=dpdkvhostuserclient \
                  options:vhost-server-path={socket} ofport_request={}",
@@ -126,23 +133,32 @@ impl Contender for OpenVswitch {
         NAME
     }
 
-    fn sockets(&self) -> [PathBuf; 2] {
-        ["v0.sock", "v1.sock"].map(|name| self.directory.join(name))
+    fn sockets(&self, pair: usize) -> [PathBuf; 2] {
+        socket_names(pair).map(|name| self.directory.join(&name))
     }
 
-    fn enforce(&mut self, case: Case) -> anyhow::Result<()> {
+    fn change(&mut self, case: Case) -> anyhow::Result<Command> {
         let mut flows = rules::for_openflow(case);
-        flows += "priority=1,in_port=1,actions=output:2\npriority=1,in_port=2,actions=output:1\n";
+        for pair in 0..self.pairs {
+            let (first, second) = (2 * pair + 1, 2 * pair + 2);
+            for (from, to) in [(first, second), (second, first)] {
+                let _ = writeln!(flows, "priority=1,in_port={from},actions=output:{to}");
+            }
+        }
         let file = self.directory.join("flows");
         fs::write(&file, flows)?;
         let path = self.directory.path();
-        process::run(
-            own(path, "ovs-ofctl")
-                .arg("replace-flows")
-                .args([path.join("br0.mgmt"), file]),
-        )?;
+        let mut command = own(path, "ovs-ofctl");
+        command
+            .arg("replace-flows")
+            .args([path.join("br0.mgmt"), file]);
+        Ok(command)
+    }
+
+    fn settle(&mut self) -> anyhow::Result<()> {
         // What it has cached under the former rules stays as long as it is not wrong, and is slower
         // than what the new ones allow.
+        let path = self.directory.path();
         process::run(
             own(path, "ovs-appctl")
                 .arg("--target")

@@ -4,7 +4,11 @@ use std::path::Path;
 
 use anyhow::ensure;
 
-use super::{contender::Contender, forwarder::Forwarder, open_vswitch::OpenVswitch};
+use super::{
+    contender::{Contender, Settings},
+    forwarder::Forwarder,
+    open_vswitch::OpenVswitch,
+};
 
 /// Another switch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,11 +54,11 @@ impl Peer {
         }
     }
 
-    pub(super) fn start(self, core: usize) -> anyhow::Result<Box<dyn Contender>> {
+    pub(super) fn start(self, settings: &Settings) -> anyhow::Result<Box<dyn Contender>> {
         self.check()?;
         Ok(match self {
-            Self::OpenVswitch => Box::new(OpenVswitch::start(core)?),
-            Self::Testpmd => Box::new(Forwarder::start(core)?),
+            Self::OpenVswitch => Box::new(OpenVswitch::start(settings)?),
+            Self::Testpmd => Box::new(Forwarder::start(settings)?),
         })
     }
 }

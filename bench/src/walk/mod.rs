@@ -26,6 +26,7 @@ use crate::{
 
 pub mod bed;
 mod report;
+pub mod together;
 
 pub use bed::{Bed, RING_SLOTS};
 pub use report::Report;
@@ -128,8 +129,16 @@ impl Drive {
     /// # Errors
     /// When a port cannot be opened, or the frames are too short for their headers.
     pub fn new(options: &Options, cache_entries: usize) -> anyhow::Result<Self> {
+        Self::over(Bed::new(options.rules, cache_entries)?, options)
+    }
+
+    /// As [`Drive::new`], over a bed that is there already.
+    ///
+    /// # Errors
+    /// When the frames are too short for their headers.
+    pub fn over(bed: Bed, options: &Options) -> anyhow::Result<Self> {
         Ok(Self {
-            bed: Bed::new(options.rules, cache_entries)?,
+            bed,
             traffic: Traffic::new(options)?,
             burst: options.burst,
             sent: 0,

@@ -20,38 +20,49 @@ pub(super) const SCENARIO: Scenario = Scenario {
     measure,
 };
 
-fn measure(run: &mut Run<'_>) -> anyhow::Result<()> {
-    let options = vhost::Options {
+/// What all scenarios with guests have in common.
+pub(super) fn options(run: &Run<'_>, peers: Vec<Peer>) -> vhost::Options {
+    vhost::Options {
         what: vec![What::Frames],
-        flows: run.pick(vec![1, 1000, 10_000, 100_000], vec![1, 10_000]),
+        flows: Vec::new(),
         cases: vec![Case::PortToPort, Case::Acl],
-        sizes_bytes: run.pick(vec![64, 1500], vec![64]),
+        sizes_bytes: vec![64],
         rounds: run.pick(3, 1),
         seconds: run.pick(0.4, 0.2),
         switch: Some(run.options.switch.clone()),
-        peers: present(run),
+        peers,
         switch_core: run.options.switch_core,
         guest_core: run.options.generator_core,
-    };
-    vhost::run(&options, |finding| {
-        if let Finding::Frames(row) = finding {
-            report(run, row);
-        }
-        Ok(())
-    })?;
-    Ok(())
+    }
 }
 
-/// The peers that are installed here; the others are reported.
-pub(super) fn present(run: &mut Run<'_>) -> Vec<Peer> {
-    let mut present = Vec::new();
+fn measure(run: &mut Run<'_>) -> anyhow::Result<()> {
+    let mut peers = Vec::new();
     for peer in [Peer::OpenVswitch, Peer::Testpmd] {
         match peer.check() {
-            Ok(()) => present.push(peer),
+            Ok(()) => peers.push(peer),
             Err(why) => run.missing(peer.name(), &why),
         }
     }
-    present
+    let by_flows = vhost::Options {
+        flows: run.pick(vec![1, 1000, 10_000, 100_000], vec![10_000]),
+        ..options(run, peers.clone())
+    };
+    let by_size = vhost::Options {
+        flows: vec![10_000],
+        sizes_bytes: vec![512, 1500],
+        ..options(run, peers)
+    };
+    let parts = run.pick(vec![by_flows.clone(), by_size], vec![by_flows]);
+    for options in parts {
+        vhost::run(&options, |finding| {
+            if let Finding::Frames(row) = finding {
+                report(run, row);
+            }
+            Ok(())
+        })?;
+    }
+    Ok(())
 }
 
 fn report(run: &mut Run<'_>, row: &Row) {

@@ -2,7 +2,11 @@
 
 use super::Run;
 
+mod guests;
 mod hit_path;
+mod instructions;
+mod scale;
+mod walk;
 
 /// What varies along the horizontal axis of a scenario's plots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,4 +37,15 @@ pub struct Scenario {
 }
 
 /// All of them, in the order in which they are measured.
-pub const SCENARIOS: [Scenario; 1] = [hit_path::SCENARIO];
+pub const SCENARIOS: [Scenario; 10] = [
+    hit_path::SCENARIO,
+    guests::SET_UP,
+    guests::UPDATE,
+    guests::ISOLATION,
+    guests::IDLE,
+    walk::WALK,
+    walk::BURST,
+    walk::CORES,
+    instructions::SCENARIO,
+    scale::SCENARIO,
+];
