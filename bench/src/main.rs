@@ -208,6 +208,12 @@ enum VhostCase {
 enum Compare {
     /// A Linux bridge
     Bridge,
+    /// The same, with the switch's rules in nftables
+    BridgeNftables,
+    /// Open vSwitch's userspace datapath with AF_XDP ports
+    OpenVswitch,
+    /// A program in the kernel that passes everything on: xdp-bench
+    XdpRedirect,
     /// A veth pair with nothing in between
     Direct,
 }
@@ -241,6 +247,8 @@ fn main() -> anyhow::Result<()> {
                 },
                 busy_poll: veth.busy_poll,
                 compare: veth.compare.into_iter().map(Path::from).collect(),
+                rounds: bench::veth::ROUNDS,
+                lenient: false,
                 switch_core: 0,
                 generator_core: cores - 1,
             })?;
@@ -346,6 +354,9 @@ impl From<Compare> for Path {
     fn from(compare: Compare) -> Self {
         match compare {
             Compare::Bridge => Self::Bridge,
+            Compare::BridgeNftables => Self::BridgeNftables,
+            Compare::OpenVswitch => Self::OpenVswitch,
+            Compare::XdpRedirect => Self::XdpRedirect,
             Compare::Direct => Self::Direct,
         }
     }

@@ -10,7 +10,7 @@
 //! What must hold: when the run ends, in whichever way but SIGKILL, nothing of it is left; and what
 //! was measured until then is in the file.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, thread};
 
 use crate::{process::interrupt, spread::Spread};
 
@@ -94,11 +94,18 @@ pub fn run(options: &Options) -> anyhow::Result<Written> {
         }
         let began = std::time::Instant::now();
         eprintln!("--- {}: {}", scenario.name, scenario.title);
-        let measured = (scenario.measure)(&mut Run {
+        let mut run = Run {
             options,
             scenario: scenario.name,
             figures: &mut results.figures,
             missing: &mut results.missing,
+        };
+        // A thread of its own: some pin the thread they run on.
+        let measured = thread::scope(|scope| {
+            let measuring = scope.spawn(|| (scenario.measure)(&mut run));
+            measuring
+                .join()
+                .map_err(|_| anyhow::anyhow!("it panicked"))?
         });
         if let Err(error) = measured {
             eprintln!("{}: {error:#}", scenario.name);

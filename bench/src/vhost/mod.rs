@@ -33,6 +33,7 @@ use pmd::Clock;
 mod bed;
 mod contender;
 mod copy;
+pub(crate) mod database;
 pub mod experiments;
 mod forwarder;
 mod guest;

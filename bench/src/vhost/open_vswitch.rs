@@ -6,26 +6,19 @@
 //! cache off. They are emptied when the rules change, so that each case begins afresh. Flows stay in its cache for an hour instead of ten seconds without traffic, so
 //! that it need not learn them anew when it was another switch's turn.
 
-use std::{
-    fmt::Write,
-    fs,
-    path::{Path, PathBuf},
-    process::Command,
-    time::Duration,
-};
+use std::{fmt::Write, fs, path::PathBuf, process::Command};
 
 use anyhow::Context;
 
 use super::{
     contender::{Case, Contender, Settings, socket_names},
+    database::{DAEMON, Database, SCHEMA, own},
     rules,
 };
-use crate::process::{self, Directory, Process, interrupt};
+use crate::process::{self, Directory, Process};
 
 pub(super) const NAME: &str = "openvswitch";
 
-const DAEMON: &str = "/usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk";
-const SCHEMA: &str = "/usr/share/openvswitch/vswitch.ovsschema";
 pub(super) const NEEDED: [&str; 2] = [DAEMON, SCHEMA];
 
 /// What it takes for itself at start; its frame buffers come on top.
@@ -34,13 +27,11 @@ const MEMORY_MIB: u64 = 64;
 /// 2 MiB pages that it uses in all, found by trying: it makes 262,144 frame buffers.
 pub(super) const HUGEPAGES: u64 = 450;
 
-const START: Duration = Duration::from_secs(20);
-
 /// The running switch. Fields are dropped in their order.
 #[derive(Debug)]
 pub(super) struct OpenVswitch {
     daemon: Process,
-    _database: Process,
+    database: Database,
     directory: Directory,
     pairs: usize,
 }
@@ -53,27 +44,8 @@ impl OpenVswitch {
     pub(super) fn start(settings: &Settings) -> anyhow::Result<Self> {
         let core = settings.process_core();
         let directory = Directory::new()?;
-        let path = directory.path();
-        let database_file = path.join("conf.db");
-        process::run(
-            own(path, "ovsdb-tool")
-                .arg("create")
-                .args([&database_file, Path::new(SCHEMA)]),
-        )?;
-        let socket = path.join("db.sock");
-        let mut command = own(path, "ovsdb-server");
-        command
-            .arg(&database_file)
-            .arg(format!("--remote=punix:{}", socket.display()))
-            .arg(format!("--unixctl={}", path.join("db.ctl").display()));
-        let mut database = Process::start_deaf(&mut command, path.join("db.log"), core)?;
-        interrupt::wait_for("the socket of ovsdb-server", START, || {
-            database.check()?;
-            Ok(socket.exists().then_some(()))
-        })?;
-
+        let database = Database::start(directory.path(), core)?;
         let mask = format!("{:#x}", 1_u128 << settings.core);
-        vsctl(path, &["--no-wait", "init"])?;
         let options = [
             "dpdk-init=true".to_owned(),
             "dpdk-extra=--in-memory --no-pci --single-file-segments".to_owned(),
@@ -87,19 +59,13 @@ impl OpenVswitch {
         let mut set = vec!["--no-wait", "set", "Open_vSwitch", "."];
         let count = options.len() - usize::from(!settings.alone);
         set.extend(options[..count].iter().map(String::as_str));
-        vsctl(path, &set)?;
+        database.set(&set)?;
 
         // In a network namespace of its own: it makes interfaces of fixed names.
-        let mut command = own(path, "unshare");
-        command
-            .args(["--net", DAEMON])
-            .arg(format!("unix:{}", socket.display()))
-            .arg(format!("--unixctl={}", path.join("switch.ctl").display()));
-        let daemon = Process::start_deaf(&mut command, path.join("switch.log"), core)
-            .context("starting Open vSwitch")?;
+        let daemon = database.daemon(core, &["unshare", "--net"])?;
         let mut switch = Self {
             daemon,
-            _database: database,
+            database,
             directory,
             pairs: settings.pairs,
         };
@@ -112,9 +78,8 @@ impl OpenVswitch {
 
     fn add_ports(&mut self) -> anyhow::Result<()> {
         let sockets = (0..self.pairs).flat_map(|pair| self.sockets(pair));
-        let path = self.directory.path();
         let bridge = "add-br br0 -- set bridge br0 datapath_type=netdev fail_mode=secure";
-        vsctl(path, &bridge.split(' ').collect::<Vec<_>>())?;
+        self.database.set(&bridge.split(' ').collect::<Vec<_>>())?;
         for (index, socket) in sockets.enumerate() {
             let socket = socket.display();
             let port = format!(
@@ -122,7 +87,7 @@ impl OpenVswitch {
                  options:vhost-server-path={socket} ofport_request={}",
                 index + 1
             );
-            vsctl(path, &port.split(' ').collect::<Vec<_>>())?;
+            self.database.set(&port.split(' ').collect::<Vec<_>>())?;
         }
         self.daemon.check()
     }
@@ -171,24 +136,4 @@ impl Contender for OpenVswitch {
     fn process(&mut self) -> &mut Process {
         &mut self.daemon
     }
-}
-
-/// A command of Open vSwitch that keeps to this directory.
-fn own(directory: &Path, program: &str) -> Command {
-    let mut command = Command::new(program);
-    for variable in ["OVS_RUNDIR", "OVS_DBDIR", "OVS_LOGDIR", "OVS_SYSCONFDIR"] {
-        command.env(variable, directory);
-    }
-    command
-}
-
-fn vsctl(directory: &Path, arguments: &[&str]) -> anyhow::Result<()> {
-    let database = format!("--db=unix:{}", directory.join("db.sock").display());
-    let limit = format!("--timeout={}", START.as_secs());
-    process::run(
-        own(directory, "ovs-vsctl")
-            .args([&database, &limit])
-            .args(arguments),
-    )
-    .map(drop)
 }

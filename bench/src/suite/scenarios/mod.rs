@@ -6,6 +6,7 @@ mod guests;
 mod hit_path;
 mod instructions;
 mod scale;
+mod veth;
 mod walk;
 
 /// What varies along the horizontal axis of a scenario's plots.
@@ -37,12 +38,13 @@ pub struct Scenario {
 }
 
 /// All of them, in the order in which they are measured.
-pub const SCENARIOS: [Scenario; 10] = [
+pub const SCENARIOS: [Scenario; 11] = [
     hit_path::SCENARIO,
     guests::SET_UP,
     guests::UPDATE,
     guests::ISOLATION,
     guests::IDLE,
+    veth::SCENARIO,
     walk::WALK,
     walk::BURST,
     walk::CORES,

@@ -9,7 +9,7 @@ use std::{
 use anyhow::Context;
 use hdrhistogram::Histogram;
 
-use super::{Devices, Guest};
+use super::{Devices, Guest, Traffic};
 use crate::process::{self, interrupt};
 
 /// How long after one frame came through (or was given up) the next is sent.
@@ -44,6 +44,10 @@ impl Guest {
     ) -> anyhow::Result<Established> {
         let mut devices = self.at_rest()?;
         devices.prepare(self.traffic, size_bytes)?;
+        // One that the rules for new flows do not deny.
+        let known = Traffic::NewFlows.flows(0, size_bytes)?.next();
+        let [first, _] = &devices.0;
+        (0..first.transmit.slots()).for_each(|slot| known.write(first, slot));
         let mut storm = match &others {
             Some(guest) => Some(guest.traffic.flows(guest.flows, size_bytes)?),
             None => None,
