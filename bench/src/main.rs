@@ -36,6 +36,8 @@ enum Command {
     Vhost(Vhost),
     /// What a lookup in a long rule list costs, beside a linear scan and a plain tuple space
     Classify(Classify),
+    /// The packet generator and analyser, between two ends of your own
+    Pktgen(commands::pktgen::Pktgen),
     /// Every figure of docs/performance.md, next to other switches; needs root
     Suite(commands::suite::Suite),
     /// How many instructions a frame costs, held against a table; needs valgrind
@@ -255,6 +257,7 @@ fn main() -> anyhow::Result<()> {
             print(&report, veth.json)
         }
         Command::Vhost(vhost) => vhost.run(),
+        Command::Pktgen(pktgen) => pktgen.run(),
         Command::Suite(suite) => suite.run(),
         Command::Instructions(instructions) => instructions.run(),
         Command::CountInstructions(count) => count.run(),

@@ -17,7 +17,7 @@ use pmd::{Clock, Port};
 use serde::Serialize;
 
 use crate::generator::{
-    flow::{Flow, FlowSpace, Order},
+    flow::{Flow, FlowSpace, Flows, Order},
     load,
     random::Random,
     sender::Traffic,
@@ -261,7 +261,7 @@ fn traffic(options: &Options) -> anyhow::Result<Traffic> {
         .collect();
     Ok(Traffic {
         templates: templates.context("--size")?,
-        space: FlowSpace {
+        space: Flows::Space(FlowSpace {
             first: Flow {
                 src: Addresses::A.into(),
                 dst: Addresses::B.into(),
@@ -271,7 +271,7 @@ fn traffic(options: &Options) -> anyhow::Result<Traffic> {
             dst_ports: 1024,
             dst_hosts: 1,
             src_ports: 1 << 14,
-        },
+        }),
         flows: options.flows,
         order: Order::Uniform(Random::new(1)),
     })

@@ -41,6 +41,7 @@ mod hugepages;
 mod load;
 mod open_vswitch;
 mod peer;
+pub(crate) mod port;
 mod reply;
 mod report;
 mod rules;

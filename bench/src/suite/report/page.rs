@@ -175,3 +175,142 @@ fn escape(text: &str) -> String {
         .replace('>', "&gt;")
         .replace('"', "&quot;")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        spread::Spread,
+        suite::{Better, Figure, Load, Missing, machine::Machine},
+    };
+
+    fn results() -> Results {
+        let figure = |scenario: &str, contender: &str, flows, median: f64| Figure {
+            scenario: scenario.to_owned(),
+            contender: contender.to_owned(),
+            metric: "Mframes/CPU second".to_owned(),
+            better: Better::Higher,
+            load: Load {
+                case: Some("acl <&\"> x".to_owned()),
+                flows: Some(flows),
+                cores: 1,
+                ..Load::default()
+            },
+            spread: Spread {
+                min: median * 0.9,
+                median,
+                max: median * 1.2,
+            },
+            rounds: 3,
+            command: "scripts/bench --only x".to_owned(),
+        };
+        let mut figures = Vec::new();
+        for scenario in &SCENARIOS {
+            for (contender, factor) in [
+                ("vswitch", 1.0),
+                ("openvswitch", 0.4),
+                ("somebody & else", 0.0),
+            ] {
+                for flows in [1, 1_000_000] {
+                    figures.push(figure(scenario.name, contender, flows, 12.5 * factor));
+                }
+            }
+        }
+        figures.push(figure("walk", "vswitch", 7, f64::NAN));
+        Results {
+            machine: Machine::here(Some("a <host>")),
+            date: "2026-01-02".to_owned(),
+            quick: true,
+            figures,
+            missing: vec![Missing {
+                scenario: "veth".to_owned(),
+                contender: Some("x".to_owned()),
+                why: "a < b && c".to_owned(),
+            }],
+        }
+    }
+
+    /// Every element that begins ends, in its order, and text has no loose signs.
+    fn check_well_formed(text: &str) {
+        let mut open: Vec<&str> = Vec::new();
+        let mut rest = text
+            .strip_prefix("<!DOCTYPE html>")
+            .expect("a document type");
+        while let Some(at) = rest.find('<') {
+            let (before, tag) = rest.split_at(at);
+            assert!(
+                !before.contains('>') || open.last() == Some(&"style"),
+                "loose > in {before:?}"
+            );
+            for (at, _) in before.match_indices('&') {
+                let end = before[at..].find(';').expect("an entity ends");
+                assert!(end < 8, "loose & in {before:?}");
+            }
+            let end = tag.find('>').expect("a tag ends");
+            let inside = &tag[1..end];
+            rest = &tag[end + 1..];
+            assert_eq!(inside.matches('"').count() % 2, 0, "quotes in <{inside}>");
+            if let Some(name) = inside.strip_prefix('/') {
+                assert_eq!(open.pop(), Some(name), "</{name}> ends something else");
+            } else if !inside.ends_with('/') {
+                open.push(inside.split_whitespace().next().expect("a name"));
+            }
+        }
+        assert!(open.is_empty(), "{open:?} never end");
+    }
+
+    #[test]
+    fn a_page_is_well_formed_and_needs_nothing_else() {
+        let page = page(&results()).expect("draws");
+        check_well_formed(&page);
+        let without_name_space = page.replace("http://www.w3.org/2000/svg", "");
+        for reference in [
+            "http:", "https:", "//", "src=", "href=", "@import", "url(", "<script",
+        ] {
+            assert!(
+                !without_name_space.contains(reference),
+                "{reference} in the page"
+            );
+        }
+        assert!(page.contains("prefers-color-scheme:dark") && page.contains("@media print"));
+    }
+
+    #[test]
+    fn every_scenario_has_a_plot_with_a_table_and_the_command() {
+        let page = page(&results()).expect("draws");
+        for scenario in &SCENARIOS {
+            let id = format!("<h2 id=\"{}\">", scenario.name);
+            let section = page.split(&id).nth(1).expect("a section");
+            let section = section.split("<h2").next().expect("its text");
+            for part in ["<svg", "<table", "scripts/bench", "12.5", "11.2", "15.0"] {
+                assert!(section.contains(part), "{} has no {part}", scenario.name);
+            }
+        }
+    }
+
+    #[test]
+    fn a_quick_run_says_that_it_is_one() {
+        let page = page(&results()).expect("draws");
+        assert!(page.contains("A quick run"));
+        let whole = super::page(&Results {
+            quick: false,
+            ..results()
+        });
+        assert!(!whole.expect("draws").contains("A quick run"));
+    }
+
+    #[test]
+    fn results_are_read_back_as_they_were_written() {
+        let directory = crate::process::Directory::new().expect("a directory");
+        let path = directory.join("x.json");
+        let mut results = results();
+        // JSON has no number that is none.
+        results
+            .figures
+            .retain(|figure| figure.spread.median.is_finite());
+        results.write(&path).expect("writes");
+        let read = Results::read(&path).expect("reads");
+        assert_eq!(read.figures, results.figures);
+        assert_eq!(read.date, results.date);
+    }
+}

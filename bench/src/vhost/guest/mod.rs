@@ -30,8 +30,9 @@ mod traffic;
 
 pub(super) use traffic::Traffic;
 
-use front_end::{FrontEnd, listen};
-use ring::{HEADER_BYTES, Layout};
+pub(super) use front_end::{FrontEnd, listen};
+pub(super) use ring::HEADER_BYTES;
+use ring::Layout;
 use traffic::{FLOW, Flows, LARGEST_BYTES};
 
 /// Descriptors of a ring, as testpmd has them.

@@ -41,7 +41,7 @@ pub(in super::super) enum Traffic {
 }
 
 impl Traffic {
-    pub(super) fn features(self) -> u64 {
+    pub(in super::super) fn features(self) -> u64 {
         match self {
             Self::Frames | Self::NewFlows => feature::MRG_RXBUF,
             Self::Segments => {
@@ -52,7 +52,7 @@ impl Traffic {
         }
     }
 
-    pub(super) fn layout(self) -> Layout {
+    pub(in super::super) fn layout(self) -> Layout {
         let (stride, buffer_bytes) = match self {
             Self::Frames | Self::NewFlows => (2304, 2048),
             Self::Segments => (LARGEST_BYTES, LARGEST_BYTES),
@@ -65,7 +65,7 @@ impl Traffic {
     }
 
     /// The header before each frame.
-    pub(super) fn header(self) -> [u8; HEADER_BYTES] {
+    pub(in super::super) fn header(self) -> [u8; HEADER_BYTES] {
         const NEEDS_CSUM: u8 = 1;
         const GSO_TCPV4: u8 = 1;
         match self {
