@@ -13,7 +13,7 @@ use bench::{
 };
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use pmd::BURST;
-use policy::{Epoch, FlowKey, PortId};
+use policy::{Epoch, PortId};
 use vswitch::{
     bridge::Generations,
     flow_cache::{Candidate, Entry, FlowCache, Hash, Standing},
@@ -91,7 +91,6 @@ fn probe(c: &mut Criterion) {
             epoch: Epoch(1),
             generations: &generations,
         };
-        let all = FlowKey([u64::MAX; 8]);
         let mut bursts = keys.chunks_exact(BURST).cycle();
         group.throughput(Throughput::Elements(BURST as u64));
         group.bench_function(BenchmarkId::from_parameter(flows), |b| {
@@ -102,11 +101,9 @@ fn probe(c: &mut Criterion) {
                     *hash = cache.hash(key);
                     cache.prefetch_set(*hash);
                 }
-                for (hash, candidate) in &mut found {
-                    *candidate = cache.candidate(*hash);
-                }
+                cache.candidates(found.iter_mut().map(|(hash, candidate)| (*hash, candidate)));
                 for (key, (hash, candidate)) in keys.iter().zip(&found) {
-                    black_box(cache.get(*hash, *candidate, key, &all, now).is_some());
+                    black_box(cache.get(*hash, *candidate, key, now).is_some());
                 }
             });
         });

@@ -249,33 +249,34 @@ impl TxQueue for MemoryTx {
         let used = head.wrapping_sub(ring.tail.load(Ordering::Acquire));
         let free = ring.lengths.len() as u32 - used;
         // In locals, which stay in registers.
-        let (mut sent, mut sent_bytes) = (0, 0);
+        let (mut next, end, mut sent_bytes) = (head, head.wrapping_add(free), 0);
         let (slots, max_frame_bytes) = (ring.slots(), ring.max_frame_bytes);
-        for plan in burst.plans {
-            if plan.wire_len() > max_frame_bytes {
+        // Copied, so that what is written to the buffers cannot have changed the plan.
+        for plan in burst.plans.iter().copied() {
+            let len = plan.wire_len();
+            if len > max_frame_bytes {
                 report.too_big += 1;
                 continue;
             }
-            if sent == free {
+            if next == end {
                 report.full += 1;
                 continue;
             }
-            let (buffer, length) = slots.at(head.wrapping_add(sent));
+            let (buffer, length) = slots.at(next);
             // SAFETY: slots from `head` to `tail + slots` are the producer's until it stores
-            // `head`, and `&mut self` makes this the only producer.
-            let (buffer, length) = unsafe {
-                (
-                    std::slice::from_raw_parts_mut(buffer, slots.stride),
-                    &mut *length,
-                )
+            // `head`, and `&mut self` makes this the only producer. A buffer has `stride` bytes,
+            // at least `max_frame_bytes`.
+            let buffer = unsafe {
+                *length = len as u32;
+                std::slice::from_raw_parts_mut(buffer, max_frame_bytes)
             };
-            *length = burst.write(plan, buffer) as u32;
-            sent += 1;
-            sent_bytes += u64::from(*length);
+            burst.write(&plan, buffer);
+            next = next.wrapping_add(1);
+            sent_bytes += len as u64;
         }
-        (report.sent, report.sent_bytes) = (sent, sent_bytes);
-        if sent > 0 {
-            ring.head.store(head.wrapping_add(sent), Ordering::Release);
+        (report.sent, report.sent_bytes) = (next.wrapping_sub(head), sent_bytes);
+        if report.sent > 0 {
+            ring.head.store(next, Ordering::Release);
             ring.wake_consumer();
         }
         report

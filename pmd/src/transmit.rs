@@ -25,13 +25,13 @@ pub struct TxPlan {
     pub prefix: u16,
     /// Length of the prefix; 0 for none.
     pub prefix_len_bytes: u8,
-    /// Which frame of the burst.
-    pub frame: u8,
     /// Where in the bytes that leave the range of the transport checksum begins, for a plan that
     /// carries a segment of its frame's payload behind headers of its own, all in the prefix; 0
     /// for every other plan, whose frame says it. The prefix then holds the sum of the segment's
     /// own pseudo header.
     pub checksum_start: u8,
+    /// Which frame of the burst.
+    pub frame: u8,
 }
 
 // A burst's plans are written, and read again, for every frame.
@@ -46,6 +46,13 @@ impl TxPlan {
             len_bytes: frame.len() as u32,
             ..Self::default()
         }
+    }
+
+    /// Whether the frame's first byte is the first that leaves.
+    #[inline]
+    fn begins_as_it_came(&self) -> bool {
+        // One condition, not two: the branch is taken for every frame.
+        u16::from(self.prefix_len_bytes) | self.skip_bytes == 0
     }
 
     /// Length on the wire, in bytes, without FCS.
@@ -113,16 +120,15 @@ impl TxBurst<'_> {
     /// frame too long for it is the driver's to refuse.
     #[inline(always)]
     pub fn write(&self, plan: &TxPlan, dst: &mut [u8]) -> usize {
+        let dst = &mut dst[..plan.wire_len()];
         let frame = &self.frames[plan.frame as usize];
         // What most plans are: the head, or the beginning of it, as it came.
-        let len = plan.len_bytes as usize;
-        if plan.prefix_len_bytes == 0
+        if plan.begins_as_it_came()
             && frame.partial_checksum.is_none()
-            && plan.skip_bytes == 0
-            && let Some(source) = frame.head().get(..len)
+            && let Some(source) = frame.head().get(..dst.len())
         {
-            copy_short(&mut dst[..len], source);
-            return len;
+            copy_short(dst, source);
+            return dst.len();
         }
         self.assemble(plan, dst)
     }

@@ -19,11 +19,14 @@
 //! - at most a quarter of a set's ways hold drop verdicts;
 //! - the hash is keyed per process, so that nobody outside can aim at one set.
 
+use pmd::cpu::Lanes;
 use policy::{Epoch, FlowKey, NetworkId, PortId, key::shape};
 
 use crate::{bridge::Generations, verdict::Verdict};
 
 const WAYS: usize = 16;
+/// Cache lines of an entry.
+const ENTRY_LINES: usize = 2;
 const MAX_DROP_WAYS: u8 = WAYS as u8 / 4;
 
 /// Every so many hits, an entry is marked as referenced.
@@ -38,7 +41,7 @@ const DROP: u8 = 4;
 #[repr(C, align(64))]
 struct Set {
     /// 0 is a free way.
-    tags: [u16; WAYS],
+    tags: Lanes,
     state: [u8; WAYS],
     drop_ways: u8,
 }
@@ -135,10 +138,10 @@ impl Entry {
         }
     }
 
-    /// Whether it has an answer for frames whose key is `key` under `mask`.
+    /// Whether it has an answer for frames whose masked key is `key`.
     #[inline(always)]
-    fn answers(&self, key: &FlowKey, mask: &FlowKey, now: Standing<'_>) -> bool {
-        self.key == (key & mask) && self.stands(now)
+    fn answers(&self, key: &FlowKey, now: Standing<'_>) -> bool {
+        self.key == *key && self.stands(now)
     }
 
     #[inline(always)]
@@ -254,22 +257,34 @@ impl FlowCache {
     /// First step of a probe: the set's line is on its way.
     #[inline]
     pub fn prefetch_set(&self, hash: Hash) {
-        pmd::cpu::prefetch(&self.sets[self.set_index(hash)]);
+        pmd::cpu::prefetch_in::<1, _>(&self.sets, self.set_index(hash));
     }
 
-    /// Second step: where the key may be; that entry's lines are on their way.
-    #[inline]
-    pub fn candidate(&self, hash: Hash) -> Candidate {
-        let set = self.set_index(hash);
-        let ways = self.sets[set].matching(hash.tag());
-        if ways == 0 {
-            return Candidate::NONE;
+    /// Second step: where each key may be; those entries' lines are on their way.
+    #[inline(always)]
+    pub fn candidates<'a>(&self, keys: impl Iterator<Item = (Hash, &'a mut Candidate)>) {
+        // Copied out of `self`, so that they stay in registers.
+        let (sets, entries) = (&self.sets[..], &self.entries[..]);
+        let Some(last) = sets.len().checked_sub(1) else {
+            return;
+        };
+        for (hash, candidate) in keys {
+            let set = hash.0 as usize & last;
+            let ways = sets[set].matching(hash.tag());
+            *candidate = Candidate::NONE;
+            if ways != 0 {
+                let index = set * WAYS + ways.trailing_zeros() as usize;
+                pmd::cpu::prefetch_in::<ENTRY_LINES, _>(entries, index);
+                *candidate = Candidate(index as u32);
+            }
         }
-        let index = set * WAYS + ways.trailing_zeros() as usize;
-        let entry = &self.entries[index];
-        pmd::cpu::prefetch(&entry.key);
-        pmd::cpu::prefetch(&entry.epoch);
-        Candidate(index as u32)
+    }
+
+    /// Where the key of `hash` may be, for one that comes alone.
+    pub fn candidate(&self, hash: Hash) -> Candidate {
+        let mut candidate = Candidate::NONE;
+        self.candidates(std::iter::once((hash, &mut candidate)));
+        candidate
     }
 
     /// Third step, for what most frames are: the candidate, if it answers and its frames go
@@ -279,31 +294,29 @@ impl FlowCache {
         &mut self,
         candidate: Candidate,
         key: &FlowKey,
-        mask: &FlowKey,
         now: Standing<'_>,
     ) -> Option<(&mut Entry, PortId)> {
         let index = candidate.0 as usize;
         let entry = self.entries.get_mut(index)?;
         let port = entry.straight_to?;
-        if !entry.answers(key, mask, now) {
+        if !entry.answers(key, now) {
             return None;
         }
         entry.hit(|| self.sets[index / WAYS].touch(index % WAYS));
         Some((entry, port))
     }
 
-    /// Third step: the entry of `key` under `mask`, if it still stands. It has one hit more.
+    /// Third step: the entry of a masked key, if it still stands. It has one hit more.
     pub fn get(
         &mut self,
         hash: Hash,
         candidate: Candidate,
         key: &FlowKey,
-        mask: &FlowKey,
         now: Standing<'_>,
     ) -> Option<&mut Entry> {
         let mut index = candidate.0 as usize;
-        if !self.entries.get(index)?.answers(key, mask, now) {
-            index = self.next_candidate(hash, index, key, mask, now)?;
+        if !self.entries.get(index)?.answers(key, now) {
+            index = self.next_candidate(hash, index, key, now)?;
         }
         let entry = &mut self.entries[index];
         entry.hit(|| self.sets[index / WAYS].touch(index % WAYS));
@@ -317,7 +330,6 @@ impl FlowCache {
         hash: Hash,
         first: usize,
         key: &FlowKey,
-        mask: &FlowKey,
         now: Standing<'_>,
     ) -> Option<usize> {
         let set = self.set_index(hash);
@@ -325,10 +337,10 @@ impl FlowCache {
         (first % WAYS + 1..WAYS)
             .filter(|way| ways & 1 << way != 0)
             .map(|way| set * WAYS + way)
-            .find(|index| self.entries[*index].answers(key, mask, now))
+            .find(|index| self.entries[*index].answers(key, now))
     }
 
-    /// Whether there is an entry of `key`, even one that no longer stands.
+    /// Whether there is an entry of a masked key, even one that no longer stands.
     pub fn knows(&self, hash: Hash, key: &FlowKey) -> bool {
         let set = self.set_index(hash);
         let ways = self.sets[set].matching(hash.tag());
@@ -351,7 +363,7 @@ impl FlowCache {
                 !is_drop || set.state[candidate] & DROP != 0 || set.drop_ways < MAX_DROP_WAYS;
             way = holds.then_some(candidate).filter(|_| fits);
             if holds && !fits {
-                set.tags[candidate] = 0;
+                set.tags.0[candidate] = 0;
                 set.state[candidate] = 0;
                 self.used -= 1;
             }
@@ -360,12 +372,12 @@ impl FlowCache {
             self.inserted = self.inserted.wrapping_add(1);
             set.victim(is_drop, fold(self.inserted, GOLDEN_RATIO) as usize)
         });
-        if set.tags[way] == 0 {
+        if set.tags.0[way] == 0 {
             self.used += 1;
         }
         set.drop_ways -= u8::from(set.state[way] & DROP != 0);
         set.drop_ways += u8::from(is_drop);
-        set.tags[way] = hash.tag();
+        set.tags.0[way] = hash.tag();
         set.state[way] = if is_drop { DROP } else { 0 };
         self.entries[set_index * WAYS + way] = entry;
     }
@@ -380,7 +392,7 @@ impl FlowCache {
         let end = (from + count).min(self.entries.len());
         (from..end).filter_map(move |index| {
             let entry = &self.entries[index];
-            let used = self.sets[index / WAYS].tags[index % WAYS] != 0;
+            let used = self.sets[index / WAYS].tags.0[index % WAYS] != 0;
             (used && entry.stands(now)).then_some(entry)
         })
     }
@@ -419,8 +431,6 @@ mod tests {
         0x8ebc_6af0_9c88_c6e3,
         0x5899_65cc_7537_4cc3,
     ];
-
-    const ALL: FlowKey = FlowKey([u64::MAX; 8]);
 
     fn key(flow: u64) -> FlowKey {
         FlowKey([flow, 1, 2, 3, 4, 5, 6, 7])
@@ -473,7 +483,7 @@ mod tests {
                 epoch: Epoch(epoch),
                 generations: &self.generations,
             };
-            let found = self.cache.get(hash, candidate, &key, &ALL, now);
+            let found = self.cache.get(hash, candidate, &key, now);
             found.map(|entry| entry.verdict)
         }
     }
@@ -481,7 +491,7 @@ mod tests {
     #[test]
     fn lines_are_as_the_design_counts_them() {
         assert_eq!(size_of::<Set>(), 64);
-        assert_eq!(size_of::<Entry>(), 128);
+        assert_eq!(size_of::<Entry>(), ENTRY_LINES * 64);
     }
 
     #[test]
@@ -620,12 +630,12 @@ mod tests {
     fn tag_matching_names_every_way_and_no_other() {
         let mut set = Set::default();
         for (way, tag) in (0..WAYS).zip([1, 0xffff, 0x8000, 0x7fff, 1, 2, 3, 0].iter().cycle()) {
-            set.tags[way] = *tag;
+            set.tags.0[way] = *tag;
         }
         for tag in [1, 2, 3, 0x7fff, 0x8000, 0xffff] {
             for way in 0..WAYS {
                 let named = set.matching(tag) & 1 << way != 0;
-                assert_eq!(named, set.tags[way] == tag, "tag {tag:x} way {way}");
+                assert_eq!(named, set.tags.0[way] == tag, "tag {tag:x} way {way}");
             }
         }
         assert_eq!(set.matching(0x1234), 0);

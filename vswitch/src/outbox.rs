@@ -9,7 +9,7 @@ use std::sync::Arc;
 use arrayvec::ArrayVec;
 use parking_lot::Mutex;
 use pmd::{BURST, Frame, PrefixArena, TxBurst, TxPlan, TxQueue};
-use policy::{DropReason, Field, PortId, parse::Parsed};
+use policy::{DropReason, PortId};
 
 use crate::{
     counters::PortCounters,
@@ -26,9 +26,17 @@ const TAG_BYTES: usize = 4;
 /// TPID of a C-VLAN tag (IEEE 802.1Q §9.6).
 const TPID: [u8; 2] = [0x81, 0x00];
 
+/// The outer tag that a frame came with.
+#[derive(Clone, Copy, Debug)]
+pub struct OwnTag {
+    /// Its tag control information.
+    pub tci: u16,
+    /// It stands in the frame, not beside it.
+    pub in_frame: bool,
+}
+
 #[derive(Debug, Default)]
 struct Lane {
-    /// Never full between two pushes.
     plans: ArrayVec<TxPlan, BURST>,
     /// `None` while the port is not attached.
     queue: Option<Queue>,
@@ -72,27 +80,32 @@ impl Outbox {
         std::mem::replace(&mut lane.queue, queue.map(Queue)).map(|Queue(queue)| queue)
     }
 
-    /// Plans that frame number `index` of the burst leaves for `to` with that destination's tag,
-    /// whatever tag it has.
+    /// Plans that frame number `index` of the burst, which has the tag `own`, leaves for `to` with
+    /// that destination's tag.
     pub fn plan_tagged(
         &mut self,
         bundle: &Bundle,
         frames: &[Frame<'_>],
         index: usize,
-        parsed: &Parsed,
+        own: Option<OwnTag>,
         to: Destination,
     ) {
         let frame = &frames[index];
         let mut plan = TxPlan::whole(index, frame);
-        if !self.retag(&mut plan, frame, parsed, to.tag) {
-            // The burst has used all prefixes: send what is planned, then begin anew.
+        let lane = self.lanes.get(to.port.index());
+        let is_full = lane.is_some_and(|lane| lane.plans.is_full());
+        if is_full || !self.retag(&mut plan, frame, own, to.tag) {
+            // No room, or the burst has used all prefixes: send what is planned, then begin anew.
             self.transmit(bundle, frames);
-            self.retag(&mut plan, frame, parsed, to.tag);
+            self.retag(&mut plan, frame, own, to.tag);
         }
         self.push(bundle, frames, to.port, plan);
     }
 
     /// Takes a plan for `port`. What finds no such port is counted as dropped.
+    ///
+    /// A plan with a prefix must not come for a port that has a burst of plans: to make room
+    /// clears all prefixes.
     #[inline(always)]
     pub fn push(&mut self, bundle: &Bundle, frames: &[Frame<'_>], port: PortId, plan: TxPlan) {
         let Some(lane) = self.lanes.get_mut(port.index()) else {
@@ -101,10 +114,10 @@ impl Outbox {
         if lane.plans.is_empty() {
             self.busy.push(port);
         }
-        lane.plans.push(plan);
-        // Now, not when the next comes: no plan with a prefix may wait when prefixes are cleared.
-        if lane.plans.is_full() {
+        if lane.plans.try_push(plan).is_err() {
             self.transmit(bundle, frames);
+            self.busy.push(port);
+            self.lanes[port.index()].plans.push(plan);
         }
     }
 
@@ -114,18 +127,19 @@ impl Outbox {
         &mut self,
         plan: &mut TxPlan,
         frame: &Frame<'_>,
-        parsed: &Parsed,
+        own: Option<OwnTag>,
         tag: Option<VlanTag>,
     ) -> bool {
-        let tci = parsed.key.get(Field::VLAN_TCI) as u16;
+        let tci = own.map_or(0, |own| own.tci);
+        let in_frame = own.is_some_and(|own| own.in_frame);
         let wanted = tag.map(|tag| (tci & 0xf000) | tag.get());
-        if parsed.tag_in_frame && wanted == Some(tci) || !parsed.tag_in_frame && wanted.is_none() {
+        if in_frame && wanted == Some(tci) || !in_frame && wanted.is_none() {
             return true;
         }
         let Some((number, prefix)) = self.prefixes.allocate() else {
             return false;
         };
-        let replaced = MAC_PAIR_BYTES + if parsed.tag_in_frame { TAG_BYTES } else { 0 };
+        let replaced = MAC_PAIR_BYTES + if in_frame { TAG_BYTES } else { 0 };
         prefix[..MAC_PAIR_BYTES].copy_from_slice(&frame.head()[..MAC_PAIR_BYTES]);
         let mut len = MAC_PAIR_BYTES;
         if let Some(tci) = wanted {

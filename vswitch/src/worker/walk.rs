@@ -5,14 +5,16 @@
 //! what the next one needs; frames of one flow leave in the order in which they came.
 
 use pmd::{BURST, Burst, Frame, PartialChecksum, TxPlan};
-use policy::{Class, Denial, DropReason, FlowKey, key::shape, parse::Parsed};
+use policy::{
+    Class, Denial, DropReason, Field, FlowKey, key::shape, parse::Parsed, snapshot::Masks,
+};
 
 use crate::{
     budget::Budget,
     counters::{PortCounters, WorkerCounters},
     flow_cache::{Candidate, Entry, FlowCache, Hash, NO_NETWORK, Standing},
     intake::{Group, Groups},
-    outbox::Outbox,
+    outbox::{Outbox, OwnTag},
     published::{Bundle, Shared},
     slow_path::{Decision, Inputs, SlowPath},
     verdict::{Denied, Destination, DestinationLog, Verdict},
@@ -20,13 +22,37 @@ use crate::{
 
 /// What the stages know of one frame of the burst.
 #[derive(Clone, Copy, Debug)]
-#[repr(align(64))]
+#[repr(C, align(64))]
 struct Slot {
-    parsed: Parsed,
-    /// Of the key under its footprint mask.
+    /// Under its footprint mask.
+    key: FlowKey,
     hash: Hash,
     candidate: Candidate,
     verdict: Verdict,
+    /// Of a frame that is not plain. A plain one is parsed again where more is asked than its
+    /// masked key says: to keep it for all takes a tenth of the instructions of a hit.
+    general: Parsed,
+}
+
+impl Slot {
+    /// Frame and slot as the parser saw them.
+    fn parsed(&self, frame: &Frame<'_>) -> Parsed {
+        let (head, len, tag) = (frame.head(), frame.len(), frame.vlan_tci);
+        policy::parse::plain(head, len, tag, self.ingress()).unwrap_or(self.general)
+    }
+
+    /// Every mask has the ingress port.
+    fn ingress(&self) -> policy::PortId {
+        self.key.ingress()
+    }
+
+    /// The frame's tag; plain frames have none, and every mask has the shape.
+    fn tag(&self) -> Option<OwnTag> {
+        self.key.has(shape::TAGGED).then(|| OwnTag {
+            tci: self.general.key.get(Field::VLAN_TCI) as u16,
+            in_frame: self.general.tag_in_frame,
+        })
+    }
 }
 
 /// What the stages know of the burst.
@@ -42,10 +68,11 @@ pub(super) struct Slots {
 impl Slots {
     pub(super) fn new() -> Self {
         let slot = Slot {
-            parsed: policy::parse::parse(&[], 0, None, policy::PortId(0)),
+            key: FlowKey::default(),
             hash: Hash::default(),
             candidate: Candidate::NONE,
             verdict: Verdict::NOTHING,
+            general: policy::parse::parse(&[], 0, None, policy::PortId(0)),
         };
         Self {
             frames: [slot; BURST],
@@ -93,38 +120,12 @@ impl Walk<'_> {
     pub(super) fn parse(&mut self, burst: &mut Burst<'_>) {
         let mut bytes = 0;
         for group in self.groups {
-            let mut group_bytes = 0;
-            let mut marked = false;
             let masks = self.bundle.snapshot.masks(group.port);
             let (frames, slots) = (
                 &mut burst[group.range()],
                 &mut self.slots.frames[group.range()],
             );
-            for (frame, slot) in frames.iter().zip(slots.iter_mut()) {
-                group_bytes += frame.len() as u64;
-                marked |= frame.partial_checksum.is_some();
-                let (head, len, tag) = (frame.head(), frame.len(), frame.vlan_tci);
-                // Hashed where it is parsed, while the key's words are in registers.
-                slot.hash = if let Some(plain) = policy::parse::plain(head, len, tag, group.port) {
-                    slot.parsed = plain;
-                    self.cache.hash(&(&plain.key & masks.of(plain.class)))
-                } else {
-                    let parsed = &mut slot.parsed;
-                    policy::parse::general(parsed, head, len, tag, group.port);
-                    self.cache.hash(&(&parsed.key & masks.of(parsed.class)))
-                };
-                self.cache.prefetch_set(slot.hash);
-            }
-            if marked {
-                for (frame, slot) in frames.iter_mut().zip(slots.iter()) {
-                    forget_false_mark(frame, &slot.parsed);
-                }
-            }
-            if group.unmarked_partial_checksums {
-                for (frame, slot) in frames.iter_mut().zip(slots) {
-                    find_partial_checksum(frame, &slot.parsed);
-                }
-            }
+            let group_bytes = parse_group(*group, masks, self.cache, frames, slots);
             bytes += group_bytes;
             if let Some(counters) = port_counters(self.bundle, group.port, self.id) {
                 counters.rx_frames.add(group.range().len() as u64);
@@ -137,9 +138,9 @@ impl Walk<'_> {
     /// Stage: tags are compared; the entries are on their way when it ends.
     #[inline]
     pub(super) fn probe(&mut self) {
-        for slot in &mut self.slots.frames[..frames_in(self.groups)] {
-            slot.candidate = self.cache.candidate(slot.hash);
-        }
+        let slots = &mut self.slots.frames[..frames_in(self.groups)];
+        let keys = slots.iter_mut().map(|s| (s.hash, &mut s.candidate));
+        self.cache.candidates(keys);
     }
 
     /// Stage: keys are compared. A frame has its plan, or, from the first on for which that is not
@@ -157,7 +158,7 @@ impl Walk<'_> {
             };
             self.slots.planned += straight;
             for index in group.start as usize + straight..group.end as usize {
-                match self.cached(index) {
+                match self.cached(frames, index) {
                     Some(verdict) => self.slots.frames[index].verdict = verdict,
                     None => self.slots.misses.push(index as u8),
                 }
@@ -176,41 +177,40 @@ impl Walk<'_> {
 
     /// Plans the frames of `group` up to the first that does not go straight to a port, and says
     /// how many that is.
-    #[inline(always)]
+    // A function of its own, as is `parse_group`: its loop then has the registers to itself.
+    #[inline(never)]
     fn match_straight(&mut self, group: Group, frames: &[Frame<'_>]) -> usize {
-        let masks = self.bundle.snapshot.masks(group.port);
         let now = standing(self.bundle, self.shared);
         let slots = &self.slots.frames[group.range()];
-        let mut planned = 0;
-        for (slot, frame) in slots.iter().zip(&frames[group.range()]) {
-            let parsed = &slot.parsed;
-            let mask = masks.of(parsed.class);
-            let entry = self.cache.straight(slot.candidate, &parsed.key, mask, now);
+        for (index, (slot, frame)) in group.range().zip(slots.iter().zip(&frames[group.range()])) {
+            let entry = self.cache.straight(slot.candidate, &slot.key, now);
             let Some((entry, port)) = entry else {
-                break;
+                return index - group.range().start;
             };
             if self.now.s >= entry.refresh_s {
-                refresh(entry, parsed, self.bundle, self.shared, self.now);
+                refresh(
+                    entry,
+                    &slot.parsed(frame),
+                    self.bundle,
+                    self.shared,
+                    self.now,
+                );
             }
-            let plan = TxPlan::whole(group.start as usize + planned, frame);
+            let plan = TxPlan::whole(index, frame);
             self.outbox.push(self.bundle, frames, port, plan);
-            planned += 1;
         }
-        planned
+        group.range().len()
     }
 
     /// The verdict that the cache has for a frame, if it still stands.
     #[inline]
-    fn cached(&mut self, index: usize) -> Option<Verdict> {
+    fn cached(&mut self, frames: &[Frame<'_>], index: usize) -> Option<Verdict> {
         let slot = &self.slots.frames[index];
-        let parsed = &slot.parsed;
-        let mask = mask_of(self.bundle, parsed);
         let now = standing(self.bundle, self.shared);
-        let entry = self
-            .cache
-            .get(slot.hash, slot.candidate, &parsed.key, mask, now)?;
+        let entry = self.cache.get(slot.hash, slot.candidate, &slot.key, now)?;
         if self.now.s >= entry.refresh_s {
-            refresh(entry, parsed, self.bundle, self.shared, self.now);
+            let parsed = slot.parsed(&frames[index]);
+            refresh(entry, &parsed, self.bundle, self.shared, self.now);
         }
         is_good(&entry.verdict, &self.slow_path.lists).then_some(entry.verdict)
     }
@@ -224,45 +224,44 @@ impl Walk<'_> {
         budget.fill(self.groups, self.bundle);
         for miss in 0..self.slots.misses.len() {
             let index = self.slots.misses[miss] as usize;
-            let ingress = self.slots.frames[index].parsed.key.ingress();
-            self.slots.frames[index].verdict = if let Some(verdict) = self.answered_since(index) {
-                verdict
-            } else if free {
-                self.resolve(&burst[index], index).0
-            } else if budget.allows(ingress) || self.is_known(index) {
-                let (verdict, cost) = self.resolve(&burst[index], index);
-                budget.charge(ingress, cost);
-                verdict
-            } else {
-                self.counters.budget_drops.add(1);
-                let denial = Denial::new(DropReason::MissBudget);
-                let row = self.slow_path.ledger.slot(ingress, denial);
-                Verdict::Drop(Denied {
-                    reason: denial.reason,
-                    row,
-                })
-            };
+            let ingress = self.slots.frames[index].ingress();
+            self.slots.frames[index].verdict =
+                if let Some(verdict) = self.answered_since(burst, index) {
+                    verdict
+                } else if free {
+                    self.resolve(&burst[index], index).0
+                } else if budget.allows(ingress) || self.is_known(index) {
+                    let (verdict, cost) = self.resolve(&burst[index], index);
+                    budget.charge(ingress, cost);
+                    verdict
+                } else {
+                    self.counters.budget_drops.add(1);
+                    let denial = Denial::new(DropReason::MissBudget);
+                    let row = self.slow_path.ledger.slot(ingress, denial);
+                    Verdict::Drop(Denied {
+                        reason: denial.reason,
+                        row,
+                    })
+                };
         }
     }
 
     /// The verdict for a miss whose flow an earlier miss of this burst has opened.
-    fn answered_since(&mut self, index: usize) -> Option<Verdict> {
+    fn answered_since(&mut self, frames: &[Frame<'_>], index: usize) -> Option<Verdict> {
         let slot = &mut self.slots.frames[index];
         slot.candidate = self.cache.candidate(slot.hash);
-        self.cached(index)
+        self.cached(frames, index)
     }
 
     /// Whether the miss is of a flow that was decided before, and not a new one.
     fn is_known(&self, index: usize) -> bool {
-        let parsed = &self.slots.frames[index].parsed;
-        let masked = &parsed.key & mask_of(self.bundle, parsed);
-        self.cache.knows(self.slots.frames[index].hash, &masked)
+        let slot = &self.slots.frames[index];
+        self.cache.knows(slot.hash, &slot.key)
     }
 
     /// The verdict for one miss, and what it cost.
     fn resolve(&mut self, frame: &Frame<'_>, index: usize) -> (Verdict, u32) {
-        let hash = self.slots.frames[index].hash;
-        let parsed = &self.slots.frames[index].parsed;
+        let slot = &self.slots.frames[index];
         let epoch = self.bundle.snapshot.epoch();
         let bridge = &self.shared.bridge;
         let inputs = Inputs {
@@ -270,7 +269,9 @@ impl Walk<'_> {
             bridge,
             now_s: self.now.s,
         };
-        let decision = self.slow_path.resolve(inputs, frame.head(), parsed);
+        let decision = self
+            .slow_path
+            .resolve(inputs, frame.head(), &slot.parsed(frame));
         if decision.cacheable {
             let Decision {
                 verdict,
@@ -278,11 +279,10 @@ impl Walk<'_> {
                 generation,
                 ..
             } = decision;
-            let masked = &parsed.key & mask_of(self.bundle, parsed);
-            let mut entry = Entry::new(masked, epoch, verdict);
+            let mut entry = Entry::new(slot.key, epoch, verdict);
             (entry.network, entry.generation) = (network, generation);
             entry.refresh_s = next_refresh_s(&entry, self.bundle, self.now);
-            self.cache.insert(hash, entry);
+            self.cache.insert(slot.hash, entry);
         }
         (decision.verdict, decision.cost)
     }
@@ -324,7 +324,7 @@ impl Walk<'_> {
         list: crate::verdict::ListId,
         outcome: &mut Outcome,
     ) {
-        let ingress = self.slots.frames[index].parsed.key.ingress();
+        let ingress = self.slots.frames[index].ingress();
         if let (Some(port), Some(shared)) = (
             self.bundle.snapshot.port(ingress),
             self.bundle.port(ingress),
@@ -345,7 +345,7 @@ impl Walk<'_> {
 
     #[inline]
     fn send(&mut self, frames: &[Frame<'_>], index: usize, to: Destination) {
-        if is_plain(to, &self.slots.frames[index].parsed) {
+        if is_plain(to, &self.slots.frames[index].key) {
             let plan = TxPlan::whole(index, &frames[index]);
             self.outbox.push(self.bundle, frames, to.port, plan);
         } else {
@@ -363,9 +363,8 @@ impl Walk<'_> {
             self.drop(to.port, denied);
             return;
         }
-        let parsed = &self.slots.frames[index].parsed;
-        self.outbox
-            .plan_tagged(self.bundle, frames, index, parsed, to);
+        let own = self.slots.frames[index].tag();
+        self.outbox.plan_tagged(self.bundle, frames, index, own, to);
     }
 
     #[inline]
@@ -374,6 +373,56 @@ impl Walk<'_> {
         if let Some(counters) = port_counters(self.bundle, account, self.id) {
             counters.drop_frames(denied.reason, 1);
         }
+    }
+}
+
+/// The keys of one group of frames and their hashes. Returns how many bytes the frames have.
+#[inline(never)]
+fn parse_group(
+    group: Group,
+    masks: &Masks,
+    cache: &FlowCache,
+    frames: &mut [Frame<'_>],
+    slots: &mut [Slot],
+) -> u64 {
+    let port = group.port;
+    let mut bytes = 0;
+    for (frame, slot) in frames.iter_mut().zip(slots) {
+        bytes += frame.len() as u64;
+        let (head, len, tag) = (frame.head(), frame.len(), frame.vlan_tci);
+        if !may_be_partial(frame, group)
+            && let Some(plain) = policy::parse::plain(head, len, tag, port)
+        {
+            // Masked and hashed where it is parsed, while the key's words are in registers.
+            slot.key = &plain.key & masks.of(plain.class);
+            slot.hash = cache.hash(&slot.key);
+        } else {
+            parse_other(group, masks, frame, slot);
+            slot.hash = cache.hash(&slot.key);
+        }
+        cache.prefetch_set(slot.hash);
+    }
+    bytes
+}
+
+/// The key of a frame that is not plain or may have a partial checksum: a mark is checked, and
+/// one that is missing is looked for.
+#[inline(never)]
+fn parse_other(group: Group, masks: &Masks, frame: &mut Frame<'_>, slot: &mut Slot) {
+    let (head, len, tag) = (frame.head(), frame.len(), frame.vlan_tci);
+    let parsed = &mut slot.general;
+    // Without a checksum in question it is here because it is not plain.
+    if may_be_partial(frame, group)
+        && let Some(plain) = policy::parse::plain(head, len, tag, group.port)
+    {
+        *parsed = plain;
+    } else {
+        policy::parse::general(parsed, head, len, tag, group.port);
+    }
+    slot.key = &parsed.key & masks.of(parsed.class);
+    forget_false_mark(frame, parsed);
+    if group.unmarked_partial_checksums {
+        find_partial_checksum(frame, parsed);
     }
 }
 
@@ -406,16 +455,10 @@ fn standing<'a>(bundle: &Bundle, shared: &'a Shared) -> Standing<'a> {
     }
 }
 
-/// The footprint mask of a frame.
-fn mask_of<'a>(bundle: &'a Bundle, parsed: &Parsed) -> &'a FlowKey {
-    let masks = bundle.snapshot.masks(parsed.key.ingress());
-    masks.of(parsed.class)
-}
-
 /// Whether the frame leaves as it came, untagged.
 #[inline(always)]
-fn is_plain(to: Destination, parsed: &Parsed) -> bool {
-    to.denied.is_none() && to.tag.is_none() && !parsed.key.has(shape::TAGGED)
+fn is_plain(to: Destination, key: &FlowKey) -> bool {
+    to.denied.is_none() && to.tag.is_none() && !key.has(shape::TAGGED)
 }
 
 /// Tells the bridge that the sender of a cached flow is still there: a few times in its ageing
@@ -440,9 +483,13 @@ fn next_refresh_s(entry: &Entry, bundle: &Bundle, now: Now) -> u32 {
     now.s + (ageing_s / 8).max(1)
 }
 
+#[inline(always)]
+fn may_be_partial(frame: &Frame<'_>, group: Group) -> bool {
+    frame.partial_checksum.is_some() | group.unmarked_partial_checksums
+}
+
 /// A frame leaves as it was judged: where completing a checksum would change more than that, it
 /// is not completed, and no port cuts the frame.
-#[inline]
 fn forget_false_mark(frame: &mut Frame<'_>, parsed: &Parsed) {
     if let Some(PartialChecksum { start, offset }) = frame.partial_checksum
         && !policy::checksum::may_be_left(parsed, start, offset)
@@ -452,7 +499,6 @@ fn forget_false_mark(frame: &mut Frame<'_>, parsed: &Parsed) {
     }
 }
 
-#[inline]
 fn find_partial_checksum(frame: &mut Frame<'_>, parsed: &Parsed) {
     let transport = matches!(
         parsed.class,
