@@ -212,7 +212,7 @@ enum Compare {
     Bridge,
     /// The same, with the switch's rules in nftables
     BridgeNftables,
-    /// Open vSwitch's userspace datapath with AF_XDP ports
+    /// Open vSwitch's userspace datapath with ports on XDP sockets
     OpenVswitch,
     /// A program in the kernel that passes everything on: xdp-bench
     XdpRedirect,

@@ -3,10 +3,18 @@
 //! The colours are those of a light page. [`STYLE`] gives each its twin on a dark one: a style sheet
 //! goes before the colours that stand in the drawing.
 
-use anyhow::anyhow;
-use plotters::prelude::*;
+use std::fmt::Write;
 
-use super::{super::results::digits, facet::Facet};
+use anyhow::anyhow;
+use plotters::{
+    prelude::*,
+    style::text_anchor::{HPos, Pos, VPos},
+};
+
+use super::{
+    super::{Axis, results::digits},
+    facet::Facet,
+};
 
 const SIZE: (u32, u32) = (760, 300);
 
@@ -36,14 +44,15 @@ pub fn style() -> String {
         hex(FAINT)
     );
     for (name, light, there) in COLOURS.iter().copied().chain([("other", OTHER.0, OTHER.1)]) {
-        dark += &format!(
+        let _ = write!(
+            dark,
             "svg [fill=\"{}\"],.key .{name}{{fill:{there};background:{there}}}",
             hex(light)
         );
     }
     let mut light = String::new();
     for (name, colour, _) in COLOURS.iter().copied().chain([("other", OTHER.0, OTHER.1)]) {
-        light += &format!(".key .{name}{{background:{}}}", hex(colour));
+        let _ = write!(light, ".key .{name}{{background:{}}}", hex(colour));
     }
     format!("{light}@media screen and (prefers-color-scheme:dark){{{dark}}}")
 }
@@ -69,55 +78,93 @@ pub fn draw(facet: &Facet<'_>) -> anyhow::Result<String> {
     Ok(svg)
 }
 
-fn bars<'a>(
-    facet: &Facet<'_>,
-    root: &DrawingArea<SVGBackend<'a>, plotters::coord::Shift>,
-) -> Result<(), DrawingAreaErrorKind<<SVGBackend<'a> as DrawingBackend>::ErrorType>> {
+/// How values become heights: evenly, or by their logarithm where they are too far apart.
+#[derive(Clone, Copy, Debug)]
+struct Scale {
+    bottom: f64,
+    logarithmic: bool,
+}
+
+impl Scale {
+    /// For these values, all of them positive where the logarithm is taken.
+    fn of(least: f64, most: f64) -> Self {
+        /// Above that the smaller of two bars could not be seen.
+        const FAR_APART: f64 = 100.0;
+        let logarithmic = least > 0.0 && most / least > FAR_APART;
+        Self {
+            bottom: if logarithmic {
+                (least / 2.0).log10()
+            } else {
+                0.0
+            },
+            logarithmic,
+        }
+    }
+
+    fn height(self, value: f64) -> f64 {
+        if self.logarithmic {
+            value.log10().max(self.bottom)
+        } else {
+            value
+        }
+    }
+
+    fn value(self, height: f64) -> f64 {
+        if self.logarithmic {
+            10_f64.powf(height)
+        } else {
+            height
+        }
+    }
+}
+
+type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
+type Failure<'a> = DrawingAreaErrorKind<<SVGBackend<'a> as DrawingBackend>::ErrorType>;
+
+fn bars<'a>(facet: &Facet<'_>, root: &Area<'a>) -> Result<(), Failure<'a>> {
     let figures = |step: &str| {
         let at = facet.contenders.iter();
         at.filter_map(|name| facet.at(step, name))
             .collect::<Vec<_>>()
     };
-    let all = facet.steps.iter().flat_map(|step| figures(step));
-    let most = all
-        .map(|figure| figure.spread.max)
-        .filter(|max| max.is_finite());
-    let most = most.fold(0.0, f64::max);
-    let most = if most > 0.0 { most * 1.15 } else { 1.0 };
-    let text = |size| ("sans-serif", size).into_font().color(&INK);
+    let spreads = facet.steps.iter().flat_map(|step| figures(step));
+    let spreads: Vec<_> = spreads.map(|figure| figure.spread).collect();
+    let finite = |value: f64| Some(value).filter(|value| value.is_finite());
+    let most = spreads.iter().filter_map(|spread| finite(spread.max));
+    let least = spreads.iter().filter_map(|spread| finite(spread.min));
+    let (least, most) = (
+        least.fold(f64::INFINITY, f64::min),
+        most.fold(0.0, f64::max),
+    );
+    let scale = Scale::of(least, most);
+    let top = if most > 0.0 { scale.height(most) } else { 1.0 };
+    let top = scale.bottom + (top - scale.bottom) * 1.15;
     let mut chart = ChartBuilder::on(root)
         .margin(8)
         .x_label_area_size(34)
         .y_label_area_size(70)
-        .build_cartesian_2d(0.0..facet.steps.len() as f64, 0.0..most)?;
+        .build_cartesian_2d(0.0..facet.steps.len() as f64, scale.bottom..top)?;
     chart
         .configure_mesh()
         .disable_x_mesh()
         .x_labels(0)
         .y_labels(6)
-        .y_label_formatter(&|value| digits(*value))
+        .y_label_formatter(&|height| digits(scale.value(*height)))
         .light_line_style(TRANSPARENT)
         .bold_line_style(FAINT)
         .axis_style(INK)
         .label_style(text(12))
         .draw()?;
-    let (_, height) = SIZE;
+    let bottom = SIZE.1.cast_signed();
     for (index, step) in facet.steps.iter().enumerate() {
         let place = index as f64;
-        let (middle, _) = chart.backend_coord(&(place + 0.5, 0.0));
-        let centred = text(12).pos(plotters::style::text_anchor::Pos::new(
-            plotters::style::text_anchor::HPos::Center,
-            plotters::style::text_anchor::VPos::Top,
-        ));
-        let label = format!(
-            "{step}{}",
-            if facet.axis == super::super::Axis::Case {
-                String::new()
-            } else {
-                format!(" {}", facet.axis.name())
-            }
-        );
-        root.draw(&Text::new(label, (middle, height as i32 - 36), centred))?;
+        let (middle, _) = chart.backend_coord(&(place + 0.5, scale.bottom));
+        let label = match facet.axis {
+            Axis::Case => step.clone(),
+            axis => format!("{step} {}", axis.name()),
+        };
+        let below = text(12).pos(Pos::new(HPos::Center, VPos::Top));
+        root.draw(&Text::new(label, (middle, bottom - 36), below))?;
         let figures = figures(step);
         let width = 0.8 / figures.len().max(1) as f64;
         for (number, figure) in figures.iter().enumerate() {
@@ -125,23 +172,41 @@ fn bars<'a>(
             let (from, to) = (left + width * 0.06, left + width * 0.94);
             let known = COLOURS.iter().find(|(name, ..)| *name == figure.contender);
             let colour = known.map_or(OTHER.0, |(_, colour, _)| *colour);
-            let spread = figure.spread;
-            let top = [(from, 0.0), (to, spread.median)];
-            chart.draw_series([Rectangle::new(top, colour.filled())])?;
+            let [min, median, max] = [figure.spread.min, figure.spread.median, figure.spread.max]
+                .map(|v| scale.height(v));
+            let bar = [(from, scale.bottom), (to, median)];
+            chart.draw_series([Rectangle::new(bar, colour.filled())])?;
             let at = left + width / 2.0;
-            let whisker = [(at, spread.min), (at, spread.max)];
-            chart.draw_series([PathElement::new(whisker, INK.stroke_width(1))])?;
-            let (x, y) = chart.backend_coord(&(at, spread.max));
-            let above = text(11).pos(plotters::style::text_anchor::Pos::new(
-                plotters::style::text_anchor::HPos::Center,
-                plotters::style::text_anchor::VPos::Bottom,
-            ));
-            root.draw(&Text::new(digits(spread.median), (x, y - 2), above))?;
+            let whisker = PathElement::new([(at, min), (at, max)], INK.stroke_width(1));
+            chart.draw_series([whisker])?;
+            let (x, y) = chart.backend_coord(&(at, max));
+            let above = text(11).pos(Pos::new(HPos::Center, VPos::Bottom));
+            let number = digits(figure.spread.median);
+            root.draw(&Text::new(number, (x, y - 2), above))?;
         }
     }
     Ok(())
 }
 
+fn text(size: i32) -> TextStyle<'static> {
+    ("sans-serif", size).into_font().color(&INK)
+}
+
 fn hex(RGBColor(red, green, blue): RGBColor) -> String {
     format!("#{red:02X}{green:02X}{blue:02X}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_far_apart_are_drawn_by_their_logarithm() {
+        let near = Scale::of(1.0, 50.0);
+        assert!(!near.logarithmic && near.bottom == 0.0);
+        let far = Scale::of(2.0, 8000.0);
+        assert!(far.logarithmic && far.height(2.0) > far.bottom);
+        assert!((far.value(far.height(300.0)) - 300.0).abs() < 1e-6);
+        assert!(!Scale::of(0.0, 8000.0).logarithmic);
+    }
 }
