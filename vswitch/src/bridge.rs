@@ -523,17 +523,20 @@ mod tests {
 
     const BLUE: NetworkId = NetworkId(2);
 
-    fn bridge() -> Bridge {
-        let network = model::Network {
+    fn network() -> model::Network {
+        model::Network {
             id: BLUE,
             name: "blue".into(),
             tenant: "acme".into(),
             vlan: None,
             mac_limit: 1000,
             ageing_s: 300,
-        };
+        }
+    }
+
+    fn bridge() -> Bridge {
         let model = model::Model {
-            networks: vec![network],
+            networks: vec![network()],
             ports: Vec::new(),
         };
         let bridge = Bridge::default();
@@ -584,6 +587,57 @@ mod tests {
         learn(&bridge, 2, 1);
         assert_eq!(generation(), before + 1);
         assert_eq!(lookup(&bridge, 2), Lookup::At(PortId(1)));
+    }
+
+    #[test]
+    fn foreseeing_changes_nothing() {
+        let bridge = bridge();
+        learn(&bridge, 1, 1);
+        let before = (bridge.rows(0), bridge.generations().current(BLUE));
+        let sender = |number, port| Sender {
+            mac: mac(number),
+            port: PortId(port),
+            port_limit: 1,
+        };
+        let unknown = Some(Lookup::Unknown { remembered: true });
+        for _ in 0..2 * REMEMBERED_UNKNOWN as u64 {
+            // Known, moved and new senders, to known and unknown targets.
+            let foreseen = |number, port, target| {
+                let passage = bridge.foresee(BLUE, sender(number, port), Some(mac(target)));
+                passage.map(|passage| passage.target)
+            };
+            assert_eq!(foreseen(1, 1, 2), Ok(unknown));
+            assert_eq!(foreseen(1, 2, 1), Ok(Some(Lookup::At(PortId(2)))));
+            assert_eq!(foreseen(3, 2, 1), Ok(Some(Lookup::At(PortId(1)))));
+            assert_eq!(foreseen(3, 1, 1), Err(DropReason::MacLimitPort));
+        }
+        assert_eq!(before, (bridge.rows(0), bridge.generations().current(BLUE)));
+        assert_eq!(lookup(&bridge, 9), Lookup::Unknown { remembered: true });
+    }
+
+    #[test]
+    fn a_successor_keeps_what_was_learned_at_ports_that_stay() {
+        let bridge = bridge();
+        learn(&bridge, 1, 1);
+        learn(&bridge, 2, 2);
+        let port = model::Port {
+            id: PortId(1),
+            name: "one".into(),
+            attachment: model::Attachment::Access(BLUE),
+            isolated: false,
+            mac_limit: 1,
+            storm: model::StormLimits::default(),
+            misses_per_turn: 1,
+            vnic: None,
+        };
+        let model = model::Model {
+            networks: vec![network()],
+            ports: vec![port],
+        };
+        let next = bridge.successor(&Snapshot::compile(&model, Epoch(2)).expect("compiles"));
+        let rows: Vec<_> = next.rows(0).iter().map(|row| (row.mac, row.port)).collect();
+        assert_eq!(rows, [(mac(1), PortId(1))]);
+        assert_eq!(bridge.rows(0).len(), 2, "the tables in force stay");
     }
 
     #[test]

@@ -1,7 +1,7 @@
-//! A frame in one line, for people.
+//! Frames and masks in words, for people.
 //!
-//! In: a frame's first bytes. Out: what a person wants to know of it, after the manner of tcpdump.
-//! What must hold: any bytes may come in.
+//! In: a frame's first bytes, or a footprint mask. Out: what a person wants to know of it, a frame
+//! after the manner of tcpdump. What must hold: any bytes may come in.
 
 use std::{
     fmt::Write,
@@ -9,7 +9,7 @@ use std::{
 };
 
 use policy::{
-    Class, Field, Mac, Parsed, PortId,
+    Class, Field, FlowKey, Mac, Parsed, PortId,
     key::{protocol, shape},
     parse::parse,
 };
@@ -152,6 +152,67 @@ fn icmp(number: u8, kind_and_code: u64) -> String {
     }
 }
 
+/// The fields of a footprint mask, with how much of each is read.
+pub fn mask_words(mask: &FlowKey, class: Class) -> Vec<String> {
+    const FIELDS: &[(&str, Field)] = &[
+        ("ingress", Field::INGRESS),
+        ("eth_dst", Field::ETH_DST),
+        ("eth_src", Field::ETH_SRC),
+        ("ethertype", Field::ETHERTYPE),
+        ("vlan", Field::VLAN_VID),
+        ("protocol", Field::PROTOCOL),
+        ("l4_src", Field::L4_SRC),
+        ("l4_dst", Field::L4_DST),
+        ("tcp_flags", Field::TCP_FLAGS),
+        ("tos", Field::TOS),
+        ("shape", Field::SHAPE),
+    ];
+    let mut words = Vec::new();
+    for (name, field) in FIELDS {
+        let bits = mask.get(*field);
+        if bits == field.ones() {
+            words.push((*name).to_owned());
+        } else if bits != 0 {
+            words.push(format!("{name}&{bits:#x}"));
+        }
+    }
+    let ipv4 = matches!(
+        class,
+        Class::Ipv4Tcp
+            | Class::Ipv4Udp
+            | Class::Ipv4Icmp
+            | Class::Ipv4Other
+            | Class::Ipv4Fragment
+            | Class::Arp
+    );
+    for (name, high, low) in [
+        ("ip_src", Field::IP_SRC_HIGH, Field::IP_SRC_LOW),
+        ("ip_dst", Field::IP_DST_HIGH, Field::IP_DST_LOW),
+    ] {
+        let (bits, width) = if ipv4 {
+            // Of an IPv4 address, all else is zero in every frame.
+            (u128::from(mask.get(low) as u32) << 96, 32)
+        } else {
+            (
+                u128::from(mask.get(high)) << 64 | u128::from(mask.get(low)),
+                128,
+            )
+        };
+        let prefix = bits.leading_ones();
+        if bits == 0 {
+        } else if prefix == width {
+            words.push(name.to_owned());
+        } else if bits.count_ones() == prefix {
+            words.push(format!("{name}/{prefix}"));
+        } else if ipv4 {
+            words.push(format!("{name}&{:#x}", (bits >> 96) as u32));
+        } else {
+            words.push(format!("{name}&{bits:#x}"));
+        }
+    }
+    words
+}
+
 /// Bytes as hexadecimal digits.
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |mut text, byte| {
@@ -238,6 +299,20 @@ mod tests {
         assert_eq!(from_hex("0g"), None);
         assert_eq!(dump(&bytes).lines().count(), 16);
         assert!(dump(b"abc").ends_with("  abc\n"));
+    }
+
+    #[test]
+    fn a_mask_tells_prefixes_from_whole_addresses() {
+        let mut mask = FlowKey::default();
+        mask.set(Field::IP_SRC_LOW, 0xffff_ff00);
+        mask.set(Field::IP_DST_LOW, 0xffff_ffff);
+        mask.set(Field::TCP_FLAGS, 2);
+        let words = mask_words(&mask, Class::Ipv4Tcp);
+        assert_eq!(words, ["tcp_flags&0x2", "ip_src/24", "ip_dst"]);
+        mask.set(Field::IP_SRC_HIGH, u64::MAX);
+        mask.set(Field::IP_SRC_LOW, 0);
+        let words = mask_words(&mask, Class::Ipv6Tcp);
+        assert!(words.contains(&"ip_src/64".to_owned()), "{words:?}");
     }
 
     proptest! {

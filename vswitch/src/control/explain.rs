@@ -6,7 +6,7 @@
 use std::{collections::HashMap, fmt::Write};
 
 use policy::{
-    Class, Denial, Field, FlowKey, PortId, RuleId, Stage, VlanId,
+    Denial, Field, FlowKey, PortId, RuleId, Stage, VlanId,
     acl::Classifier,
     key::shape,
     snapshot::{PortPolicy, Snapshot},
@@ -235,7 +235,7 @@ impl Teller<'_> {
             frame: in_one_line,
             epoch: self.snapshot.epoch().0,
             class,
-            mask: mask_words(&self.explained.mask, parsed.class),
+            mask: decode::mask_words(&self.explained.mask, parsed.class),
             stages,
             verdict: outcome_words(&outcome, self.explained.flood(), self.names),
             reason: reason.map(|reason| reason.name().into()),
@@ -391,65 +391,4 @@ fn looked_at(list: &Classifier, key: &FlowKey) -> LookedAt {
         rules_compared: cost.compares,
         tables_probed: cost.probes,
     }
-}
-
-/// The fields of a footprint mask, with how much of each is read.
-pub(super) fn mask_words(mask: &FlowKey, class: Class) -> Vec<String> {
-    const FIELDS: &[(&str, Field)] = &[
-        ("ingress", Field::INGRESS),
-        ("eth_dst", Field::ETH_DST),
-        ("eth_src", Field::ETH_SRC),
-        ("ethertype", Field::ETHERTYPE),
-        ("vlan", Field::VLAN_VID),
-        ("protocol", Field::PROTOCOL),
-        ("l4_src", Field::L4_SRC),
-        ("l4_dst", Field::L4_DST),
-        ("tcp_flags", Field::TCP_FLAGS),
-        ("tos", Field::TOS),
-        ("shape", Field::SHAPE),
-    ];
-    let mut words = Vec::new();
-    for (name, field) in FIELDS {
-        let bits = mask.get(*field);
-        if bits == field.ones() {
-            words.push((*name).to_owned());
-        } else if bits != 0 {
-            words.push(format!("{name}&{bits:#x}"));
-        }
-    }
-    let ipv4 = matches!(
-        class,
-        Class::Ipv4Tcp
-            | Class::Ipv4Udp
-            | Class::Ipv4Icmp
-            | Class::Ipv4Other
-            | Class::Ipv4Fragment
-            | Class::Arp
-    );
-    for (name, high, low) in [
-        ("ip_src", Field::IP_SRC_HIGH, Field::IP_SRC_LOW),
-        ("ip_dst", Field::IP_DST_HIGH, Field::IP_DST_LOW),
-    ] {
-        let (bits, width) = if ipv4 {
-            // Of an IPv4 address, all else is zero in every frame.
-            (u128::from(mask.get(low) as u32) << 96, 32)
-        } else {
-            (
-                u128::from(mask.get(high)) << 64 | u128::from(mask.get(low)),
-                128,
-            )
-        };
-        let prefix = bits.leading_ones();
-        if bits == 0 {
-        } else if prefix == width {
-            words.push(name.to_owned());
-        } else if bits.count_ones() == prefix {
-            words.push(format!("{name}/{prefix}"));
-        } else if ipv4 {
-            words.push(format!("{name}&{:#x}", (bits >> 96) as u32));
-        } else {
-            words.push(format!("{name}&{bits:#x}"));
-        }
-    }
-    words
 }

@@ -16,6 +16,7 @@ use policy::{Epoch, FlowKey, PortId, snapshot::Snapshot};
 
 use super::{Control, ControlError, Datapath, Origin};
 use crate::{
+    api::types::{ExplainRequest, FrameText},
     bridge::MacRow,
     config::{self, Machine, types::Port},
     counters::{PortCounts, WorkerCounts},
@@ -539,4 +540,79 @@ fn drops_name_their_rule_even_after_it_is_gone() {
     let without = text(&["a"]).replace("{ action = \"deny\", protocol = \"tcp\" }", "");
     control.apply(origin(&without), false).expect("applied");
     assert_eq!(control.drops().remove(0).rule.expect("a rule"), rule);
+}
+
+fn frame_text(hex: &str, seen: u64) -> FrameText {
+    FrameText {
+        hex: hex.into(),
+        seen: Some(seen),
+        ..FrameText::default()
+    }
+}
+
+/// To everybody.
+const BROADCAST: &str = "ffffffffffff 020000000001 88b5 00";
+
+#[test]
+fn a_configuration_is_compared_over_captured_frames_and_nothing_changes() {
+    let (control, world) = running(&["a"]);
+    log(&world);
+    // Twice the same flow; the stand-in's policy lets nothing pass.
+    let frames = [frame_text(BROADCAST, 3), frame_text(BROADCAST, 2)];
+    let traffic = control.captured("a", &frames).expect("read");
+    let wanted = origin(&text(&["a", "b"]));
+    let compared = control.compare(&wanted, &traffic).expect("compared");
+    assert_eq!((compared.flows, compared.frames), (1, 5));
+    assert_eq!((compared.changed_flows, compared.changed_frames), (1, 5));
+    let changed = &compared.changed[0];
+    assert_eq!(
+        (&*changed.now, &*changed.then),
+        ("dropped: no_policy", "flooded to b")
+    );
+    assert_eq!(log(&world), [""; 0]);
+    assert_eq!(control.config().ports.len(), 1);
+}
+
+#[test]
+fn what_is_compared_is_bounded() {
+    let (control, _world) = running(&["a"]);
+    let refused = |frames: &[FrameText]| match control.captured("a", frames) {
+        Ok(_) => panic!("accepted"),
+        Err(error) => error.to_string(),
+    };
+    let many = vec![frame_text(BROADCAST, 1); super::compare::MOST_FLOWS + 1];
+    assert!(refused(&many).contains("at most 20000"));
+    assert!(refused(&[frame_text("0g", 1)]).contains("hexadecimal"));
+    let cut_off = FrameText {
+        len_bytes: Some(300),
+        ..frame_text(BROADCAST, 1)
+    };
+    assert!(refused(&[cut_off]).contains("the first 256"));
+    for seconds in [0, 301] {
+        assert!(control.collect(None, seconds).is_err(), "{seconds} s");
+    }
+}
+
+#[test]
+fn an_explanation_needs_a_port_and_a_frame() {
+    let (control, world) = running(&["a"]);
+    log(&world);
+    let mut request = ExplainRequest {
+        port: "aa".into(),
+        ..ExplainRequest::default()
+    };
+    let unknown = control.explain(&request).expect_err("no such port");
+    assert!(
+        unknown.to_string().contains("there is no port"),
+        "{unknown}"
+    );
+    request.port = "a".into();
+    let nothing = control.explain(&request).expect_err("nothing to explain");
+    assert!(nothing.to_string().contains("name a frame"), "{nothing}");
+    request.frames = vec![frame_text(BROADCAST, 1)];
+    let rows = control.explain(&request).expect("explained");
+    assert_eq!(rows[0].verdict, "dropped: no_policy");
+    assert!(rows[0].advice.is_some());
+    assert!(!rows[0].cache[0].hit);
+    assert_eq!(log(&world), [""; 0]);
 }

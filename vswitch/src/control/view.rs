@@ -289,10 +289,12 @@ fn condition(condition: &Condition) -> (&'static str, &str) {
 }
 
 pub(super) fn name_of(names: &HashMap<PortId, String>, id: PortId) -> String {
-    names
-        .get(&id)
-        .cloned()
-        .unwrap_or_else(|| format!("(removed port {})", id.0))
+    names.get(&id).cloned().unwrap_or_else(|| removed(id))
+}
+
+/// What a port is called that is no more.
+pub(super) fn removed(id: PortId) -> String {
+    format!("(removed port {})", id.0)
 }
 
 fn queue_row(row: &QueueRow, names: &HashMap<PortId, String>) -> types::Queue {

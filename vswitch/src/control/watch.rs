@@ -8,7 +8,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use policy::DropReason;
+use policy::{DropReason, PortId};
 
 use super::{Control, ControlError, view};
 use crate::{
@@ -110,16 +110,20 @@ impl DropFeed {
     fn row(&self, sample: &Sample) -> Option<DropSample> {
         let (port, denial) = sample.drop?;
         let now_ns = self.control.datapath.now_ns();
-        let names = self.control.port_names();
         let state = self.control.state.read();
+        let name = |id: PortId| {
+            let mut ports = state.ports.iter();
+            let known = ports.find(|(_, port)| port.id == id);
+            known.map_or_else(|| view::removed(id), |(name, _)| name.to_string())
+        };
         let age = Duration::from_nanos(now_ns.saturating_sub(sample.at_ns));
         let time = SystemTime::now().checked_sub(age)?;
         let time = time.duration_since(UNIX_EPOCH).ok()?;
-        let port = view::name_of(&names, port);
+        let port = name(port);
         let vnic = state.config.vnics.iter().find(|vnic| *vnic.port == *port);
         let mut row = DropSample {
             time_s: time.as_secs_f64(),
-            ingress: sample.ingress.map(|port| view::name_of(&names, port)),
+            ingress: sample.ingress.map(name),
             vm: vnic.map(|vnic| vnic.vm.to_string()),
             reason: denial.reason.name().into(),
             stage: denial.reason.stage().name().into(),
