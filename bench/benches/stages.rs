@@ -30,6 +30,7 @@ fn options(flows: u32) -> Options {
         seconds: 0.0,
         cache_entries: None,
         core: None,
+        burst: 64,
     }
 }
 

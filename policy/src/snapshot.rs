@@ -27,7 +27,7 @@ use crate::{
 };
 
 mod compile;
-pub use compile::CompileError;
+pub use compile::{CompileError, Compiler};
 
 /// The state of one epoch.
 #[derive(Debug, Default)]
@@ -38,8 +38,15 @@ pub struct Snapshot {
     networks: Vec<Option<NetworkPolicy>>,
     /// By port number, then class.
     masks: Vec<Masks>,
+    rules: Arc<RuleIndex>,
+}
+
+/// Where rules are found by number.
+#[derive(Debug, Default)]
+struct RuleIndex {
+    lists: Vec<Arc<[Rule]>>,
     /// Which list has the rule, and where.
-    rules: HashMap<RuleId, (Arc<[Rule]>, u32)>,
+    places: HashMap<RuleId, (u32, u32)>,
 }
 
 /// A port's footprint masks: for each class, the key bits that any decision could read for a
@@ -101,8 +108,8 @@ impl Snapshot {
 
     /// A rule of any vNIC's lists.
     pub fn rule(&self, id: RuleId) -> Option<&Rule> {
-        let (list, index) = self.rules.get(&id)?;
-        list.get(*index as usize)
+        let (list, place) = self.rules.places.get(&id)?;
+        self.rules.lists.get(*list as usize)?.get(*place as usize)
     }
 }
 

@@ -243,7 +243,11 @@ fn sets() -> Sets {
     sets.addresses(set("none"), &[]);
     sets.addresses(set("all"), &nets(&["0.0.0.0/0", "::/0", "10.0.0.0/8"]));
     sets.addresses(Members::Group("web".into()), &nets(&["fd00::5/128"]));
-    sets.ports("web".into(), vec![80..=80, 443..=443]);
+    sets.ports("web".into(), vec![443..=443, 80..=80]);
+    sets.ports(
+        "much".into(),
+        vec![7..=9, 65535..=65535, 1..=6, 2..=3, 11..=65535],
+    );
     sets.ports("none".into(), Vec::new());
     sets
 }
@@ -277,6 +281,10 @@ fn names_stand_for_what_is_in_the_sets() {
                 "from 192.0.2.1 to 10.0.0.0/23",
                 "from 192.0.2.9 to 10.0.0.0/23",
             ],
+        ),
+        (
+            "deny udp from any port @much",
+            &["udp from any port 1-9,11-65535"],
         ),
         // Without a port left the rule is gone, and does not match every port.
         ("deny tcp to any port @none", &[]),

@@ -66,24 +66,52 @@ impl Bed {
     /// # Errors
     /// When a memory port cannot be opened or the policy does not compile.
     pub fn new(rules: usize, cache_entries: usize) -> anyhow::Result<Self> {
+        let mut beds = Self::several(rules, cache_entries, 1)?;
+        beds.pop().context("one worker makes one bed")
+    }
+
+    /// As [`Bed::new`], for several workers of one switch: they share its ports, of which each has
+    /// a queue, its snapshot and its MAC table.
+    ///
+    /// # Errors
+    /// As [`Bed::new`].
+    pub fn several(
+        rules: usize,
+        cache_entries: usize,
+        workers: usize,
+    ) -> anyhow::Result<Vec<Self>> {
         let inbound_rules = rules.min(INBOUND_RULES);
         let model = model(rules, inbound_rules);
         let snapshot = Snapshot::compile(&model, Epoch(1)).context("compiling the policy")?;
         let shared = Arc::new(Shared::new(pmd::Clock::calibrate()));
         shared.bridge.configure(&snapshot);
-        let ports = (0..2).map(|_| Some(Arc::new(PortShared::new(1)))).collect();
+        let ports = (0..2).map(|_| Some(Arc::new(PortShared::new(workers))));
+        let ports = ports.collect();
         shared.current.store(Arc::new(Bundle { snapshot, ports }));
 
         let mut seeds = crate::generator::random::Random::new(0x7e57_ab1e);
         let secret = std::array::from_fn(|_| seeds.next_u64());
-        let mut worker = Worker::new(0, Arc::clone(&shared), cache_entries, secret);
+        let beds = (0..workers).map(|id| {
+            let worker = Worker::new(id, Arc::clone(&shared), cache_entries, secret);
+            Self::attached(worker, id, inbound_rules, Arc::clone(&shared))
+        });
+        beds.collect()
+    }
+
+    /// Gives the worker its queue of each port.
+    fn attached(
+        mut worker: Worker,
+        number: usize,
+        inbound_rules: usize,
+        shared: Arc<Shared>,
+    ) -> anyhow::Result<Self> {
         let mut far_ends = Vec::new();
         for id in [INGRESS, EGRESS] {
             let (near, far) = memory::pair(memory::Config {
                 slots: RING_SLOTS,
                 ..memory::Config::default()
             })?;
-            for (number, queue) in near.rx.into_iter().enumerate() {
+            for queue in near.rx {
                 worker.intake.add(OwnedQueue {
                     queue,
                     port: id,

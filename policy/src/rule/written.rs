@@ -78,9 +78,19 @@ impl Sets {
         self.addresses.insert(name, IpNet::aggregate(&members));
     }
 
-    /// Gives a name its ports.
-    pub fn ports(&mut self, name: Arc<str>, members: Vec<RangeInclusive<u16>>) {
-        self.ports.insert(name, members);
+    /// Gives a name its ports. Ranges that meet are joined: each is compared.
+    pub fn ports(&mut self, name: Arc<str>, mut members: Vec<RangeInclusive<u16>>) {
+        members.sort_unstable_by_key(|range| *range.start());
+        let mut joined: Vec<RangeInclusive<u16>> = Vec::with_capacity(members.len());
+        for range in members {
+            match joined.last_mut() {
+                Some(last) if *range.start() <= last.end().saturating_add(1) => {
+                    *last = *last.start()..=*last.end().max(range.end());
+                }
+                _ => joined.push(range),
+            }
+        }
+        self.ports.insert(name, joined);
     }
 }
 

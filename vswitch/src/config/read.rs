@@ -212,13 +212,11 @@ fn address_set(section: &Section<'_>, name: &Arc<str>) -> Option<AddressSet> {
         return None;
     }
     let nets = addresses.iter().filter_map(|text| {
-        let net = match rules::net(&text.value) {
-            Ok(net) => return Some(net),
-            Err(help) => help,
-        };
-        let message = format!("\"{}\" cannot be in a set of addresses", text.value);
-        section.reader.report(&text.span, message, net);
-        None
+        let net = rules::net(&text.value).map_err(|help| {
+            let message = format!("\"{}\" cannot be in a set of addresses", text.value);
+            section.reader.report(&text.span, message, help);
+        });
+        net.ok()
     });
     Some(AddressSet {
         name: Arc::clone(name),

@@ -338,7 +338,13 @@ impl Control {
 fn compile(hands: &mut Hands, config: &Config) -> Result<Snapshot, ControlError> {
     let model = compile::model(config, &mut hands.ids).ok_or(ControlError::TooMany)?;
     hands.epoch += 1;
-    let snapshot = Snapshot::compile(&model, Epoch(hands.epoch)).map_err(ControlError::Compile)?;
-    cost::within(&snapshot, config.policy.max_lookup_cost)?;
+    let compiled = hands.compiler.compile(&model, Epoch(hands.epoch));
+    let mut snapshot = compiled.map_err(ControlError::Compile)?;
+    if cost::within(&snapshot, config.policy.max_lookup_cost).is_err() {
+        // A list that was changed may cost somewhat more than the same list compiled whole.
+        let whole = Snapshot::compile(&model, Epoch(hands.epoch));
+        snapshot = whole.map_err(ControlError::Compile)?;
+        cost::within(&snapshot, config.policy.max_lookup_cost)?;
+    }
     Ok(snapshot)
 }

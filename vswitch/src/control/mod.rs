@@ -44,7 +44,10 @@ use std::{
 
 use parking_lot::{Mutex, RwLock};
 use pmd::{Counts, Details, Monitor, OpenError, PortInfo};
-use policy::{PortId, snapshot::CompileError};
+use policy::{
+    PortId,
+    snapshot::{CompileError, Compiler},
+};
 
 pub use apply::Applied;
 pub use datapath::Datapath;
@@ -85,6 +88,8 @@ pub struct Control {
 #[derive(Default)]
 struct Hands {
     ids: Ids,
+    /// Compiles what is wanted after what was wanted before.
+    compiler: Compiler,
     /// The last epoch that was published.
     epoch: u64,
     /// Of every port that is open.
