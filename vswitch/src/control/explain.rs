@@ -6,7 +6,7 @@
 use std::{collections::HashMap, fmt::Write};
 
 use policy::{
-    Denial, Field, FlowKey, PortId, RuleId, Stage, VlanId,
+    Denial, DropReason, Field, FlowKey, PortId, RuleId, Stage, VlanId,
     acl::Classifier,
     key::shape,
     snapshot::{PortPolicy, Snapshot},
@@ -336,6 +336,9 @@ impl Teller<'_> {
         };
         let text = match (rule, reason) {
             (Some(_), None) => "allowed by a rule".into(),
+            (Some(_), Some(DropReason::RejectOut | DropReason::RejectIn)) => {
+                "rejected by a rule".into()
+            }
             (Some(_), Some(_)) => "denied by a rule".into(),
             (None, None) => format!("{}: no rule matches; passes by default", vnic.name),
             (None, Some(_)) if !legible => "no rule can read it".into(),
