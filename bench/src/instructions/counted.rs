@@ -27,7 +27,7 @@ pub const CASES: [Case; 3] = [
     },
     Case {
         name: "hit-alone",
-        about: "a frame of a known flow, the only one of its turn",
+        about: "a frame of a known flow, the only one of its turn, and an empty turn after it",
         miss: false,
         burst: 1,
     },

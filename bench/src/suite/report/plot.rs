@@ -1,6 +1,6 @@
 //! A facet as bars with whiskers from the least round to the most.
 //!
-//! The colours are those of a light page. [`STYLE`] gives each its twin on a dark one: a style sheet
+//! The colours are those of a light page. [`style`] gives each its twin on a dark one: a style sheet
 //! goes before the colours that stand in the drawing.
 
 use std::fmt::Write;
