@@ -17,6 +17,7 @@ use policy::{Epoch, PortId};
 use vswitch::{
     bridge::Generations,
     flow_cache::{Candidate, Entry, FlowCache, Hash, Standing},
+    rule_ledger::RuleLedger,
     verdict::Verdict,
 };
 
@@ -30,6 +31,7 @@ fn options(flows: u32) -> Options {
         seconds: 0.0,
         cache_entries: None,
         core: None,
+        burst: 64,
     }
 }
 
@@ -76,13 +78,12 @@ fn probe(c: &mut Criterion) {
         let template = bed::template(64).expect("fits");
         let mut frame = vec![0; 64];
         let mut keys = Vec::new();
+        let rules = RuleLedger::new(1);
         for flow in 0..flows {
             template.write(&bed::flows().flow(flow), &[], &mut frame);
             let key = policy::parse(&frame, 64, None, PortId(0)).key;
-            cache.insert(
-                cache.hash(&key),
-                Entry::new(key, Epoch(1), Verdict::NOTHING),
-            );
+            let entry = Entry::new(key, Epoch(1), Verdict::NOTHING);
+            cache.insert(cache.hash(&key), entry, &rules, 0);
             keys.push(key);
         }
         seeds.shuffle(&mut keys);

@@ -1,12 +1,14 @@
 //! `vswitch-bench`: measures the switch and prints what it found.
 #![forbid(unsafe_code)]
 
+mod commands;
+
 use std::{io::Write, path::PathBuf};
 
 use bench::{
     generator::size::SizeMix,
     veth::Path,
-    vhost::{Case, Row, What},
+    vhost::{Case, Peer, Row, What},
 };
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::Serialize;
@@ -34,6 +36,17 @@ enum Command {
     Vhost(Vhost),
     /// What a lookup in a long rule list costs, beside a linear scan and a plain tuple space
     Classify(Classify),
+    /// The packet generator and analyser, between two ends of your own
+    Pktgen(commands::pktgen::Pktgen),
+    /// Every figure of docs/performance.md, next to other switches; needs root
+    Suite(commands::suite::Suite),
+    /// How many instructions a frame costs, held against a table; needs valgrind
+    Instructions(commands::instructions::Instructions),
+    /// What `instructions` runs under callgrind
+    #[command(hide = true)]
+    CountInstructions(commands::instructions::CountInstructions),
+    /// Draws a result of the suite, and writes the tables of the documentation
+    Report(commands::suite::Report),
 }
 
 #[derive(Debug, Args)]
@@ -72,6 +85,9 @@ struct Walk {
     /// TCP that the rules allow statefully: every flow is a connection
     #[arg(long)]
     stateful: bool,
+    /// Frames that the worker finds in a turn
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=64))]
+    burst: u16,
     /// Measured time
     #[arg(long, value_name = "S", default_value_t = 5.0)]
     seconds: f64,
@@ -165,6 +181,9 @@ struct Vhost {
     /// Leave Open vSwitch out
     #[arg(long)]
     no_ovs: bool,
+    /// Measure testpmd too, as a switch that looks at nothing (case port-to-port alone)
+    #[arg(long)]
+    testpmd: bool,
     /// Print one JSON object for each row
     #[arg(long)]
     json: bool,
@@ -194,6 +213,12 @@ enum VhostCase {
 enum Compare {
     /// A Linux bridge
     Bridge,
+    /// The same, with the switch's rules in nftables
+    BridgeNftables,
+    /// Open vSwitch's userspace datapath with ports on XDP sockets
+    OpenVswitch,
+    /// A program in the kernel that passes everything on: xdp-bench
+    XdpRedirect,
     /// A veth pair with nothing in between
     Direct,
 }
@@ -210,6 +235,7 @@ fn main() -> anyhow::Result<()> {
                 seconds: walk.seconds,
                 cache_entries: walk.cache_entries,
                 core: walk.core,
+                burst: walk.burst.into(),
             })?;
             print(&report, walk.json)
         }
@@ -227,12 +253,19 @@ fn main() -> anyhow::Result<()> {
                 },
                 busy_poll: veth.busy_poll,
                 compare: veth.compare.into_iter().map(Path::from).collect(),
+                rounds: bench::veth::ROUNDS,
+                lenient: false,
                 switch_core: 0,
                 generator_core: cores - 1,
             })?;
             print(&report, veth.json)
         }
         Command::Vhost(vhost) => vhost.run(),
+        Command::Pktgen(pktgen) => pktgen.run(),
+        Command::Suite(suite) => suite.run(),
+        Command::Instructions(instructions) => instructions.run(),
+        Command::CountInstructions(count) => count.run(),
+        Command::Report(report) => report.run(),
         Command::Classify(classify) => {
             let report = bench::classify::run(&bench::classify::Options {
                 rules: classify.rules,
@@ -248,6 +281,9 @@ fn main() -> anyhow::Result<()> {
 impl Vhost {
     fn run(self) -> anyhow::Result<()> {
         let cores = std::thread::available_parallelism()?.get();
+        let mut peers = Vec::new();
+        peers.extend((!self.no_ovs).then_some(Peer::OpenVswitch));
+        peers.extend(self.testpmd.then_some(Peer::Testpmd));
         let mut options = bench::vhost::Options {
             what: self.what.into_iter().map(What::from).collect(),
             flows: self.flows,
@@ -260,7 +296,7 @@ impl Vhost {
             } else {
                 Some(self.switch.map_or_else(sibling, Ok)?)
             },
-            open_vswitch: !self.no_ovs,
+            peers,
             switch_core: 0,
             guest_core: cores - 1,
         };
@@ -325,6 +361,9 @@ impl From<Compare> for Path {
     fn from(compare: Compare) -> Self {
         match compare {
             Compare::Bridge => Self::Bridge,
+            Compare::BridgeNftables => Self::BridgeNftables,
+            Compare::OpenVswitch => Self::OpenVswitch,
+            Compare::XdpRedirect => Self::XdpRedirect,
             Compare::Direct => Self::Direct,
         }
     }

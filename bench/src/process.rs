@@ -184,6 +184,21 @@ impl Process {
         }
         Ok(total)
     }
+
+    /// Memory, in bytes, by what `/proc/PID/status` calls it: `VmRSS` is what it has in use, `VmSize`
+    /// all that it asked for.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn memory_bytes(&self, field: &str) -> anyhow::Result<u64> {
+        let path = format!("/proc/{}/status", self.child.id());
+        let text = fs::read_to_string(&path).with_context(|| path.clone())?;
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+        let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+        Ok(kib.with_context(|| format!("{path}: no {field} in it"))? * 1024)
+    }
 }
 
 impl Drop for Process {

@@ -46,7 +46,7 @@ pub use frame::{Burst, Frame, PartialChecksum, Run};
 pub use port::{
     Counts, Details, Health, Monitor, OpenError, Port, PortInfo, RxQueue, TxQueue, TxReport, Wait,
 };
-pub use transmit::{PrefixArena, TxBurst, TxPlan};
+pub use transmit::{MAX_PREFIX_BYTES, PrefixArena, TxBurst, TxPlan};
 
 /// The most frames that are lent, judged and transmitted in one go.
 pub const BURST: usize = 64;

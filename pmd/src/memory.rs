@@ -252,7 +252,7 @@ impl TxQueue for MemoryTx {
         let (mut next, end, mut sent_bytes) = (head, head.wrapping_add(free), 0);
         let (slots, max_frame_bytes) = (ring.slots(), ring.max_frame_bytes);
         // Copied, so that what is written to the buffers cannot have changed the plan.
-        for plan in burst.plans.iter().copied() {
+        for &plan in burst.plans {
             let len = plan.wire_len();
             if len > max_frame_bytes {
                 report.too_big += 1;

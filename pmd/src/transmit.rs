@@ -85,6 +85,11 @@ impl PrefixArena {
         self.used = 0;
     }
 
+    /// True when the burst has used all.
+    pub fn is_full(&self) -> bool {
+        self.used == self.bytes.len()
+    }
+
     /// A fresh prefix to write into and its number, or `None` when the burst has used all.
     #[inline]
     pub fn allocate(&mut self) -> Option<(u16, &mut [u8; MAX_PREFIX_BYTES])> {

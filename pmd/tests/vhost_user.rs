@@ -273,6 +273,53 @@ fn a_descriptor_goes_back_only_after_release() {
     assert!(guest.take_used(1).is_some());
 }
 
+/// Virtio 1.2 §2.7.9: the entry of a burst's first chain names its last, and the others are left
+/// as they are.
+#[test]
+fn where_order_is_negotiated_one_entry_gives_a_burst_back() {
+    let mut bed = Bed::new();
+    let mut guest = bed.guest(Options {
+        features: feature::PLAIN | feature::MRG_RXBUF | feature::IN_ORDER,
+        ring_size: 16,
+        ..Options::default()
+    });
+    let untouched = vec![0xee; 8];
+    // Three chains at a time: bursts begin at every place of the ring, and wrap around.
+    let (mut used, mut index) = (0, guest.queues[1].used);
+    let entry = |slot: u16| 4 + 8 * u64::from(slot % 16);
+    for round in 0..32u8 {
+        for slot in 0..3 {
+            let at = index + entry(used + slot);
+            guest.memory.write(at, &untouched);
+        }
+        let sent = [frame(60, round), frame(300, round), frame(1500, round)];
+        guest.transmit(0, &sent[0]);
+        guest.transmit(0, &sent[1]);
+        // A chain of two.
+        let header = guest.place(&[0; 12]);
+        let body = guest.place(&sent[2]);
+        let last = guest.offer(1, &[(header, 12), (body, 1500)], 0);
+        assert_eq!(take_frames(&mut bed.port), sent);
+        assert_eq!(guest.memory.read_u16(index + 2), used + 3);
+        let written = [u32::from(last).to_le_bytes(), [0; 4]].concat();
+        assert_eq!(guest.memory.read(index + entry(used), 8), written);
+        for slot in 1..3 {
+            let at = index + entry(used + slot);
+            assert_eq!(guest.memory.read(at, 8), untouched, "round {round}");
+        }
+        used += 3;
+    }
+    // Buffers that were written to need their lengths: each has an entry.
+    index = guest.queues[0].used;
+    let sent = frame(700, 1);
+    guest.post(0, &[512, 512, 2048]);
+    let frames = [Frame::contiguous(&sent), Frame::contiguous(&sent[..100])];
+    assert_eq!(send_frames(&mut bed.port, 0, &frames).sent, 2);
+    assert_eq!(guest.memory.read_u16(index + 2), 3);
+    let received: Vec<Vec<u8>> = guest.receive(0).into_iter().map(|(_, f)| f).collect();
+    assert_eq!(received, [&sent[..], &sent[..100]]);
+}
+
 /// An Ethernet and IPv4 frame whose checksum field, at 34 + 16, holds the pseudo header's sum.
 fn tcp_frame(payload: usize) -> Vec<u8> {
     let mut bytes = frame(54 + payload, 7);

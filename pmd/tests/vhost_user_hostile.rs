@@ -10,7 +10,7 @@ use std::os::fd::AsFd;
 
 use front_end::{
     Bed, FrontEnd, GUEST_BASE, INDIRECT, NEXT, Options, USER_BASE, WRITE, count, feature, frame,
-    request, send_frames, take_frames, wait_down,
+    request, send_frames, take_frames, wait_down, wait_up,
 };
 use pmd::Frame;
 
@@ -41,7 +41,8 @@ fn ring_attack(reason: &str, features: u64, attack: impl Fn(&mut FrontEnd)) {
     // The bystander goes on.
     bystander.transmit(0, &sent);
     assert_eq!(take_frames(&mut other.port), std::slice::from_ref(&sent));
-    // The port stays stopped whatever the guest does, until a front end connects anew.
+    // The port stays stopped whatever the guest puts into its rings, until a front end connects
+    // anew.
     guest.transmit(0, &sent);
     assert!(take_frames(&mut bed.port).is_empty());
     drop(guest);
@@ -49,6 +50,36 @@ fn ring_attack(reason: &str, features: u64, attack: impl Fn(&mut FrontEnd)) {
     let mut guest = bed.guest(options);
     guest.transmit(0, &sent);
     assert_eq!(take_frames(&mut bed.port), [sent]);
+}
+
+#[test]
+fn a_reset_of_the_driver_mends_its_port() {
+    let mut bed = Bed::new();
+    let mut guest = bed.guest(Options::default());
+    let sent = frame(200, 3);
+    for broken in 1..=20 {
+        guest.make_available(TX, 999);
+        assert!(take_frames(&mut bed.port).is_empty());
+        wait_down(&mut bed.port, "broke a rule");
+        assert_eq!(count(&mut bed.port, "ring_violations"), broken);
+        // One stopped virtqueue is no reset: the guest does not get away with half of it.
+        guest.stop_queue(RX).expect("where it stood");
+        guest.start_queue(RX);
+        wait_down(&mut bed.port, "broke a rule");
+        guest.reset();
+        wait_up(&mut bed.port);
+        guest.transmit(0, &sent);
+        assert_eq!(take_frames(&mut bed.port), std::slice::from_ref(&sent));
+        guest.post(0, &[2048]);
+        let report = send_frames(&mut bed.port, 0, &[Frame::contiguous(&sent)]);
+        assert_eq!(report.sent, 1);
+        assert_eq!(guest.receive(0)[0].1, sent);
+    }
+    let details = bed.port.monitor.details();
+    let last = details.iter().find(|(name, _)| *name == "last violation");
+    let (_, last) = last.expect("what the guest did is still told");
+    assert!(last.contains("beyond the ring's size"), "{last}");
+    assert_eq!(count(&mut bed.port, "connections"), 1);
 }
 
 /// As [`ring_attack`], with one receive buffer or transmit frame of the given descriptor.

@@ -1,20 +1,86 @@
 //! Why a frame was dropped: one enum, whose variants are also the counters.
+//!
+//! The table below is all there is to know of a reason: `vswitch drops --reasons` prints it, and
+//! docs/drops.md is checked against it.
 
 use std::fmt;
 
 use crate::{PortId, RuleId};
 
-/// Where in the walk a frame was dropped, and so which port's account the drop stands in.
+/// In whose account a drop stands: the port's that the frame came in by, or the port's that it was
+/// to leave by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Stage {
+pub enum Side {
     /// Before the frame had a destination: in the ingress port's account.
     Ingress,
     /// On the way out of one destination: in the egress port's account.
     Egress,
 }
 
+/// Where in the walk a frame is judged, in the order in which it gets there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Stage {
+    /// Its headers are read.
+    Parse,
+    /// The flow cache has no answer, and the port may open one more flow.
+    Budget,
+    /// The port may send it, and on which network.
+    Admission,
+    /// The vNIC of the ingress port may be its sender.
+    Sender,
+    /// The outbound policy of that vNIC.
+    Outbound,
+    /// The MAC table: where the sender is, and where the destination.
+    Bridge,
+    /// The tag that it is to leave with.
+    Tag,
+    /// The inbound policy of a vNIC that is to receive it.
+    Inbound,
+    /// The connection that it belongs to, or opens. Later fragments, which have neither, are judged
+    /// before the outbound policy.
+    Connection,
+    /// The limits on what a port floods.
+    Flood,
+    /// The driver of a port that it is to leave by.
+    Transmit,
+}
+
+impl Stage {
+    /// The name used in the CLI and the docs.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Parse => "parse",
+            Self::Budget => "budget",
+            Self::Admission => "admission",
+            Self::Sender => "sender checks",
+            Self::Outbound => "outbound rules",
+            Self::Bridge => "bridge",
+            Self::Tag => "tag",
+            Self::Inbound => "inbound rules",
+            Self::Connection => "connection",
+            Self::Flood => "flood limit",
+            Self::Transmit => "transmit",
+        }
+    }
+
+    /// In whose account its drops stand.
+    pub const fn side(self) -> Side {
+        match self {
+            Self::Tag | Self::Inbound | Self::Transmit => Side::Egress,
+            Self::Parse
+            | Self::Budget
+            | Self::Admission
+            | Self::Sender
+            | Self::Outbound
+            | Self::Bridge
+            | Self::Connection
+            | Self::Flood => Side::Ingress,
+        }
+    }
+}
+
 macro_rules! drop_reasons {
-    ($($variant:ident $name:literal $stage:ident $text:literal,)*) => {
+    ($($variant:ident $name:literal $stage:ident $text:literal, $advice:literal;)*) => {
         /// Why a frame was dropped.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         #[repr(u8)]
@@ -36,6 +102,11 @@ macro_rules! drop_reasons {
                 match self { $(Self::$variant => $text,)* }
             }
 
+            /// What the operator can do about it.
+            pub const fn advice(self) -> &'static str {
+                match self { $(Self::$variant => $advice,)* }
+            }
+
             /// Where in the walk it is decided.
             pub const fn stage(self) -> Stage {
                 match self { $(Self::$variant => Stage::$stage,)* }
@@ -45,46 +116,121 @@ macro_rules! drop_reasons {
 }
 
 drop_reasons! {
-    Runt "runt" Ingress "The frame is shorter than its Ethernet header.",
-    Malformed "malformed" Ingress "A header contradicts itself or is cut off, so a vNIC's rules cannot judge it.",
-    NoPolicy "no_policy" Ingress "No policy is in force for the port yet.",
-    VlanNotAllowed "vlan_not_allowed" Ingress "The port may not send frames with this VLAN tag.",
-    UntaggedNotAllowed "untagged_not_allowed" Ingress "The trunk port has no native network for untagged frames.",
-    VlanNested "vlan_nested" Ingress "A vNIC sent a frame with a tag behind its tag, or any port one with a tag behind a priority tag.",
-    MacOwned "mac_owned" Ingress "The source address belongs to a vNIC of another port.",
-    GroupSource "group_source" Ingress "The source address is a group address.",
-    LinkLocalGroup "link_local_group" Ingress "The destination is reserved for the link itself (01:80:c2:00:00:0x).",
-    SpoofedMac "spoofed_mac" Ingress "A vNIC sent from an Ethernet address that is not its own.",
-    SpoofedIpv4 "spoofed_ipv4" Ingress "A vNIC sent from an IPv4 address that is not its own.",
-    SpoofedIpv6 "spoofed_ipv6" Ingress "A vNIC sent from an IPv6 address that is not its own.",
-    SpoofedArp "spoofed_arp" Ingress "A vNIC claimed by ARP an address that is not its own.",
-    SpoofedNd "spoofed_nd" Ingress "A vNIC claimed by neighbour discovery an address that is not its own.",
-    AclOut "acl_out" Ingress "The sending vNIC's outbound policy denies it.",
-    RejectOut "reject_out" Ingress "The sending vNIC's outbound policy rejects it.",
-    ConnectionInvalid "connection_invalid" Ingress "The frame belongs to no connection, or lies outside its connection's windows or state.",
-    ConnectionLimit "connection_limit" Ingress "The vNIC has as many connections as it may.",
-    ConnectionTableFull "connection_table_full" Ingress "The switch has as many connections as it may.",
-    FragmentUnknown "fragment_unknown" Ingress "The fragment follows no first fragment that was let pass.",
-    MacLimitPort "mac_limit_port" Ingress "The port has as many learned addresses as it may.",
-    MacLimitNetwork "mac_limit_network" Ingress "The network has as many learned addresses as it may.",
-    StormBroadcast "storm_broadcast" Ingress "The port sent more broadcast frames per second than it may.",
-    StormMulticast "storm_multicast" Ingress "The port sent more multicast frames per second than it may.",
-    StormUnknown "storm_unknown" Ingress "The port sent more frames to unknown addresses per second than it may.",
-    MissBudget "miss_budget" Ingress "The port opened more new flows in one turn than its budget allows.",
-    SamePort "same_port" Ingress "The destination is behind the port the frame came from.",
-    Isolated "isolated" Ingress "Both the sender's and the receiver's port are isolated.",
-    NoDestination "no_destination" Ingress "No other port of the network may receive the frame.",
-    AclIn "acl_in" Egress "The receiving vNIC's inbound policy denies it.",
-    RejectIn "reject_in" Egress "The receiving vNIC's inbound policy rejects it.",
-    NestedUntagged "nested_untagged" Egress "The frame would leave untagged, with the tag behind its tag as its own.",
-    TxFull "tx_full" Egress "The port's transmit queue was full.",
-    TooBig "too_big" Egress "The frame is longer than the port can carry.",
-    PortDown "port_down" Egress "The port is down.",
+    Runt "runt" Admission
+        "The frame is shorter than its Ethernet header.",
+        "The sender or its driver is broken; nothing to do at the switch.";
+    Malformed "malformed" Sender
+        "A header contradicts itself or is cut off, so a vNIC's rules cannot judge it.",
+        "Capture at the sender. From a guest it may be an attempt to pass the rules.";
+    NoPolicy "no_policy" Admission
+        "No policy is in force for the port yet.",
+        "Expected for moments while a port is removed; else report it.";
+    VlanNotAllowed "vlan_not_allowed" Admission
+        "The port may not send frames with this VLAN tag.",
+        "Access ports take no tags; on a trunk, add the network to `trunk`, or correct the sender's VLAN.";
+    UntaggedNotAllowed "untagged_not_allowed" Admission
+        "The trunk port has no native network for untagged frames.",
+        "Set `native`, or tag at the sender.";
+    VlanNested "vlan_nested" Sender
+        "A vNIC sent a frame with a tag behind its tag, or any port one with a tag behind a priority tag.",
+        "VLAN hopping, or QinQ in a guest, which is not carried for vNICs.";
+    MacOwned "mac_owned" Bridge
+        "The source address belongs to a vNIC of another port.",
+        "Two machines with one address, or an impostor behind an unjudged port; see `show macs`.";
+    GroupSource "group_source" Admission
+        "The source address is a group address.",
+        "The sender is broken.";
+    LinkLocalGroup "link_local_group" Admission
+        "The destination is reserved for the link itself (01:80:c2:00:00:0x).",
+        "Normal.";
+    SpoofedMac "spoofed_mac" Sender
+        "A vNIC sent from an Ethernet address that is not its own.",
+        "Correct `mac`; for nested bridges or VRRP in the guest, set `anti_spoofing = { mac = false }`.";
+    SpoofedIpv4 "spoofed_ipv4" Sender
+        "A vNIC sent from an IPv4 address that is not its own.",
+        "Add the address to `ipv4`, or switch off `anti_spoofing.ipv4` for routers. A guest's DHCP requests and ARP probes, from 0.0.0.0, pass.";
+    SpoofedIpv6 "spoofed_ipv6" Sender
+        "A vNIC sent from an IPv6 address that is not its own.",
+        "Add it to `ipv6`; privacy addresses need the prefix.";
+    SpoofedArp "spoofed_arp" Sender
+        "A vNIC claimed by ARP an address that is not its own.",
+        "As for `spoofed_ipv4`.";
+    SpoofedNd "spoofed_nd" Sender
+        "A vNIC claimed by neighbour discovery an address that is not its own.",
+        "As for `spoofed_ipv6`.";
+    AclOut "acl_out" Outbound
+        "The sending vNIC's outbound policy denies it.",
+        "`show drops` names the rule and where it is written; without a rule it was the default.";
+    RejectOut "reject_out" Outbound
+        "The sending vNIC's outbound policy rejects it.",
+        "As for `acl_out`. The sender is told: TCP by a reset, all else by ICMP \"administratively prohibited\", up to 200 times a second and port; not for a flooded frame.";
+    ConnectionInvalid "connection_invalid" Connection
+        "The frame belongs to no connection, or lies outside its connection's windows or state.",
+        "TCP whose beginning the switch did not see (it was restarted, or the connection flushed): open it anew, or set `tcp_loose`. Otherwise a guest that sends nonsense, or an attack.";
+    ConnectionLimit "connection_limit" Connection
+        "The vNIC has as many connections as it may.",
+        "`vswitch show connections --vm X`; raise `connection_limit`, or lower a timeout.";
+    ConnectionTableFull "connection_table_full" Connection
+        "The switch has as many connections as it may.",
+        "Raise `max` of `[connections]`, or lower `connection_limit` of the vNICs.";
+    FragmentUnknown "fragment_unknown" Connection
+        "The fragment follows no first fragment that was let pass.",
+        "The first was dropped or lost, came later, or came more than 30 s before.";
+    MacLimitPort "mac_limit_port" Bridge
+        "The port has as many learned addresses as it may.",
+        "A flood of addresses, or raise the port's `mac_limit`.";
+    MacLimitNetwork "mac_limit_network" Bridge
+        "The network has as many learned addresses as it may.",
+        "Raise the network's `mac_limit`, or find the port that floods.";
+    StormBroadcast "storm_broadcast" Flood
+        "The port sent more broadcast frames per second than it may.",
+        "Look for a loop behind the port; else raise the limit.";
+    StormMulticast "storm_multicast" Flood
+        "The port sent more multicast frames per second than it may.",
+        "The same.";
+    StormUnknown "storm_unknown" Flood
+        "The port sent more frames to unknown addresses per second than it may.",
+        "The receiver is silent or gone; else raise the limit.";
+    MissBudget "miss_budget" Budget
+        "The port opened more new flows in one turn than its budget allows.",
+        "A scan or a flood from that port; for a busy uplink raise the limit, or `flow_cache_entries`.";
+    SamePort "same_port" Bridge
+        "The destination is behind the port the frame came from.",
+        "Normal behind a hub or a nested bridge.";
+    Isolated "isolated" Bridge
+        "Both the sender's and the receiver's port are isolated.",
+        "Intended; else clear `isolated` of one.";
+    NoDestination "no_destination" Bridge
+        "No other port of the network may receive the frame.",
+        "The network has one port, or its others are isolated or waiting.";
+    AclIn "acl_in" Inbound
+        "The receiving vNIC's inbound policy denies it.",
+        "`show drops` names the rule; without a rule it was the default, which is deny.";
+    RejectIn "reject_in" Inbound
+        "The receiving vNIC's inbound policy rejects it.",
+        "As for `acl_in`; the sender is told as for `reject_out`.";
+    NestedUntagged "nested_untagged" Tag
+        "The frame would leave untagged, with the tag behind its tag as its own.",
+        "VLAN hopping, or QinQ on a trunk, which is carried only between ports where the outer tag stays.";
+    TxFull "tx_full" Transmit
+        "The port's transmit queue was full.",
+        "The receiver is slower than the sender. A larger `ring_size`, more queues, or a faster peer.";
+    TooBig "too_big" Transmit
+        "The frame is longer than the port can carry.",
+        "Equal MTUs on all ports of a network, or a lower one at the sender.";
+    PortDown "port_down" Transmit
+        "The port is down.",
+        "See `show ports`.";
 }
 
 impl DropReason {
     /// How many there are.
     pub const COUNT: usize = Self::ALL.len();
+
+    /// In whose account its drops stand.
+    pub const fn side(self) -> Side {
+        self.stage().side()
+    }
 }
 
 impl fmt::Display for DropReason {
@@ -110,9 +256,9 @@ impl Denial {
 
     /// In whose account the drop stands: the ingress or the egress port's.
     pub fn account(&self, ingress: PortId, egress: PortId) -> PortId {
-        match self.reason.stage() {
-            Stage::Ingress => ingress,
-            Stage::Egress => egress,
+        match self.reason.side() {
+            Side::Ingress => ingress,
+            Side::Egress => egress,
         }
     }
 }
@@ -127,6 +273,7 @@ mod tests {
         for (number, reason) in DropReason::ALL.iter().enumerate() {
             assert_eq!(*reason as usize, number);
             assert!(names.insert(reason.name()), "{reason} twice");
+            assert!(reason.advice().ends_with('.'), "{reason} has no advice");
         }
     }
 }

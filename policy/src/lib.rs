@@ -14,7 +14,8 @@
 //! Rooms: [`ids`] and [`key`] (words), [`parse`](mod@parse) (frame to key), [`checksum`] (unfinished
 //! checksums), [`model`] (the desired state), [`reader`], [`rule`], [`acl`] (rule lists),
 //! [`sender`] (anti-spoofing), [`conntrack`] (connections), [`snapshot`] (the compiled state),
-//! [`denial`] (why a frame was dropped), [`reject`] (what its sender is told).
+//! [`denial`] (why a frame was dropped), [`reject`] (what its sender is told),
+//! [`nearest`](mod@nearest) (help with misspelt words).
 #![forbid(unsafe_code)]
 
 pub mod acl;
@@ -24,6 +25,7 @@ pub mod denial;
 pub mod ids;
 pub mod key;
 pub mod model;
+pub mod nearest;
 pub mod parse;
 pub mod reader;
 pub mod reject;
@@ -32,7 +34,7 @@ pub mod sender;
 pub mod snapshot;
 
 pub use checksum::partial_checksum;
-pub use denial::{Denial, DropReason, Stage};
+pub use denial::{Denial, DropReason, Side, Stage};
 pub use ids::{Epoch, Mac, NetworkId, PortId, RuleId, VlanId};
 pub use key::{Class, Field, FlowKey};
 pub use parse::{Parsed, parse};

@@ -1,6 +1,15 @@
 //! Rules: what they match and what they do.
+//!
+//! ```text
+//!   text, TOML or JSON ──► WrittenRule ──expand──► Match ──► Rule of a list ──► classifier
+//!                          (sets by name)   ▲
+//!                                           └── Sets
+//! ```
+//!
+//! Rooms: `written` (rules with names of sets), [`text`] (the one-line form, read), `display`
+//! (the same, printed), [`words`] (names of protocols and the like).
 
-use std::{fmt, ops::RangeInclusive, str::FromStr, sync::Arc};
+use std::{ops::RangeInclusive, str::FromStr, sync::Arc};
 
 use ipnet::IpNet;
 
@@ -11,6 +20,15 @@ use crate::{
     model::{Action, RateLimit},
     reader::KeyReader,
 };
+
+mod display;
+pub mod text;
+pub mod words;
+mod written;
+
+pub use display::{net_text, range_text};
+pub use text::TextError;
+pub use written::{Direction, Members, Sets, WrittenRule};
 
 /// One rule of an ACL.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,9 +50,9 @@ pub struct Rule {
 /// Where a rule was written.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Origin {
-    /// The ACL it belongs to.
+    /// The ACL it belongs to, or `group:` and the name of its group.
     pub acl: String,
-    /// Its place in the ACL, from 1.
+    /// Its place there, from 1.
     pub position: u32,
     /// File and line, as in `acls.toml:12`.
     pub place: String,
@@ -236,36 +254,6 @@ impl Match {
     }
 }
 
-impl fmt::Display for Rule {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let action = match self.action {
-            Action::Allow | Action::AllowStateful => "allow",
-            Action::Deny => "deny",
-            Action::Reject => "reject",
-        };
-        write!(f, "{action} {}", self.matches)?;
-        if self.action == Action::AllowStateful {
-            f.write_str(" stateful")?;
-        }
-        if self.log {
-            f.write_str(" log")?;
-        }
-        self.limit
-            .map_or(Ok(()), |limit| write!(f, " limit {limit}"))
-    }
-}
-
-/// As in `100/s`, with ` burst 20` behind it where that is not what comes back in a second.
-impl fmt::Display for RateLimit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/s", self.per_second)?;
-        if self.burst == self.per_second {
-            return Ok(());
-        }
-        write!(f, " burst {}", self.burst)
-    }
-}
-
 /// A text that is not a rate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("write a rate as in 100/s, or 100/s burst 20, both at least 1")]
@@ -290,92 +278,5 @@ impl FromStr for RateLimit {
             per_second,
             burst: burst.unwrap_or(per_second),
         })
-    }
-}
-
-/// One line, as in `tcp from any port 1024-65535 to 10.0.0.0/8 port 22,80 flags syn,!ack`; `any`
-/// when everything matches.
-impl fmt::Display for Match {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut parts = Vec::new();
-        match self.protocol {
-            None => {}
-            Some(protocol::ICMP) => parts.push("icmp".to_owned()),
-            Some(protocol::TCP) => parts.push("tcp".to_owned()),
-            Some(protocol::UDP) => parts.push("udp".to_owned()),
-            Some(protocol::ICMPV6) => parts.push("icmpv6".to_owned()),
-            Some(protocol::SCTP) => parts.push("sctp".to_owned()),
-            Some(number) => parts.push(format!("protocol {number}")),
-        }
-        if let Some(icmp) = self.icmp {
-            parts.push(format!("type {}", icmp.kind));
-            parts.extend(icmp.code.map(|code| format!("code {code}")));
-        }
-        parts.extend(end_text("from", self.src, &self.src_ports));
-        parts.extend(end_text("to", self.dst, &self.dst_ports));
-        parts.extend(self.tcp_flags.map(|flags| flags.to_string()));
-        parts.extend(self.fragment.map(|fragment| {
-            let kind = match fragment {
-                FragmentMatch::No => "no",
-                FragmentMatch::Any => "any",
-                FragmentMatch::First => "first",
-                FragmentMatch::Later => "later",
-            };
-            format!("fragment {kind}")
-        }));
-        parts.extend(
-            self.ethertype
-                .map(|number| format!("ethertype {number:#06x}")),
-        );
-        parts.extend(self.vlan.map(|vlan| format!("vlan {}", vlan.get())));
-        parts.extend(self.eth_src.map(|mac| format!("src-mac {mac}")));
-        parts.extend(self.eth_dst.map(|mac| format!("dst-mac {mac}")));
-        if parts.is_empty() {
-            parts.push("any".to_owned());
-        }
-        f.write_str(&parts.join(" "))
-    }
-}
-
-fn end_text(word: &str, net: Option<IpNet>, ports: &[RangeInclusive<u16>]) -> Option<String> {
-    if net.is_none() && ports.is_empty() {
-        return None;
-    }
-    let mut text = format!("{word} ");
-    text += &net.map_or("any".to_owned(), |net| net.to_string());
-    for (index, range) in ports.iter().enumerate() {
-        text += if index == 0 { " port " } else { "," };
-        text += &range.start().to_string();
-        if range.start() != range.end() {
-            text.push('-');
-            text += &range.end().to_string();
-        }
-    }
-    Some(text)
-}
-
-impl fmt::Display for MacMatch {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.mask == Mac::BROADCAST {
-            write!(f, "{}", self.address)
-        } else {
-            write!(f, "{}/{}", self.address, self.mask)
-        }
-    }
-}
-
-/// As in `flags syn,!ack`: flags that must be set, and those that must not.
-impl fmt::Display for FlagsMatch {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const NAMES: [&str; 8] = ["fin", "syn", "rst", "psh", "ack", "urg", "ece", "cwr"];
-        let mut separator = "flags ";
-        for (bit, name) in NAMES.iter().enumerate() {
-            if self.mask >> bit & 1 == 1 {
-                let not = if self.set >> bit & 1 == 1 { "" } else { "!" };
-                write!(f, "{separator}{not}{name}")?;
-                separator = ",";
-            }
-        }
-        Ok(())
     }
 }

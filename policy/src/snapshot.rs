@@ -23,12 +23,12 @@ use crate::{
     key::{Class, Field, FlowKey, shape},
     model::{self, Action, Attachment, Model, StormLimits},
     reader::KeyReader,
-    rule::Rule,
+    rule::{Direction, Rule},
     sender::{SenderPolicy, is_arp_or_nd},
 };
 
 mod compile;
-pub use compile::CompileError;
+pub use compile::{CompileError, Compiler};
 
 /// The state of one epoch.
 #[derive(Debug, Default)]
@@ -43,8 +43,15 @@ pub struct Snapshot {
     tracked: Vec<u16>,
     /// What applies to all connections.
     connections: conntrack::Settings,
+    rules: Arc<RuleIndex>,
+}
+
+/// Where rules are found by number.
+#[derive(Debug, Default)]
+struct RuleIndex {
+    lists: Vec<Arc<[Rule]>>,
     /// Which list has the rule, and where.
-    rules: HashMap<RuleId, (Arc<[Rule]>, u32)>,
+    places: HashMap<RuleId, (u32, u32)>,
 }
 
 /// A port's footprint masks: for each class, the key bits that any decision could read for a
@@ -128,8 +135,8 @@ impl Snapshot {
 
     /// A rule of any vNIC's lists.
     pub fn rule(&self, id: RuleId) -> Option<&Rule> {
-        let (list, index) = self.rules.get(&id)?;
-        list.get(*index as usize)
+        let (list, place) = self.rules.places.get(&id)?;
+        self.rules.lists.get(*list as usize)?.get(*place as usize)
     }
 }
 
@@ -252,6 +259,16 @@ impl VnicPolicy {
         self.sender.check(r, claim)
     }
 
+    /// The rules for frames from the VM.
+    pub fn outbound(&self) -> &Classifier {
+        &self.outbound.classifier
+    }
+
+    /// The rules for frames to the VM.
+    pub fn inbound(&self) -> &Classifier {
+        &self.inbound.classifier
+    }
+
     /// Judges a frame from the VM; `Ok` holds the rule that allowed it, if one did. Malformed
     /// frames are denied, whatever the default, without a rule.
     ///
@@ -284,6 +301,14 @@ impl VnicPolicy {
     /// As there.
     pub fn pass_inbound<R: KeyReader>(&self, r: &mut R) -> Result<Pass, Denial> {
         self.inbound.judge(r, Refusals::INBOUND)
+    }
+
+    /// The compiled rules for frames to the VM, or from it.
+    pub fn classifier(&self, direction: Direction) -> &Classifier {
+        match direction {
+            Direction::In => &self.inbound.classifier,
+            Direction::Out => &self.outbound.classifier,
+        }
     }
 }
 

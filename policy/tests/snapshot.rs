@@ -7,12 +7,12 @@ use std::sync::Arc;
 
 use common::{Fragment, L3, L4, Spec, ipv4_packet, ipv6_packet, mac, port, rule, vnic};
 use policy::{
-    Denial, DropReason, Epoch, Mac, NetworkId, PortId, RuleId, Snapshot, VlanId,
-    key::Class,
+    Denial, DropReason, Epoch, Field, FlowKey, Mac, NetworkId, PortId, RuleId, Snapshot, VlanId,
+    key::{Class, shape},
     model::{Action, Attachment, Model, Port},
     reader::Exact,
-    rule::{Match, MatchError},
-    snapshot::{CompileError, Member},
+    rule::{FlagsMatch, Match, MatchError},
+    snapshot::{CompileError, Compiler, Member},
 };
 
 const ACCESS: Attachment = Attachment::Access(NetworkId(0));
@@ -432,4 +432,92 @@ fn rules_print_in_one_line() {
     );
     let everything = rule(1, Action::Allow, Match::default());
     assert_eq!(everything.to_string(), "allow any");
+}
+
+/// Two vNICs with one inbound list, which changes state by state.
+#[test]
+fn a_state_compiled_after_another_is_judged_as_one_compiled_alone() {
+    let host = |number: u32| {
+        let address =
+            std::net::Ipv4Addr::from(0x0a00_0000 | (number.wrapping_mul(40_503) % 65_536));
+        let matches = Match {
+            src: Some(std::net::IpAddr::from(address).into()),
+            protocol: Some([6, 17][number as usize % 2]),
+            dst_ports: vec![80..=80 + (number % 7) as u16],
+            ..Match::default()
+        };
+        rule(
+            number,
+            [Action::Allow, Action::Deny][number as usize % 3 % 2],
+            matches,
+        )
+    };
+    let mut list: Vec<_> = (1..=300).map(host).collect();
+    let mut compiler = Compiler::default();
+    let mut before: Option<Snapshot> = None;
+    for step in 0..30_u32 {
+        match step % 4 {
+            0 => list.insert(step as usize * 9, host(1000 + step)),
+            1 => drop(list.remove(step as usize * 7)),
+            2 => list[step as usize * 5] = host(2000 + step),
+            // A rule that reads what none before it did.
+            _ => {
+                let matches = &mut list[step as usize].matches;
+                let tcp = matches.protocol == Some(6);
+                matches.tcp_flags = tcp.then_some(FlagsMatch { set: 2, mask: 2 });
+            }
+        }
+        let rules: Arc<[_]> = list.clone().into();
+        let ports = (1..3).map(|id| {
+            let mut port = port(id, ACCESS);
+            let mut vnic = vnic(id as u8, Action::Deny);
+            vnic.inbound.rules = Arc::clone(&rules);
+            port.vnic = Some(vnic);
+            port
+        });
+        let model = Model {
+            networks: common::networks(),
+            ports: ports.collect(),
+        };
+        let epoch = Epoch(step.into());
+        let next = compiler.compile(&model, epoch).expect("valid");
+        let alone = Snapshot::compile(&model, epoch).expect("valid");
+        for class in Class::ALL {
+            let (next, alone) = (next.masks(PortId(1)), alone.masks(PortId(1)));
+            assert_eq!(
+                &(next.of(class) & alone.of(class)),
+                alone.of(class),
+                "{class:?}"
+            );
+        }
+        for rule in &list {
+            assert_eq!(next.rule(rule.id), Some(rule));
+            let mut key = FlowKey::default();
+            key.set(Field::ETHERTYPE, 0x0800);
+            key.set(Field::SHAPE, shape::IPV4 | shape::L4);
+            let source = rule.matches.src.map(|net| net.network());
+            let Some(std::net::IpAddr::V4(source)) = source else {
+                panic!("every rule has an IPv4 source");
+            };
+            key.set(Field::IP_SRC_LOW, u32::from(source).into());
+            key.set(Field::PROTOCOL, rule.matches.protocol.map_or(0, u64::from));
+            key.set(Field::L4_DST, (*rule.matches.dst_ports[0].end()).into());
+            key.set(Field::TCP_FLAGS, u64::from(step % 4));
+            let judge = |snapshot: &Snapshot| {
+                let port = snapshot.port(PortId(1)).expect("a port");
+                let vnic = port.vnic.as_ref().expect("a vNIC");
+                vnic.judge_inbound(&mut Exact(&key))
+            };
+            assert_eq!(judge(&next), judge(&alone), "step {step}: {rule}");
+        }
+        // A state that cannot be compiled leaves no trace.
+        let twice = Model {
+            ports: [model.ports.clone(), model.ports.clone()].concat(),
+            ..model
+        };
+        assert!(compiler.compile(&twice, epoch).is_err());
+        if let Some(before) = before.replace(next) {
+            assert_eq!(before.epoch(), Epoch(u64::from(step) - 1));
+        }
+    }
 }

@@ -134,17 +134,37 @@ impl Table {
     /// Where `mac` is. An unknown address is remembered under the same lock, so that whoever
     /// learns it later finds it.
     fn lookup(&mut self, mac: Mac) -> Lookup {
+        let found = self.find(mac);
+        if found == (Lookup::Unknown { remembered: true }) {
+            self.unknown.insert(mac.to_u64());
+        }
+        found
+    }
+
+    /// Where `mac` is, as [`Table::lookup`] would say.
+    fn find(&self, mac: Mac) -> Lookup {
         if let Some(location) = self.locations.get(&mac.to_u64()) {
             return Lookup::At(location.port);
         }
         let room = self.unknown.len() < REMEMBERED_UNKNOWN;
-        if room {
-            self.unknown.insert(mac.to_u64());
-        }
         Lookup::Unknown {
             remembered: room || self.unknown.contains(&mac.to_u64()),
         }
     }
+
+    fn has_room(&self) -> bool {
+        self.learned < self.limit
+    }
+}
+
+/// Where a sender was, as far as the table knows.
+enum Whereabouts {
+    /// Where it is.
+    Known,
+    /// Nowhere.
+    New,
+    /// At another port.
+    Moved(PortId),
 }
 
 /// All networks' tables.
@@ -228,6 +248,31 @@ impl Bridge {
         }
     }
 
+    /// The tables as they would be under another snapshot: what is learned now and may stay, and
+    /// the addresses of that snapshot's vNICs.
+    #[must_use]
+    pub fn successor(&self, snapshot: &Snapshot) -> Self {
+        let next = Self::default();
+        next.configure(snapshot);
+        for row in self.rows(0) {
+            let network = snapshot.network(row.network);
+            let stays = network.is_some_and(|network| {
+                let mut members = network.members.iter();
+                row.age_s.is_some() && members.any(|member| member.port == row.port)
+            });
+            if stays {
+                let sender = Sender {
+                    mac: row.mac,
+                    port: row.port,
+                    port_limit: u32::MAX,
+                };
+                // An address that a vNIC has now is the vNIC's.
+                let _ = next.pass(row.network, sender, None, 0);
+            }
+        }
+        next
+    }
+
     fn pin(&self, network: NetworkId, table: &mut Table, mac: u64, port: PortId) {
         let location = Location {
             port,
@@ -307,6 +352,59 @@ impl Bridge {
         .unwrap_or(Err(DropReason::NoPolicy))
     }
 
+    /// What [`Bridge::pass`] would say now. Nothing is learned, remembered or changed.
+    ///
+    /// # Errors
+    ///
+    /// As [`Bridge::pass`].
+    pub fn foresee(
+        &self,
+        network: NetworkId,
+        sender: Sender,
+        target: Option<Mac>,
+    ) -> Result<Passage, DropReason> {
+        self.with_table(network, |table| {
+            let known = table.locations.get(&sender.mac.to_u64());
+            self.judge(sender, known, table.has_room())?;
+            Ok(Passage {
+                target: target.map(|mac| {
+                    // The sender itself would be learned first.
+                    if mac == sender.mac {
+                        Lookup::At(sender.port)
+                    } else {
+                        table.find(mac)
+                    }
+                }),
+                generation: self.generations.current(network),
+            })
+        })
+        .unwrap_or(Err(DropReason::NoPolicy))
+    }
+
+    /// Whether `sender` may be where it is, given where it is `known` to be and whether the table
+    /// has room for one more.
+    #[inline]
+    fn judge(
+        &self,
+        sender: Sender,
+        known: Option<&Location>,
+        room: bool,
+    ) -> Result<Whereabouts, DropReason> {
+        match known {
+            Some(at) if at.port == sender.port => return Ok(Whereabouts::Known),
+            Some(at) if at.fixed => return Err(DropReason::MacOwned),
+            _ => {}
+        }
+        if self.learned_by_port[sender.port.index()].load(Relaxed) >= sender.port_limit {
+            return Err(DropReason::MacLimitPort);
+        }
+        match known {
+            Some(former) => Ok(Whereabouts::Moved(former.port)),
+            None if room => Ok(Whereabouts::New),
+            None => Err(DropReason::MacLimitNetwork),
+        }
+    }
+
     fn learn(
         &self,
         network: NetworkId,
@@ -314,35 +412,29 @@ impl Bridge {
         sender: Sender,
         now_s: u32,
     ) -> Result<(), DropReason> {
-        let Sender {
-            mac,
-            port,
-            port_limit,
-        } = sender;
+        let Sender { mac, port, .. } = sender;
         let here = Location {
             port,
             seen_s: now_s,
             fixed: false,
         };
-        let former = match table.locations.get_mut(&mac.to_u64()) {
-            Some(location) if location.port == port => {
-                location.seen_s = now_s;
+        let room = table.has_room();
+        let known = table.locations.get_mut(&mac.to_u64());
+        let former = match self.judge(sender, known.as_deref(), room)? {
+            Whereabouts::Known => {
+                if let Some(location) = known {
+                    location.seen_s = now_s;
+                }
                 return Ok(());
             }
-            Some(location) if location.fixed => return Err(DropReason::MacOwned),
-            known => known.copied(),
+            Whereabouts::Moved(former) => Some(former),
+            Whereabouts::New => None,
         };
         let share = |port: PortId| &self.learned_by_port[port.index()];
-        if share(port).load(Relaxed) >= port_limit {
-            return Err(DropReason::MacLimitPort);
-        }
-        if former.is_none() && table.learned >= table.limit {
-            return Err(DropReason::MacLimitNetwork);
-        }
         share(port).fetch_add(1, Relaxed);
         table.locations.insert(mac.to_u64(), here);
         if let Some(former) = former {
-            share(former.port).fetch_sub(1, Relaxed);
+            share(former).fetch_sub(1, Relaxed);
             table.moves += 1;
             self.generations.advance(network);
         } else {
@@ -431,17 +523,20 @@ mod tests {
 
     const BLUE: NetworkId = NetworkId(2);
 
-    fn bridge() -> Bridge {
-        let network = model::Network {
+    fn network() -> model::Network {
+        model::Network {
             id: BLUE,
             name: "blue".into(),
             tenant: "acme".into(),
             vlan: None,
             mac_limit: 1000,
             ageing_s: 300,
-        };
+        }
+    }
+
+    fn bridge() -> Bridge {
         let model = model::Model {
-            networks: vec![network],
+            networks: vec![network()],
             ports: Vec::new(),
         };
         let bridge = Bridge::default();
@@ -492,6 +587,57 @@ mod tests {
         learn(&bridge, 2, 1);
         assert_eq!(generation(), before + 1);
         assert_eq!(lookup(&bridge, 2), Lookup::At(PortId(1)));
+    }
+
+    #[test]
+    fn foreseeing_changes_nothing() {
+        let bridge = bridge();
+        learn(&bridge, 1, 1);
+        let before = (bridge.rows(0), bridge.generations().current(BLUE));
+        let sender = |number, port| Sender {
+            mac: mac(number),
+            port: PortId(port),
+            port_limit: 1,
+        };
+        let unknown = Some(Lookup::Unknown { remembered: true });
+        for _ in 0..2 * REMEMBERED_UNKNOWN as u64 {
+            // Known, moved and new senders, to known and unknown targets.
+            let foreseen = |number, port, target| {
+                let passage = bridge.foresee(BLUE, sender(number, port), Some(mac(target)));
+                passage.map(|passage| passage.target)
+            };
+            assert_eq!(foreseen(1, 1, 2), Ok(unknown));
+            assert_eq!(foreseen(1, 2, 1), Ok(Some(Lookup::At(PortId(2)))));
+            assert_eq!(foreseen(3, 2, 1), Ok(Some(Lookup::At(PortId(1)))));
+            assert_eq!(foreseen(3, 1, 1), Err(DropReason::MacLimitPort));
+        }
+        assert_eq!(before, (bridge.rows(0), bridge.generations().current(BLUE)));
+        assert_eq!(lookup(&bridge, 9), Lookup::Unknown { remembered: true });
+    }
+
+    #[test]
+    fn a_successor_keeps_what_was_learned_at_ports_that_stay() {
+        let bridge = bridge();
+        learn(&bridge, 1, 1);
+        learn(&bridge, 2, 2);
+        let port = model::Port {
+            id: PortId(1),
+            name: "one".into(),
+            attachment: model::Attachment::Access(BLUE),
+            isolated: false,
+            mac_limit: 1,
+            storm: model::StormLimits::default(),
+            misses_per_turn: 1,
+            vnic: None,
+        };
+        let model = model::Model {
+            networks: vec![network()],
+            ports: vec![port],
+        };
+        let next = bridge.successor(&Snapshot::compile(&model, Epoch(2)).expect("compiles"));
+        let rows: Vec<_> = next.rows(0).iter().map(|row| (row.mac, row.port)).collect();
+        assert_eq!(rows, [(mac(1), PortId(1))]);
+        assert_eq!(bridge.rows(0).len(), 2, "the tables in force stay");
     }
 
     #[test]

@@ -5,11 +5,12 @@
 //! ```text
 //!   rx + replicas = forwarded + Σ drops (ingress reasons)      what came in at a port
 //!   offered       = tx        + Σ drops (egress reasons)       what was to go out at a port
-//!   Σ forwarded   = Σ offered
-//!   so in total: rx + replicas = tx + Σ drops
+//!   Σ forwarded + Σ originated = Σ offered
+//!   so in total: rx + replicas + originated = tx + Σ drops
 //! ```
 //!
-//! A frame with one destination or none makes no replica; with n destinations it makes n - 1.
+//! A frame with one destination or none makes no replica; with n destinations it makes n - 1. What
+//! the switch itself sends, no port received: it is originated.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -59,6 +60,8 @@ pub struct PortCounters {
     pub forwarded: Counter,
     /// Frames that were to leave here.
     pub offered: Counter,
+    /// Those of them that the switch itself made.
+    pub originated: Counter,
     /// Frames that the flow cache answered.
     pub cache_hits: Counter,
     /// Frames that the slow path answered, or the budget dropped.
@@ -102,6 +105,8 @@ pub struct PortCounts {
     pub forwarded: u64,
     /// Frames that were to leave here.
     pub offered: u64,
+    /// Those of them that the switch itself made.
+    pub originated: u64,
     /// Frames that the flow cache answered.
     pub cache_hits: u64,
     /// Frames that the slow path answered, or the budget dropped.
@@ -120,6 +125,7 @@ impl PortCounts {
         self.replicas += counters.replicas.get();
         self.forwarded += counters.forwarded.get();
         self.offered += counters.offered.get();
+        self.originated += counters.originated.get();
         self.cache_hits += counters.cache_hits.get();
         self.cache_misses += counters.cache_misses.get();
         for (reason, counter) in DropReason::ALL.iter().zip(&counters.drops.0) {

@@ -6,7 +6,7 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicU64, Ordering::Relaxed},
+    atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
 };
 
 use hashbrown::HashMap;
@@ -14,8 +14,8 @@ use policy::{Denial, DropReason, PortId, RuleId};
 
 use crate::counters::Counter;
 
-/// Rows of a worker's ledger.
-const ROWS: usize = 8192;
+/// Rows of a worker's ledger: so many (port, reason, rule) may drop and still be told apart.
+const ROWS: usize = 32_768;
 
 /// A row's number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +35,7 @@ struct Row {
     /// What the row counts, packed by [`pack`]; 0 for a free row.
     label: AtomicU64,
     frames: Counter,
+    last_s: AtomicU32,
 }
 
 /// One row that counts something.
@@ -46,6 +47,8 @@ pub struct LedgerEntry {
     pub denial: Denial,
     /// How many.
     pub frames: u64,
+    /// When the last one was, in seconds of the clock.
+    pub last_s: u32,
 }
 
 impl LedgerRows {
@@ -58,6 +61,7 @@ impl LedgerRows {
                 port,
                 denial,
                 frames,
+                last_s: row.last_s.load(Relaxed),
             })
         })
     }
@@ -73,15 +77,23 @@ pub struct DropLedger {
 
 impl Default for DropLedger {
     fn default() -> Self {
-        Self {
-            rows: Arc::new(LedgerRows((0..ROWS).map(|_| Row::default()).collect())),
-            slots: HashMap::with_capacity(ROWS),
-            free: (1..ROWS as u16).rev().collect(),
-        }
+        Self::new(ROWS)
     }
 }
 
 impl DropLedger {
+    /// A ledger of so many rows, at most 65,536.
+    pub fn new(rows: usize) -> Self {
+        let numbers = 0..=u16::try_from(rows.saturating_sub(1)).unwrap_or(u16::MAX);
+        Self {
+            rows: Arc::new(LedgerRows(
+                numbers.clone().map(|_| Row::default()).collect(),
+            )),
+            slots: HashMap::with_capacity(rows),
+            free: numbers.skip(1).rev().collect(),
+        }
+    }
+
     /// The rows, for control.
     pub fn rows(&self) -> Arc<LedgerRows> {
         Arc::clone(&self.rows)
@@ -101,10 +113,18 @@ impl DropLedger {
         LedgerSlot(free)
     }
 
-    /// Counts one frame.
+    /// What a row counts; `None` for what is not itemised.
+    pub fn denial(&self, slot: LedgerSlot) -> Option<Denial> {
+        let label = self.rows.0[slot.0 as usize].label.load(Relaxed);
+        unpack(label).map(|(_, denial)| denial)
+    }
+
+    /// Counts one frame, dropped at `now_s`.
     #[inline]
-    pub fn count(&self, slot: LedgerSlot) {
-        self.rows.0[slot.0 as usize].frames.add(1);
+    pub fn count(&self, slot: LedgerSlot, now_s: u32) {
+        let row = &self.rows.0[slot.0 as usize];
+        row.frames.add(1);
+        row.last_s.store(now_s, Relaxed);
     }
 
     /// Frees the rows of a port that is gone.
@@ -159,7 +179,7 @@ mod tests {
         for (port, rule, times) in [(0, None, 1), (3, Some(0), 2), (u16::MAX, Some(u32::MAX), 3)] {
             for _ in 0..times {
                 let slot = ledger.slot(PortId(port), denial(rule));
-                ledger.count(slot);
+                ledger.count(slot, 0);
             }
         }
         let mut seen: Vec<_> = ledger
@@ -181,7 +201,7 @@ mod tests {
         let mut ledger = DropLedger::default();
         for rule in 0..2 * ROWS as u32 {
             let slot = ledger.slot(PortId((rule % 2) as u16), denial(Some(rule)));
-            ledger.count(slot);
+            ledger.count(slot, 0);
         }
         assert_eq!(
             ledger.slot(PortId(9), denial(None)),

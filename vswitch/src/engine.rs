@@ -27,6 +27,7 @@ use policy::{
 
 use crate::{
     counters::PortCounts,
+    drop_watch::Watches,
     intake::OwnedQueue,
     outbox::SharedTxQueue,
     published::{Bundle, PortShared, Shared},
@@ -36,7 +37,7 @@ use crate::{
 use threads::{WorkerHandle, secret, start_housekeeper, start_worker};
 
 pub use crate::runner::{FlowRow, FlowVerdict};
-pub use view::{DropRow, MOST_FLOWS, QueueRow};
+pub use view::{DropRow, MOST_FLOWS, Outlook, QueueRow, RuleHits};
 
 /// How long control waits for a worker.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -129,6 +130,7 @@ pub struct Engine {
     workers: Vec<WorkerHandle>,
     state: Mutex<State>,
     listing: Mutex<()>,
+    watches: Watches,
     housekeeper: Option<(Sender<()>, JoinHandle<()>)>,
 }
 
@@ -154,6 +156,7 @@ impl Engine {
         let connections = Connections::new(settings.connections_max, [a, b, c, d, e, f]);
         let shared = Arc::new(Shared::new(Clock::calibrate(), connections));
         let secret = secret()?;
+        let mut taps = Vec::new();
         let workers = settings
             .cores
             .iter()
@@ -161,6 +164,7 @@ impl Engine {
             .map(|(id, core)| {
                 let entries = settings.flow_cache_entries;
                 let worker = Worker::new(id, Arc::clone(&shared), entries, secret);
+                taps.push(worker.taps());
                 start_worker(worker, *core, settings)
             })
             .collect::<Result<Vec<_>, _>>()?;
@@ -170,6 +174,7 @@ impl Engine {
             workers,
             state: Mutex::default(),
             listing: Mutex::default(),
+            watches: Watches::new(taps),
             housekeeper: Some(housekeeper),
         })
     }

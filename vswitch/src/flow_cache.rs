@@ -16,7 +16,9 @@
 //! - nothing is ever resized or chained: whoever makes many flows evicts only within sets;
 //! - a new entry is not protected until its second frame, and unprotected entries go first, so
 //!   a scan does not evict flows that are in use (CLOCK within a set);
-//! - at most a quarter of a set's ways hold drop verdicts;
+//! - at most a quarter of a set's ways hold flows that are dropped, whoever's policy denies them;
+//! - a port that holds half of a full set's ways makes room among its own, whatever its flows are:
+//!   so no port takes more than half of the cache from the others;
 //! - the hash is keyed per process, so that nobody outside can aim at one set.
 
 use pmd::cpu::Lanes;
@@ -24,6 +26,7 @@ use policy::{Epoch, FlowKey, NetworkId, PortId, conntrack::Token, key::shape};
 
 use crate::{
     bridge::Generations,
+    rule_ledger::{RuleLedger, RuleSlot},
     verdict::{Destination, Verdict},
 };
 
@@ -31,6 +34,8 @@ const WAYS: usize = 16;
 /// Cache lines of an entry.
 const ENTRY_LINES: usize = 2;
 const MAX_DROP_WAYS: u8 = WAYS as u8 / 4;
+/// Ways of a full set that a port may hold and still take another's.
+const MAX_OWNED_WAYS: usize = WAYS / 2;
 
 /// Every so many hits, an entry is marked as referenced.
 const HITS_A_TOUCH: u64 = 8;
@@ -38,6 +43,15 @@ const HITS_A_TOUCH: u64 = 8;
 const PROTECTED: u8 = 1;
 const REFERENCED: u8 = 2;
 const DROP: u8 = 4;
+/// Whose entry it is: the ports share so many numbers. Two that share one share its bound.
+const OWNER: u8 = 0xff << OWNER_SHIFT;
+const OWNER_SHIFT: u32 = 3;
+
+/// The bits of [`OWNER`] for a port's entries.
+fn owner(port: PortId) -> u8 {
+    let number = port.0 ^ port.0 >> 5 ^ port.0 >> 10;
+    (number << OWNER_SHIFT) as u8
+}
 
 /// One set: the tags of its ways and their replacement state.
 #[derive(Clone, Copy, Debug, Default)]
@@ -59,18 +73,23 @@ impl Set {
     /// Which way a new entry takes. Ways that are equal in all else go in an order that begins
     /// anywhere, at `chance`: one fixed order would, of flows that come round and are one too
     /// many for the set, always take the one that comes next.
-    fn victim(&mut self, is_drop: bool, chance: usize) -> usize {
-        if is_drop && self.drop_ways >= MAX_DROP_WAYS {
+    fn victim(&mut self, new: u8, chance: usize) -> usize {
+        if new & DROP != 0 && self.drop_ways >= MAX_DROP_WAYS {
             return self.sweep(chance, |state| state & DROP != 0);
         }
         let free = self.matching(0);
         if free != 0 {
             return free.trailing_zeros() as usize;
         }
-        if self.state.iter().any(|state| state & PROTECTED == 0) {
-            return self.sweep(chance, |state| state & PROTECTED == 0);
+        let own = |state: u8| state & OWNER == new & OWNER;
+        let owned = self.state.iter().filter(|state| own(**state)).count();
+        let crowded = owned >= MAX_OWNED_WAYS;
+        let may_go = |state: u8| !crowded || own(state);
+        let unprotected = |state: u8| state & PROTECTED == 0 && may_go(state);
+        if self.state.iter().any(|state| unprotected(*state)) {
+            return self.sweep(chance, unprotected);
         }
-        self.sweep(chance, |_| true)
+        self.sweep(chance, may_go)
     }
 
     /// The next eligible way from `start` on that was not referenced since it was last passed.
@@ -108,12 +127,16 @@ pub struct Entry {
     pub verdict: Verdict,
     /// Frames that it answered.
     pub hits: u64,
+    /// The low half of how many of them their rules were credited with.
+    settled: u32,
     /// The MAC table's generation it was decided under.
     pub generation: u32,
     /// When the bridge is next told that the sender is still there, in seconds of the clock.
     pub refresh_s: u32,
     /// Whose MAC table that was; [`NO_NETWORK`] when none was read.
     pub network: NetworkId,
+    /// The rule of the sending vNIC that let its frames pass.
+    pub outbound: RuleSlot,
     /// The port that its frames go to, when that is one and they leave there as they came.
     straight_to: Option<PortId>,
     /// The connection, or the absence of one, that it rests on.
@@ -132,9 +155,11 @@ impl Entry {
             epoch,
             verdict,
             hits: 0,
+            settled: 0,
             generation: 0,
             refresh_s: u32::MAX,
             network: NO_NETWORK,
+            outbound: RuleSlot::NONE,
             straight_to,
             token: Token::UNTRACKED,
         }
@@ -178,6 +203,20 @@ impl Entry {
     #[inline(always)]
     fn stands(&self, now: Standing<'_>) -> bool {
         self.epoch == now.epoch && self.generation == now.generations.current(self.network)
+    }
+
+    /// Credits its rules with the hits since the last time, of which the last came at `at_s`.
+    fn settle(&mut self, rules: &RuleLedger, at_s: u32) {
+        let frames = u64::from((self.hits as u32).wrapping_sub(self.settled));
+        if frames == 0 {
+            return;
+        }
+        self.settled = self.hits as u32;
+        rules.count(self.outbound, frames, at_s);
+        // A flood is counted by destination as it leaves: some of them are denied.
+        if let Verdict::Unicast(to) = self.verdict {
+            rules.count(to.allowed, frames, at_s);
+        }
     }
 
     /// Counts a hit. The first one protects the entry; that it is still in use is noted by
@@ -412,11 +451,24 @@ impl FlowCache {
         (0..WAYS).any(|way| ways & 1 << way != 0 && self.entries[set * WAYS + way].key == *key)
     }
 
-    /// Keeps a decision, in the place of an older one for the same key if there is one.
-    pub fn insert(&mut self, hash: Hash, entry: Entry) {
+    /// The entry of a key already masked, if it stands: for whoever asks without being a frame.
+    pub fn peek(&self, masked: &FlowKey, now: Standing<'_>) -> Option<&Entry> {
+        let hash = self.hash(masked);
+        let set = self.set_index(hash);
+        let ways = self.sets[set].matching(hash.tag());
+        (0..WAYS)
+            .filter(|way| ways & 1 << way != 0)
+            .map(|way| &self.entries[set * WAYS + way])
+            .find(|entry| entry.key == *masked && entry.stands(now))
+    }
+
+    /// Keeps a decision, in the place of an older one for the same key if there is one. The rules
+    /// of the entry that goes are credited as of `now_s`.
+    pub fn insert(&mut self, hash: Hash, entry: Entry, rules: &RuleLedger, now_s: u32) {
         let set_index = self.set_index(hash);
         let set = &mut self.sets[set_index];
-        let is_drop = matches!(entry.verdict, Verdict::Drop(_));
+        let is_drop = entry.verdict.denies();
+        let new = owner(entry.key.ingress()) | if is_drop { DROP } else { 0 };
         let mut same = set.matching(hash.tag());
         let mut way = None;
         while same != 0 && way.is_none() {
@@ -431,11 +483,12 @@ impl FlowCache {
                 set.tags.0[candidate] = 0;
                 set.state[candidate] = 0;
                 self.used -= 1;
+                self.entries[set_index * WAYS + candidate].settle(rules, now_s);
             }
         }
         let way = way.unwrap_or_else(|| {
             self.inserted = self.inserted.wrapping_add(1);
-            set.victim(is_drop, fold(self.inserted, GOLDEN_RATIO) as usize)
+            set.victim(new, fold(self.inserted, GOLDEN_RATIO) as usize)
         });
         if set.tags.0[way] == 0 {
             self.used += 1;
@@ -443,8 +496,18 @@ impl FlowCache {
         set.drop_ways -= u8::from(set.state[way] & DROP != 0);
         set.drop_ways += u8::from(is_drop);
         set.tags.0[way] = hash.tag();
-        set.state[way] = if is_drop { DROP } else { 0 };
-        self.entries[set_index * WAYS + way] = entry;
+        set.state[way] = new;
+        let place = &mut self.entries[set_index * WAYS + way];
+        place.settle(rules, now_s);
+        *place = entry;
+    }
+
+    /// Credits the rules of so many entries from the one numbered `from`.
+    pub fn settle(&mut self, from: usize, count: usize, rules: &RuleLedger, at_s: u32) {
+        let end = (from + count).min(self.entries.len());
+        for entry in self.entries.get_mut(from..end).unwrap_or_default() {
+            entry.settle(rules, at_s);
+        }
     }
 
     /// The entries in use that still stand, among so many from the one numbered `from`.
@@ -506,6 +569,7 @@ mod tests {
             port: PortId(port),
             tag: None,
             denied: None,
+            allowed: RuleSlot::NONE,
         })
     }
 
@@ -524,6 +588,7 @@ mod tests {
 
     struct Bed {
         cache: FlowCache,
+        rules: RuleLedger,
         generations: Generations,
     }
 
@@ -531,13 +596,14 @@ mod tests {
         fn new(entries: usize) -> Self {
             Self {
                 cache: FlowCache::new(entries, SECRET),
+                rules: RuleLedger::default(),
                 generations: Generations::default(),
             }
         }
 
         fn insert(&mut self, entry: Entry) {
             let hash = self.cache.hash(&entry.key);
-            self.cache.insert(hash, entry);
+            self.cache.insert(hash, entry, &self.rules, 0);
         }
 
         fn look(&mut self, flow: u64, epoch: u64) -> Option<Verdict> {
@@ -613,6 +679,44 @@ mod tests {
     }
 
     #[test]
+    fn no_port_takes_more_than_half_from_another() {
+        let mut bed = Bed::new(1024);
+        // Ingress ports stand in the lowest bits of a key.
+        let of = |port: u64, flow: u64| flow << 16 | port;
+        for flow in 0..256 {
+            bed.insert(entry(of(1, flow), 1, to(9)));
+            bed.look(of(1, flow), 1);
+        }
+        let kept = |bed: &mut Bed| {
+            let flows = 0..256;
+            flows
+                .filter(|flow| bed.look(of(1, *flow), 1).is_some())
+                .count()
+        };
+        let before = kept(&mut bed);
+        // Every flow is in use, so none is a scan's.
+        for flow in 0..50_000 {
+            let flow = of(2, flow);
+            bed.insert(entry(flow, 1, to(9)));
+            bed.look(flow, 1);
+            bed.look(flow, 1);
+        }
+        let after = kept(&mut bed);
+        assert!(after * 100 >= before * 98, "{after} of {before}");
+        // And a newcomer finds room.
+        for flow in 0..256 {
+            bed.insert(entry(of(3, flow), 1, to(9)));
+            assert!(bed.look(of(3, flow), 1).is_some());
+        }
+        // Alone it may have all.
+        let mut alone = Bed::new(1024);
+        for flow in 0..50_000 {
+            alone.insert(entry(of(2, flow), 1, to(9)));
+        }
+        assert_eq!(alone.cache.used(), 1024);
+    }
+
+    #[test]
     fn flows_that_come_round_and_are_one_too_many_mostly_hit() {
         let mut bed = Bed::new(WAYS);
         assert_eq!(bed.cache.sets.len(), 1);
@@ -679,15 +783,25 @@ mod tests {
 
     #[test]
     fn drops_take_at_most_a_quarter() {
-        let mut bed = Bed::new(1024);
-        let verdict = drop_verdict();
-        for flow in 0..100_000 {
-            bed.insert(entry(flow, 1, verdict));
-        }
-        assert!(bed.cache.used() <= 256, "{}", bed.cache.used());
-        for set in &bed.cache.sets {
-            let drops = set.state.iter().filter(|state| **state & DROP != 0).count();
-            assert_eq!(drops, set.drop_ways as usize);
+        let denied_at_the_receiver = Verdict::Unicast(Destination {
+            port: PortId(1),
+            tag: None,
+            denied: Some(Denied {
+                reason: DropReason::AclIn,
+                row: crate::drop_ledger::LedgerSlot::NOT_ITEMISED,
+            }),
+            allowed: RuleSlot::NONE,
+        });
+        for verdict in [drop_verdict(), denied_at_the_receiver] {
+            let mut bed = Bed::new(1024);
+            for flow in 0..100_000 {
+                bed.insert(entry(flow, 1, verdict));
+            }
+            assert!(bed.cache.used() <= 256, "{}", bed.cache.used());
+            for set in &bed.cache.sets {
+                let drops = set.state.iter().filter(|state| **state & DROP != 0).count();
+                assert_eq!(drops, set.drop_ways as usize);
+            }
         }
     }
 

@@ -2,23 +2,27 @@
 //!
 //! Datapath, in the order of a frame's walk: [`worker`] (the walk itself; read it first),
 //! [`intake`], [`flow_cache`], [`slow_path`], [`bridge`], [`verdict`], [`outbox`]; beside it
-//! [`budget`], [`counters`], [`drop_ledger`], [`storm`], [`published`]. Around it: [`runner`] (a worker's
+//! [`budget`], [`counters`], [`drop_ledger`], [`drop_watch`], [`storm`], [`published`],
+//! [`explain`](mod@explain) (the slow path for frames that are not there). Around it: [`runner`] (a worker's
 //! thread), [`sleep`], and [`engine`], which control sees.
 //!
 //! Control, from the outside in: [`cli`] (what a person types), [`api`] (what it speaks to),
 //! [`control`] (brings the datapath to the desired state and keeps it there), [`config`] (the
-//! desired state); beside it [`metrics`] and [`doctor`].
+//! desired state); beside it [`metrics`], [`decode`] and [`doctor`].
 #![forbid(unsafe_code)]
 
 pub mod bridge;
 pub mod budget;
 pub mod counters;
 pub mod drop_ledger;
+pub mod drop_watch;
 pub mod engine;
+pub mod explain;
 pub mod flow_cache;
 pub mod intake;
 pub mod outbox;
 pub mod published;
+pub mod rule_ledger;
 pub mod runner;
 pub mod sleep;
 pub mod slow_path;
@@ -31,5 +35,6 @@ pub mod api;
 pub mod cli;
 pub mod config;
 pub mod control;
+pub mod decode;
 pub mod doctor;
 pub mod metrics;

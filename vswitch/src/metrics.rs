@@ -26,6 +26,9 @@ const PORT: &[Family<PortCounts, u64>] = &[
         |c| c.forwarded,
     ),
     ("offered", "Destinations handed to the port.", |c| c.offered),
+    ("originated", "Frames made by the switch itself.", |c| {
+        c.originated
+    }),
     ("cache_hits", "Frames judged by the flow cache.", |c| {
         c.cache_hits
     }),

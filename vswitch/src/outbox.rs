@@ -8,11 +8,12 @@ use std::sync::Arc;
 
 use arrayvec::ArrayVec;
 use parking_lot::Mutex;
-use pmd::{BURST, Frame, PrefixArena, TxBurst, TxPlan, TxQueue};
-use policy::{DropReason, PortId};
+use pmd::{BURST, Frame, MAX_PREFIX_BYTES, PrefixArena, TxBurst, TxPlan, TxQueue};
+use policy::{Denial, DropReason, PortId};
 
 use crate::{
     counters::PortCounters,
+    drop_watch::Taps,
     published::Bundle,
     verdict::{Destination, VlanTag},
 };
@@ -58,6 +59,10 @@ pub struct Outbox {
     busy: Vec<PortId>,
     prefixes: PrefixArena,
     worker: usize,
+    /// Where whoever watches drops gets samples.
+    pub(crate) taps: Arc<Taps>,
+    /// The time of the turn.
+    pub(crate) now_ns: u64,
 }
 
 impl Outbox {
@@ -102,6 +107,40 @@ impl Outbox {
         self.push(bundle, frames, to.port, plan);
     }
 
+    /// Plans that the first bytes of a fresh prefix leave by `port`, as `write` makes them: a frame
+    /// of the switch's own. Nothing leaves when `write` says so by making none.
+    ///
+    /// Frame number `index` of the burst, from which nothing is taken, stands for it.
+    pub fn originate(
+        &mut self,
+        bundle: &Bundle,
+        frames: &[Frame<'_>],
+        index: usize,
+        port: PortId,
+        write: impl Fn(&mut [u8; MAX_PREFIX_BYTES]) -> Option<usize>,
+    ) {
+        let lane = self.lanes.get(port.index());
+        if self.prefixes.is_full() || lane.is_some_and(|lane| lane.plans.is_full()) {
+            self.transmit(bundle, frames);
+        }
+        let Some((number, prefix)) = self.prefixes.allocate() else {
+            return;
+        };
+        let Some(len) = write(prefix) else {
+            return;
+        };
+        if let Some(counters) = counters(bundle, port, self.worker) {
+            counters.originated.add(1);
+        }
+        let plan = TxPlan {
+            frame: index as u8,
+            prefix: number,
+            prefix_len_bytes: len as u8,
+            ..TxPlan::default()
+        };
+        self.push(bundle, frames, port, plan);
+    }
+
     /// Takes a plan for `port`. What finds no such port is counted as dropped.
     ///
     /// A plan with a prefix must not come for a port that has a burst of plans: to make room
@@ -109,7 +148,7 @@ impl Outbox {
     #[inline(always)]
     pub fn push(&mut self, bundle: &Bundle, frames: &[Frame<'_>], port: PortId, plan: TxPlan) {
         let Some(lane) = self.lanes.get_mut(port.index()) else {
-            return refuse(bundle, port, self.worker, 1);
+            return self.refuse(bundle, frames, port, &[plan]);
         };
         if lane.plans.is_empty() {
             self.busy.push(port);
@@ -118,6 +157,22 @@ impl Outbox {
             self.transmit(bundle, frames);
             self.busy.push(port);
             self.lanes[port.index()].plans.push(plan);
+        }
+    }
+
+    /// Counts plans for a port that is not attached, and shows them to whoever watches.
+    #[cold]
+    #[inline(never)]
+    fn refuse(&self, bundle: &Bundle, frames: &[Frame<'_>], port: PortId, plans: &[TxPlan]) {
+        refuse(bundle, port, self.worker, plans.len() as u64);
+        self.watcher()
+            .show(frames, port, DropReason::PortDown, plans);
+    }
+
+    fn watcher(&self) -> Watcher<'_> {
+        Watcher {
+            taps: &self.taps,
+            now_ns: self.now_ns,
         }
     }
 
@@ -157,6 +212,10 @@ impl Outbox {
     /// Hands every plan to its port's driver and counts what became of it.
     #[inline(never)]
     pub fn transmit(&mut self, bundle: &Bundle, frames: &[Frame<'_>]) {
+        let watcher = Watcher {
+            taps: &self.taps,
+            now_ns: self.now_ns,
+        };
         for port in self.busy.drain(..) {
             let lane = &mut self.lanes[port.index()];
             if let Some(Queue(queue)) = &lane.queue {
@@ -170,22 +229,60 @@ impl Outbox {
                     counters.offered.add(lane.plans.len() as u64);
                     counters.tx_frames.add(u64::from(report.sent));
                     counters.tx_bytes.add(report.sent_bytes);
-                    for (reason, frames) in [
+                    for (reason, dropped) in [
                         (DropReason::TxFull, report.full),
                         (DropReason::TooBig, report.too_big),
                         (DropReason::PortDown, report.down),
                     ] {
-                        if frames > 0 {
-                            counters.drop_frames(reason, u64::from(frames));
+                        if dropped > 0 {
+                            counters.drop_frames(reason, u64::from(dropped));
+                            watcher.show_some(frames, port, reason, &lane.plans, dropped);
                         }
                     }
                 }
             } else {
                 refuse(bundle, port, self.worker, lane.plans.len() as u64);
+                watcher.show(frames, port, DropReason::PortDown, &lane.plans);
             }
             lane.plans.clear();
         }
         self.prefixes.clear();
+    }
+}
+
+/// Gives samples of what did not leave to whoever watches.
+struct Watcher<'a> {
+    taps: &'a Taps,
+    now_ns: u64,
+}
+
+impl Watcher<'_> {
+    /// Of `plans`, `dropped` were: all of them, or it is not known which.
+    #[cold]
+    fn show_some(
+        &self,
+        frames: &[Frame<'_>],
+        port: PortId,
+        reason: DropReason,
+        plans: &[TxPlan],
+        dropped: u32,
+    ) {
+        if dropped as usize == plans.len() {
+            self.show(frames, port, reason, plans);
+        } else if self.taps.watch_drops() {
+            self.taps.dropped_some(self.now_ns, port, reason, dropped);
+        }
+    }
+
+    #[cold]
+    fn show(&self, frames: &[Frame<'_>], port: PortId, reason: DropReason, plans: &[TxPlan]) {
+        if self.taps.watch_drops() {
+            for plan in plans {
+                let frame = &frames[plan.frame as usize];
+                let drop = (port, Denial::new(reason));
+                self.taps.dropped(self.now_ns, None, drop, frame);
+            }
+        }
     }
 }
 

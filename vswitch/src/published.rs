@@ -11,7 +11,11 @@ use std::sync::{
 use arc_swap::ArcSwap;
 use policy::{Epoch, PortId, conntrack::Connections, snapshot::Snapshot};
 
-use crate::{bridge::Bridge, counters::PortCounters, storm::StormGates};
+use crate::{
+    bridge::Bridge,
+    counters::PortCounters,
+    storm::{Gate, StormGates},
+};
 
 /// A snapshot with the counters of the ports it speaks of.
 #[derive(Debug)]
@@ -37,6 +41,8 @@ pub struct PortShared {
     pub counters: Box<[PortCounters]>,
     /// The limits on what it floods.
     pub storm: StormGates,
+    /// The limit on what its senders are told of rejected frames.
+    pub rejects: Gate,
 }
 
 impl PortShared {
@@ -45,6 +51,7 @@ impl PortShared {
         Self {
             counters: (0..workers).map(|_| PortCounters::default()).collect(),
             storm: StormGates::default(),
+            rejects: Gate::default(),
         }
     }
 }

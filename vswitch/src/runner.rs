@@ -7,7 +7,7 @@
 use std::{os::fd::OwnedFd, sync::Arc};
 
 use crossbeam::channel::{Receiver, Sender, TryRecvError};
-use policy::{DropReason, FlowKey, PortId};
+use policy::{DropReason, Epoch, FlowKey, PortId};
 
 use crate::{
     flow_cache::Entry,
@@ -20,6 +20,12 @@ use crate::{
 
 /// Cache entries looked at between two turns while flows are listed.
 const SLICE: usize = 4096;
+
+/// Cache entries settled between two turns as a matter of course: a few microseconds' worth.
+const SETTLED_A_TURN: usize = 256;
+
+/// In which time the whole cache is settled, while there are frames.
+const SETTLED_WITHIN_NS: u64 = 4_000_000_000;
 
 /// Most turns taken for what was received before a port is given up. A full ring takes 32; a port
 /// that never falls silent must not keep control waiting.
@@ -65,6 +71,20 @@ pub enum Command {
         port: PortId,
         /// Done.
         reply: Sender<()>,
+    },
+    /// Credit the rules with all that the cache counted.
+    Settle {
+        /// Done.
+        reply: Sender<()>,
+    },
+    /// Look whether the cache has a flow, without being a frame of it.
+    Look {
+        /// The key under its mask.
+        masked: FlowKey,
+        /// The snapshot whose mask it is.
+        epoch: Epoch,
+        /// The flow, if a frame of it would be answered by the cache.
+        reply: Sender<Option<FlowRow>>,
     },
     /// List cached flows.
     Flows {
@@ -116,6 +136,16 @@ struct Listing {
     reply: Sender<Vec<FlowRow>>,
 }
 
+/// The way round the cache, crediting rules with what entries counted.
+#[derive(Default)]
+struct Settling {
+    next: usize,
+    /// When the next part is due.
+    due_ns: u64,
+    /// Somebody waits until all entries are settled, of which so many are left.
+    asked: Option<(usize, Sender<()>)>,
+}
+
 /// What a worker's thread is made of.
 pub(crate) struct Runner {
     pub(crate) worker: Worker,
@@ -136,12 +166,15 @@ impl Runner {
         }
         let mut sleeper = Sleeper::new(self.max_sleep_us);
         let mut listing = None;
+        let mut settling = Settling::default();
         loop {
             let frames = self.worker.turn();
             match self.inbox.try_recv() {
-                Ok(command) => self.answer(command, &mut listing),
+                Ok(command) => self.answer(command, &mut listing, &mut settling),
                 Err(TryRecvError::Disconnected) => return,
-                Err(TryRecvError::Empty) if frames == 0 && listing.is_none() => {
+                Err(TryRecvError::Empty)
+                    if frames == 0 && listing.is_none() && settling.asked.is_none() =>
+                {
                     let worker = &mut self.worker;
                     sleeper.rest(&mut worker.intake, &self.wake, &worker.counters);
                     continue;
@@ -150,11 +183,12 @@ impl Runner {
             }
             sleeper.reset();
             self.go_on(&mut listing);
+            self.settle(&mut settling);
         }
     }
 
     /// A reply that nobody waits for any more is dropped: control has given up on it.
-    fn answer(&mut self, command: Command, listing: &mut Option<Listing>) {
+    fn answer(&mut self, command: Command, listing: &mut Option<Listing>, settling: &mut Settling) {
         let worker = &mut self.worker;
         match command {
             Command::AddRx { queue, reply } => {
@@ -191,6 +225,17 @@ impl Runner {
                 worker.slow_path.ledger.forget(port);
                 let _ = reply.send(());
             }
+            Command::Settle { reply } => {
+                settling.asked = Some((worker.cache.capacity(), reply));
+            }
+            Command::Look {
+                masked,
+                epoch,
+                reply,
+            } => {
+                let entry = worker.cached(&masked, epoch);
+                let _ = reply.send(entry.map(|entry| worker.row(entry)));
+            }
             Command::Flows { limit, reply } => {
                 *listing = Some(Listing {
                     rows: Vec::with_capacity(limit),
@@ -198,6 +243,34 @@ impl Runner {
                     limit,
                     reply,
                 });
+            }
+        }
+    }
+
+    /// A part of the way round the cache, if it is due or asked for.
+    fn settle(&mut self, settling: &mut Settling) {
+        let worker = &mut self.worker;
+        let (capacity, now_ns) = (worker.cache.capacity(), worker.counters.running_ns.get());
+        let count = match &settling.asked {
+            Some(_) => SLICE,
+            None if now_ns >= settling.due_ns => SETTLED_A_TURN,
+            None => return,
+        };
+        settling.due_ns = now_ns + SETTLED_WITHIN_NS * count as u64 / capacity as u64;
+        let rules = &worker.slow_path.rules;
+        let at_s = (worker.busy_ns / 1_000_000_000) as u32;
+        worker.cache.settle(settling.next, count, rules, at_s);
+        settling.next = if settling.next + count < capacity {
+            settling.next + count
+        } else {
+            0
+        };
+        if let Some((left, reply)) = settling.asked.take() {
+            match left.checked_sub(count) {
+                Some(left) if left > 0 => settling.asked = Some((left, reply)),
+                _ => {
+                    let _ = reply.send(());
+                }
             }
         }
     }
@@ -219,13 +292,17 @@ impl Runner {
 impl Worker {
     /// The flows that stand, among so many cache entries from the one numbered `from`.
     fn flows(&self, from: usize, count: usize) -> impl Iterator<Item = FlowRow> {
-        self.live_entries(from, count).map(|entry| FlowRow {
+        self.live_entries(from, count).map(|entry| self.row(entry))
+    }
+
+    fn row(&self, entry: &Entry) -> FlowRow {
+        FlowRow {
             worker: self.id,
             ingress: entry.key.ingress(),
             key: entry.key,
             verdict: self.describe(entry),
             hits: entry.hits,
-        })
+        }
     }
 
     fn describe(&self, entry: &Entry) -> FlowVerdict {

@@ -12,9 +12,12 @@
 //!     ─► inbound policy of each destination                          of the egress ports
 //!     ─► connection opened or advanced                               (trail)
 //! ```
+//!
+//! An [`Observer`] may look on, and then nothing is learned of the frame: so `vswitch explain` is
+//! answered by the very functions that forward.
 
 use policy::{
-    Class, Denial, DropReason, NetworkId, PortId, VlanId,
+    Class, Denial, DropReason, NetworkId, PortId, RuleId, VlanId,
     conntrack::{Connections, Token},
     key::shape,
     parse::Parsed,
@@ -27,6 +30,7 @@ use crate::{
     bridge::{Bridge, Lookup, Sender},
     drop_ledger::DropLedger,
     flow_cache::NO_NETWORK,
+    rule_ledger::{RuleLedger, RuleSlot},
     storm::FloodKind,
     trail::{self, Footing, Trail},
     verdict::{Denied, Destination, DestinationLog, ListId, Verdict},
@@ -47,6 +51,8 @@ pub struct Decision {
     pub cacheable: bool,
     /// What it took, in judgements: 1 and one for each destination.
     pub cost: u32,
+    /// The rule of the sending vNIC that let the frame pass.
+    pub outbound: RuleSlot,
 }
 
 impl Decision {
@@ -61,6 +67,8 @@ impl Decision {
 pub struct SlowPath {
     /// Drops by rule.
     pub ledger: DropLedger,
+    /// What passed, by rule.
+    pub rules: RuleLedger,
     /// Lists of destinations.
     pub lists: DestinationLog,
 }
@@ -69,6 +77,7 @@ impl Default for SlowPath {
     fn default() -> Self {
         Self {
             ledger: DropLedger::default(),
+            rules: RuleLedger::default(),
             lists: DestinationLog::new(64),
         }
     }
@@ -87,15 +96,78 @@ pub struct Inputs<'a> {
     pub now_s: u32,
 }
 
+/// Something that was found on the way to a decision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// The port may send the frame, on this network.
+    Admitted(NetworkId),
+    /// The vNIC of the ingress port may be its sender.
+    OwnSender,
+    /// The outbound policy of that vNIC lets it pass: by this rule, or by default.
+    Outbound(Option<RuleId>),
+    /// The sender may be where it is, and this is known of the target; `None` for a group.
+    Bridged(Option<Lookup>),
+    /// It is flooded.
+    Flooded(FloodKind),
+    /// It is bound for a port.
+    To {
+        /// Which.
+        port: PortId,
+        /// The tag it leaves with.
+        tag: Option<VlanId>,
+        /// What the receiving vNIC's policy says, if one is bound there: passed by this rule or by
+        /// default, or denied.
+        judged: Result<Option<RuleId>, Denial>,
+    },
+    /// It is dropped in the ingress port's account.
+    Denied(Denial),
+}
+
+/// Who looks on while the slow path decides.
+pub trait Observer {
+    /// False when the frame is not there: nothing is learned of it, and no table changes.
+    const LEARNS: bool;
+
+    /// Is told each step, in order.
+    fn step(&mut self, step: Step);
+}
+
+/// Nobody, at no cost: how frames are forwarded.
+impl Observer for () {
+    const LEARNS: bool = true;
+
+    #[inline(always)]
+    fn step(&mut self, _step: Step) {}
+}
+
 /// A decision in the making: dropped, or bound for these places.
 enum Route {
     One(PortId, Option<VlanId>),
     Flood { kind: FloodKind, cacheable: bool },
 }
 
+/// A frame on its way to its destinations.
+struct Onward<'a, 't, O> {
+    snapshot: &'a Snapshot,
+    parsed: &'a Parsed,
+    trail: &'a mut Trail<'t>,
+    observer: &'a mut O,
+}
+
 impl SlowPath {
     /// Decides. `head` is the frame's first bytes, which `parsed` was parsed from.
     pub fn resolve(&mut self, inputs: Inputs<'_>, head: &[u8], parsed: &Parsed) -> Decision {
+        self.resolve_observed(inputs, head, parsed, &mut ())
+    }
+
+    /// As [`SlowPath::resolve`], before an observer.
+    pub fn resolve_observed<O: Observer>(
+        &mut self,
+        inputs: Inputs<'_>,
+        head: &[u8],
+        parsed: &Parsed,
+        observer: &mut O,
+    ) -> Decision {
         let mut decision = Decision {
             verdict: Verdict::NOTHING,
             network: NO_NETWORK,
@@ -103,10 +175,12 @@ impl SlowPath {
             token: Token::UNTRACKED,
             cacheable: parsed.class.cacheable(),
             cost: 1,
+            outbound: RuleSlot::NONE,
         };
-        decision.verdict = match self.decide(inputs, head, parsed, &mut decision) {
+        decision.verdict = match self.decide(inputs, head, parsed, &mut decision, observer) {
             Ok(verdict) => verdict,
             Err(denial) => {
+                observer.step(Step::Denied(denial));
                 let row = self.ledger.slot(parsed.key.ingress(), denial);
                 Verdict::Drop(Denied {
                     reason: denial.reason,
@@ -117,26 +191,31 @@ impl SlowPath {
         decision
     }
 
-    fn decide(
+    fn decide<O: Observer>(
         &mut self,
         inputs: Inputs<'_>,
         head: &[u8],
         parsed: &Parsed,
         decision: &mut Decision,
+        observer: &mut O,
     ) -> Result<Verdict, Denial> {
         let no_policy = Denial::new(DropReason::NoPolicy);
         let port = inputs
             .snapshot
             .port(parsed.key.ingress())
             .ok_or(no_policy)?;
-        let network = admit(port, head, parsed)?;
+        let network = admit(port, head, parsed, observer)?;
         let (snapshot, connections) = (inputs.snapshot, inputs.connections);
-        let mut trail = Trail::begin(snapshot, connections, network, inputs.now_s, head, parsed);
+        let mut trail =
+            Trail::begin::<O>(snapshot, connections, network, inputs.now_s, head, parsed);
         let stray = trail.check_fragment();
         stray.inspect_err(|_| decision.cacheable = false)?;
         if let Some(vnic) = &port.vnic {
             let judged = trail.judge_sender(vnic, &parsed.key);
-            judged.inspect_err(|_| decision.rest_on(trail.refused(snapshot)))?;
+            let refused = |_: &Denial| decision.rest_on(trail.refused::<O>(snapshot));
+            let allowed = judged.inspect_err(refused)?;
+            observer.step(Step::Outbound(allowed));
+            decision.outbound = self.rules.slot(allowed);
         }
         let network = snapshot.network(network).ok_or(no_policy)?;
 
@@ -146,7 +225,13 @@ impl SlowPath {
             port_limit: port.mac_limit,
         };
         let target = Some(parsed.key.eth_dst()).filter(|mac| !mac.is_group());
-        let passage = match inputs.bridge.pass(network.id, sender, target, inputs.now_s) {
+        let bridge = inputs.bridge;
+        let passed = if O::LEARNS {
+            bridge.pass(network.id, sender, target, inputs.now_s)
+        } else {
+            bridge.foresee(network.id, sender, target)
+        };
+        let passage = match passed {
             Ok(passage) => passage,
             Err(reason) => {
                 // An address less somewhere else, and the next frame may pass.
@@ -155,27 +240,39 @@ impl SlowPath {
             }
         };
         (decision.network, decision.generation) = (network.id, passage.generation);
+        observer.step(Step::Bridged(passage.target));
         let route = route(snapshot, network, port, parsed, passage.target);
-        let route = route.inspect_err(|_| decision.rest_on(trail.refused(snapshot)))?;
+        let route = route.inspect_err(|_| decision.rest_on(trail.refused::<O>(snapshot)))?;
+        let mut onward = Onward {
+            snapshot,
+            parsed,
+            trail: &mut trail,
+            observer,
+        };
         let (verdict, passes, to, owner) = match route {
             Route::One(to, tag) => {
                 decision.cost += 1;
-                let destination = self.destination(snapshot, to, tag, parsed, &mut trail);
+                let destination = self.destination(&mut onward, to, tag);
                 let owner = trail::owner(snapshot, port, std::iter::once(to));
                 let passes = destination.denied.is_none();
                 (Verdict::Unicast(destination), passes, Some(to), owner)
             }
             Route::Flood { kind, cacheable } => {
                 decision.cacheable &= cacheable;
-                let cost = &mut decision.cost;
-                let list = self.flood(snapshot, network, port, parsed, &mut trail, cost)?;
+                onward.observer.step(Step::Flooded(kind));
+                let list = self.flood(&mut onward, network, port)?;
                 let destinations = self.lists.get(list);
+                decision.cost += destinations.len() as u32;
                 let takers = || destinations.iter().filter(|to| to.denied.is_none());
                 let owner = trail::owner(snapshot, port, takers().map(|to| to.port));
                 let passes = takers().next().is_some();
                 (Verdict::Flood(kind, list), passes, None, owner)
             }
         };
+        if !O::LEARNS {
+            decision.rest_on(trail.foresee(passes));
+            return Ok(verdict);
+        }
         match trail.settle(passes, to, &parsed.key, owner) {
             Ok(footing) => {
                 decision.rest_on(footing);
@@ -189,22 +286,17 @@ impl SlowPath {
         }
     }
 
-    fn flood(
+    fn flood<O: Observer>(
         &mut self,
-        snapshot: &Snapshot,
+        onward: &mut Onward<'_, '_, O>,
         network: &NetworkPolicy,
         from: &PortPolicy,
-        parsed: &Parsed,
-        trail: &mut Trail<'_>,
-        cost: &mut u32,
     ) -> Result<ListId, Denial> {
         self.lists.begin(network.members.len());
         for member in &network.members {
             if member.port != from.id && !(member.isolated && from.isolated) {
-                let destination =
-                    self.destination(snapshot, member.port, member.tag, parsed, trail);
+                let destination = self.destination(onward, member.port, member.tag);
                 self.lists.push(destination);
-                *cost += 1;
             }
         }
         let list = self.lists.finish();
@@ -214,46 +306,56 @@ impl SlowPath {
         Ok(list)
     }
 
-    fn destination(
+    fn destination<O: Observer>(
         &mut self,
-        snapshot: &Snapshot,
+        onward: &mut Onward<'_, '_, O>,
         to: PortId,
         tag: Option<VlanId>,
-        parsed: &Parsed,
-        trail: &mut Trail<'_>,
     ) -> Destination {
+        let key = &onward.parsed.key;
         // Without its outer tag the frame would pass for one of the inner tag's VLAN.
-        let hops = tag.is_none() && parsed.key.has(shape::NESTED);
-        let vnic = snapshot.port(to).and_then(|port| port.vnic.as_ref());
-        let judged = match vnic {
+        let hops = tag.is_none() && key.has(shape::NESTED);
+        let receiver = onward.snapshot.port(to);
+        let judged = match receiver.and_then(|port| port.vnic.as_ref()) {
             _ if hops => Err(Denial::new(DropReason::NestedUntagged)),
-            Some(vnic) => trail.judge_receiver(vnic, to, &parsed.key),
-            None => Ok(()),
+            Some(vnic) => onward.trail.judge_receiver(vnic, to, key),
+            None => Ok(None),
         };
+        onward.observer.step(Step::To {
+            port: to,
+            tag,
+            judged,
+        });
         let denied = judged.err().map(|denial| Denied {
             reason: denial.reason,
-            row: self
-                .ledger
-                .slot(denial.account(parsed.key.ingress(), to), denial),
+            row: self.ledger.slot(denial.account(key.ingress(), to), denial),
         });
         Destination {
             port: to,
             tag: tag.map(Into::into),
             denied,
+            allowed: self.rules.slot(judged.ok().flatten()),
         }
     }
 }
 
 /// Whether the ingress port may send the frame, and on which network.
-fn admit(port: &PortPolicy, head: &[u8], parsed: &Parsed) -> Result<NetworkId, Denial> {
+fn admit<O: Observer>(
+    port: &PortPolicy,
+    head: &[u8],
+    parsed: &Parsed,
+    observer: &mut O,
+) -> Result<NetworkId, Denial> {
     let mut reader = Exact(&parsed.key);
     let network = port.admit(&mut reader)?;
+    observer.step(Step::Admitted(network));
     if let Some(vnic) = &port.vnic {
         let claim = match parsed.class {
             Class::Arp | Class::Ipv6Neighbor => NeighborClaim::read(head, parsed),
             _ => None,
         };
         vnic.check_sender(&mut reader, claim.as_ref())?;
+        observer.step(Step::OwnSender);
     }
     Ok(network)
 }

@@ -36,33 +36,69 @@ impl StormGates {
         limits: &StormLimits,
         now_ns: u64,
     ) -> Result<(), DropReason> {
-        let (limit, reason) = match kind {
-            FloodKind::Broadcast => (limits.broadcast_pps, DropReason::StormBroadcast),
-            FloodKind::Multicast => (limits.multicast_pps, DropReason::StormMulticast),
-            FloodKind::Unknown => (limits.unknown_pps, DropReason::StormUnknown),
-        };
-        match limit {
-            Some(pps) if !self.0[kind as usize].pass(pps, now_ns) => Err(reason),
+        match limit(kind, limits) {
+            (Some(pps), reason) if !self.0[kind as usize].pass(pps, now_ns) => Err(reason),
+            _ => Ok(()),
+        }
+    }
+
+    /// What [`StormGates::pass`] would say at `now_ns`, of a frame that is not there.
+    ///
+    /// # Errors
+    ///
+    /// As [`StormGates::pass`].
+    pub fn foresee(
+        &self,
+        kind: FloodKind,
+        limits: &StormLimits,
+        now_ns: u64,
+    ) -> Result<(), DropReason> {
+        match limit(kind, limits) {
+            (Some(pps), reason) if !self.0[kind as usize].would_pass(pps, now_ns) => Err(reason),
             _ => Ok(()),
         }
     }
 }
 
+/// The limit on frames of a kind, and the reason under which the excess is dropped.
+#[inline]
+pub fn limit(kind: FloodKind, limits: &StormLimits) -> (Option<u32>, DropReason) {
+    match kind {
+        FloodKind::Broadcast => (limits.broadcast_pps, DropReason::StormBroadcast),
+        FloodKind::Multicast => (limits.multicast_pps, DropReason::StormMulticast),
+        FloodKind::Unknown => (limits.unknown_pps, DropReason::StormUnknown),
+    }
+}
+
 /// A leaky bucket as one number: the time at which it will have drained (GCRA, ITU-T I.371).
 #[derive(Debug, Default)]
-struct Gate(AtomicU64);
+pub struct Gate(AtomicU64);
 
 impl Gate {
-    fn pass(&self, pps: u32, now_ns: u64) -> bool {
-        let Some(interval_ns) = 1_000_000_000u64.checked_div(u64::from(pps)) else {
-            return false;
-        };
-        let next = |drained_ns: u64| {
-            let drained_ns = drained_ns.max(now_ns);
-            (drained_ns - now_ns <= TOLERANCE_NS).then_some(drained_ns + interval_ns)
-        };
+    /// Whether one more frame may pass, of `pps` a second.
+    pub fn pass(&self, pps: u32, now_ns: u64) -> bool {
+        let next = |drained_ns| drained_after(drained_ns, pps, now_ns, TOLERANCE_NS);
         self.0.fetch_update(Relaxed, Relaxed, next).is_ok()
     }
+
+    fn would_pass(&self, pps: u32, now_ns: u64) -> bool {
+        drained_after(self.0.load(Relaxed), pps, now_ns, TOLERANCE_NS).is_some()
+    }
+}
+
+/// When a bucket that will have drained at `drained_ns` has drained after one more frame at
+/// `now_ns`; `None` when that frame is one too many. `tolerance_ns` is how far one that was silent
+/// may be ahead of its rate.
+#[inline]
+pub(crate) fn drained_after(
+    drained_ns: u64,
+    pps: u32,
+    now_ns: u64,
+    tolerance_ns: u64,
+) -> Option<u64> {
+    let interval_ns = 1_000_000_000u64.checked_div(u64::from(pps))?;
+    let drained_ns = drained_ns.max(now_ns);
+    (drained_ns - now_ns <= tolerance_ns).then_some(drained_ns + interval_ns)
 }
 
 #[cfg(test)]

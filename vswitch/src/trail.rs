@@ -16,7 +16,7 @@
 //! frame itself.
 
 use policy::{
-    Denial, DropReason, FlowKey, NetworkId, PortId,
+    Denial, DropReason, FlowKey, NetworkId, PortId, RuleId,
     conntrack::{
         Connections, Direction, Found, Probe, Settings, Sought, Token, Tuple, Zone,
         fragments::{FragmentKey, Grant},
@@ -27,8 +27,10 @@ use policy::{
     key::shape,
     parse::Parsed,
     reader::Exact,
-    snapshot::{PortPolicy, Snapshot, VnicPolicy},
+    snapshot::{Pass, PortPolicy, Snapshot, VnicPolicy},
 };
+
+use crate::slow_path::Observer;
 
 /// What is known of a frame's connection.
 #[derive(Clone, Copy, Debug)]
@@ -74,7 +76,7 @@ pub(crate) struct Footing {
 
 impl<'a> Trail<'a> {
     /// Looks for the frame's connection. `head` is what `parsed` was parsed from.
-    pub(crate) fn begin(
+    pub(crate) fn begin<O: Observer>(
         snapshot: &'a Snapshot,
         connections: &'a Connections,
         network: NetworkId,
@@ -101,13 +103,13 @@ impl<'a> Trail<'a> {
                 let grant = trail.fragment.and_then(follow);
                 grant.map_or(Known::Stray, Known::Follower)
             } else {
-                trail.seek(&parsed.key)
+                trail.seek::<O>(&parsed.key)
             };
         }
         trail
     }
 
-    fn seek(&self, key: &FlowKey) -> Known {
+    fn seek<O: Observer>(&self, key: &FlowKey) -> Known {
         let timeouts = &self.settings.timeouts;
         let find = |tuple| {
             self.connections
@@ -125,7 +127,7 @@ impl<'a> Trail<'a> {
                 };
                 match find(&tuple) {
                     Sought::Absent(token) => Known::Absent(token),
-                    Sought::Found(found) if found.over && opens(&probe) => {
+                    Sought::Found(found) if O::LEARNS && found.over && opens(&probe) => {
                         self.connections.remove(found.token);
                         match find(&tuple) {
                             Sought::Absent(token) => Known::Absent(token),
@@ -146,52 +148,57 @@ impl<'a> Trail<'a> {
         }
     }
 
-    /// Judges a frame from a vNIC.
-    pub(crate) fn judge_sender(&mut self, vnic: &VnicPolicy, key: &FlowKey) -> Result<(), Denial> {
+    /// Judges a frame from a vNIC; `Ok` holds the rule that lets it pass, if one does.
+    pub(crate) fn judge_sender(
+        &mut self,
+        vnic: &VnicPolicy,
+        key: &FlowKey,
+    ) -> Result<Option<RuleId>, Denial> {
         let permitted = match &self.known {
-            Known::Follower(_) => return Ok(()),
+            Known::Follower(_) => return Ok(None),
             Known::Member(found) => permits(vnic, key.ingress(), found.direction, &found.opener),
             // A router on the way may send it too; that one's own rules judge it.
             Known::Related(found, about) if comes_from_end(key, about) => {
                 let side = found.direction.reverse();
                 permits(vnic, key.ingress(), side, &found.opener)
             }
-            Known::Related(..) | Known::Absent(_) | Known::Nothing | Known::Stray => false,
+            Known::Related(..) | Known::Absent(_) | Known::Nothing | Known::Stray => None,
         };
-        if permitted {
+        if let Some(pass) = permitted {
             self.committed = true;
-            return Ok(());
+            return Ok(pass.rule);
         }
         let pass = vnic.pass_outbound(&mut Exact(key))?;
         self.wanted |= pass.stateful;
-        Ok(())
+        Ok(pass.rule)
     }
 
-    /// Judges a frame to the vNIC of port `to`.
+    /// Judges a frame to the vNIC of port `to`; `Ok` holds the rule that lets it pass, if one does.
     pub(crate) fn judge_receiver(
         &mut self,
         vnic: &VnicPolicy,
         to: PortId,
         key: &FlowKey,
-    ) -> Result<(), Denial> {
+    ) -> Result<Option<RuleId>, Denial> {
         let direction = match &self.known {
             Known::Member(found) => Some((found.direction.reverse(), &found.opener)),
             Known::Related(found, _) => Some((found.direction, &found.opener)),
-            Known::Follower(grant) if grant.to == Some(to) => return Ok(()),
+            Known::Follower(grant) if grant.to == Some(to) => return Ok(None),
             Known::Absent(_) | Known::Nothing | Known::Follower(_) | Known::Stray => None,
         };
         // The receiver is the side that sends in the other direction.
-        if direction.is_some_and(|(side, opener)| permits(vnic, to, side, opener)) {
+        let permitted = direction.and_then(|(side, opener)| permits(vnic, to, side, opener));
+        if let Some(pass) = permitted {
             self.committed = true;
-            return Ok(());
+            return Ok(pass.rule);
         }
         let pass = vnic.pass_inbound(&mut Exact(key))?;
         self.wanted |= pass.stateful;
-        Ok(())
+        Ok(pass.rule)
     }
 
     /// What a verdict rests on that denies the frame before it has a destination.
-    pub(crate) fn refused(&self, snapshot: &Snapshot) -> Footing {
+    pub(crate) fn refused<O: Observer>(&self, snapshot: &Snapshot) -> Footing {
         match &self.known {
             Known::Member(found) => {
                 let at = found.opener.ingress();
@@ -202,8 +209,10 @@ impl<'a> Trail<'a> {
                 };
                 let vnic = opener.and_then(|port| port.vnic.as_ref());
                 let permitted = self.committed
-                    || vnic.is_some_and(|v| permits(v, at, Direction::Original, &found.opener));
-                if !permitted {
+                    || vnic
+                        .and_then(|v| permits(v, at, Direction::Original, &found.opener))
+                        .is_some();
+                if O::LEARNS && !permitted {
                     self.connections.remove(found.token);
                 }
                 Footing {
@@ -213,6 +222,16 @@ impl<'a> Trail<'a> {
             }
             _ => self.footing(),
         }
+    }
+
+    /// The end of the way for a frame that is not there: what [`Trail::settle`] would make of a
+    /// frame that its connection takes.
+    pub(crate) fn foresee(&self, passes: bool) -> Footing {
+        let abandoned = matches!(self.known, Known::Member(_)) && !self.committed;
+        let opens = self.wanted && passes && self.changes_state();
+        let mut footing = self.footing();
+        footing.cacheable &= !abandoned && !opens && self.fragment.is_none();
+        footing
     }
 
     /// The end of the way: `passes` when the frame has a destination that takes it. Opens,
@@ -311,15 +330,15 @@ impl<'a> Trail<'a> {
     }
 }
 
-/// Whether the vNIC of port `at`, as the side that sends in `side`, lets a connection's frames pass.
+/// How the vNIC of port `at`, as the side that sends in `side`, lets a connection's frames pass.
 /// The side that opened it is the port where that came in, and none that a flood reaches besides.
-fn permits(vnic: &VnicPolicy, at: PortId, side: Direction, opener: &FlowKey) -> bool {
+fn permits(vnic: &VnicPolicy, at: PortId, side: Direction, opener: &FlowKey) -> Option<Pass> {
     let pass = match side {
-        Direction::Original if at != opener.ingress() => return false,
+        Direction::Original if at != opener.ingress() => return None,
         Direction::Original => vnic.pass_outbound(&mut Exact(opener)),
         Direction::Reply => vnic.pass_inbound(&mut Exact(opener)),
     };
-    pass.is_ok_and(|pass| pass.stateful)
+    pass.ok().filter(|pass| pass.stateful)
 }
 
 fn opens(probe: &Probe) -> bool {

@@ -2,7 +2,7 @@
 
 use policy::{DropReason, PortId, VlanId};
 
-use crate::{drop_ledger::LedgerSlot, storm::FloodKind};
+use crate::{drop_ledger::LedgerSlot, rule_ledger::RuleSlot, storm::FloodKind};
 
 /// What becomes of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,6 +16,15 @@ pub enum Verdict {
 }
 
 impl Verdict {
+    /// Whether nobody gets the frame.
+    pub fn denies(&self) -> bool {
+        match self {
+            Self::Drop(_) => true,
+            Self::Unicast(to) => to.denied.is_some(),
+            Self::Flood(..) => false,
+        }
+    }
+
     /// The verdict of an entry that was never filled.
     pub const NOTHING: Self = Self::Drop(Denied {
         reason: DropReason::NoPolicy,
@@ -32,6 +41,16 @@ pub struct Destination {
     pub tag: Option<VlanTag>,
     /// Set when the receiving vNIC's policy denies it: it is dropped in that port's account.
     pub denied: Option<Denied>,
+    /// The rule of the receiving vNIC that let it pass.
+    pub allowed: RuleSlot,
+}
+
+impl Destination {
+    /// Whether the receiving vNIC's policy denies it and has the sender told so.
+    pub fn is_rejected(&self) -> bool {
+        self.denied
+            .is_some_and(|denied| denied.reason == DropReason::RejectIn)
+    }
 }
 
 /// A drop, with its row in the ledger.
@@ -65,8 +84,18 @@ impl From<VlanId> for VlanTag {
 /// A list of destinations in a [`DestinationLog`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ListId {
-    start: u64,
+    /// The low half of a position, then the high one: a verdict that was aligned to 8 bytes would
+    /// take 24.
+    start: [u32; 2],
     len: u32,
+}
+
+impl ListId {
+    #[inline]
+    fn start(self) -> u64 {
+        let [low, high] = self.start;
+        u64::from(high) << 32 | u64::from(low)
+    }
 }
 
 /// Where lists of destinations live: a ring that is only appended to. A list is good until the
@@ -90,6 +119,7 @@ impl DestinationLog {
             port: PortId(u16::MAX),
             tag: None,
             denied: None,
+            allowed: RuleSlot::NONE,
         };
         Self {
             ring: vec![nobody; 2 * half],
@@ -123,7 +153,7 @@ impl DestinationLog {
     /// Ends the list.
     pub fn finish(&mut self) -> ListId {
         ListId {
-            start: self.open,
+            start: [self.open as u32, (self.open >> 32) as u32],
             len: (self.head - self.open) as u32,
         }
     }
@@ -131,13 +161,13 @@ impl DestinationLog {
     /// Whether the list will be good to the end of this burst.
     #[inline]
     pub fn is_good(&self, list: ListId) -> bool {
-        self.head - list.start <= self.ring.len() as u64 / 2
+        self.head - list.start() <= self.ring.len() as u64 / 2
     }
 
     /// The list's destinations.
     #[inline]
     pub fn get(&self, list: ListId) -> &[Destination] {
-        let start = (list.start % self.ring.len() as u64) as usize;
+        let start = (list.start() % self.ring.len() as u64) as usize;
         &self.ring[start..start + list.len as usize]
     }
 }
@@ -151,6 +181,7 @@ mod tests {
             port: PortId(port),
             tag: None,
             denied: None,
+            allowed: RuleSlot::NONE,
         }
     }
 
@@ -202,7 +233,7 @@ mod tests {
 
     #[test]
     fn a_verdict_is_small() {
-        assert_eq!(size_of::<Destination>(), 8);
-        assert!(size_of::<Verdict>() <= 24);
+        assert_eq!(size_of::<Destination>(), 10);
+        assert!(size_of::<Verdict>() <= 16);
     }
 }

@@ -23,10 +23,12 @@ use std::sync::Arc;
 
 use arc_swap::Cache;
 use pmd::Burst;
+use policy::{Epoch, FlowKey};
 
 use crate::{
     budget::Budget,
     counters::WorkerCounters,
+    drop_watch::Taps,
     flow_cache::{Entry, FlowCache, Standing},
     intake::{Groups, Intake},
     outbox::Outbox,
@@ -53,6 +55,8 @@ pub struct Worker {
     pub cache: FlowCache,
     /// Its slow path.
     pub slow_path: SlowPath,
+    /// When its last turn that had frames ended, in nanoseconds of the clock.
+    pub busy_ns: u64,
     shared: Arc<Shared>,
     current: Cache<Arc<arc_swap::ArcSwap<Bundle>>, Arc<Bundle>>,
     slots: Box<Slots>,
@@ -71,6 +75,7 @@ impl Worker {
             acknowledged: Arc::default(),
             cache: FlowCache::new(cache_entries, secret),
             slow_path: SlowPath::default(),
+            busy_ns: 0,
             current: Cache::new(Arc::clone(&shared.current)),
             shared,
             slots: Box::new(Slots::new()),
@@ -95,6 +100,7 @@ impl Worker {
         let frames = burst.len();
         if frames > 0 {
             let now = Now::at(self.shared.clock.ns_at(began));
+            self.outbox.now_ns = now.ns;
             let mut walk = Walk {
                 id: self.id,
                 bundle: &bundle,
@@ -108,6 +114,9 @@ impl Worker {
                 counters: &self.counters,
             };
             walk.parse(&mut burst);
+            if walk.outbox.taps.watch_received() {
+                walk.show_received(&burst);
+            }
             walk.probe();
             walk.match_entries(&burst);
             walk.resolve_misses(&burst, &mut self.budget);
@@ -118,6 +127,23 @@ impl Worker {
         self.intake.release();
         self.account(began, frames);
         frames
+    }
+
+    /// Where whoever watches gets samples.
+    pub fn taps(&self) -> Arc<Taps> {
+        Arc::clone(&self.outbox.taps)
+    }
+
+    /// The flow of a key under its mask, if a frame of it would be answered under `epoch` without
+    /// the slow path.
+    pub fn cached(&self, masked: &FlowKey, epoch: Epoch) -> Option<&Entry> {
+        let now = Standing {
+            epoch,
+            generations: self.shared.bridge.generations(),
+        };
+        let lists = &self.slow_path.lists;
+        let entry = self.cache.peek(masked, now)?;
+        is_good(&entry.verdict, lists).then_some(entry)
     }
 
     /// The flows that stand, among so many cache entries from the one numbered `from`.
@@ -155,16 +181,21 @@ impl Worker {
         if !self.slow_path.lists.holds(longest) {
             self.slow_path.lists = DestinationLog::new(longest);
         }
+        let snapshot = &bundle.snapshot;
+        let is_there = |rule| snapshot.rule(rule).is_some();
+        self.slow_path.rules.make_room(is_there);
         let now_ns = self.shared.clock.ns_at(began);
         self.budget.adopt(bundle, self.acknowledged.get(), now_ns);
     }
 
-    fn account(&self, began: u64, frames: usize) {
+    fn account(&mut self, began: u64, frames: usize) {
         let counters = &self.counters;
         counters.turns.add(1);
         let ended = pmd::clock::cycles();
-        counters.running_ns.set(self.shared.clock.ns_at(ended));
+        let ended_ns = self.shared.clock.ns_at(ended);
+        counters.running_ns.set(ended_ns);
         if frames > 0 {
+            self.busy_ns = ended_ns;
             counters.bursts.add(1);
             counters.frames.add(frames as u64);
             counters.busy_cycles.add(ended.saturating_sub(began));

@@ -1,7 +1,7 @@
 //! Golden cases: each folder under `golden/config` holds a configuration and what is said of it.
 //! `UPDATE_GOLDEN=1` writes what is said now; read the difference before it is kept.
 
-use std::{collections::BTreeSet, fs, path::Path};
+use std::{collections::BTreeSet, fmt::Write, fs, path::Path};
 
 use vswitch::config::{self, Machine, schema};
 
@@ -88,6 +88,7 @@ fn every_field_is_documented_and_in_the_example() {
         "dst",
         "src_ports",
         "fragment",
+        "tenant",
     ];
     for table in schema::ALL {
         for field in table.fields.iter().filter(|field| !shown.contains(field)) {
@@ -100,4 +101,48 @@ fn every_field_is_documented_and_in_the_example() {
         }
     }
     assert!(missing.is_empty(), "{missing:#?}");
+}
+
+#[test]
+fn a_rule_is_the_same_as_text_and_as_table() {
+    let pairs = [
+        ("deny any", r#"action = "deny""#),
+        (
+            "allow in tcp from 10.0.0.0/8 to any port 443,8000-8999 stateful",
+            r#"action = "allow_stateful", direction = "in", protocol = "tcp", src = "10.0.0.0/8", dst_ports = [443, "8000-8999"]"#,
+        ),
+        (
+            "reject out udp from any port 53 to @office log limit 10/s burst 3 priority 2000",
+            r#"action = "reject", direction = "out", protocol = 17, src_ports = [53], dst = "@office", log = true, limit = "10/s burst 3", priority = 2000"#,
+        ),
+        (
+            "allow in tcp from group:web to any port 22,@web",
+            r#"action = "allow", direction = "in", protocol = "tcp", src = "group:web", dst_ports = [22, "@web"]"#,
+        ),
+        (
+            "deny icmp type 3 code 4 fragment no",
+            r#"action = "deny", protocol = "icmp", icmp_type = 3, icmp_code = 4, fragment = "no""#,
+        ),
+        (
+            "deny tcp flags fin,syn,!ack vlan 5",
+            r#"action = "deny", protocol = "tcp", tcp_flags = "syn,fin/syn,fin,ack", vlan = 5"#,
+        ),
+        (
+            "deny ethertype 0x88f7 src-mac 02:00:00:00:00:01 dst-mac 01:00:00:00:00:00/01:00:00:00:00:00",
+            r#"action = "deny", ethertype = 0x88f7, eth_src = "02:00:00:00:00:01", eth_dst = "01:00:00:00:00:00/01:00:00:00:00:00""#,
+        ),
+    ];
+    let mut rules = String::new();
+    for (text, table) in pairs {
+        let _ = writeln!(rules, "  \"{text}\",\n  {{ {table} }},");
+    }
+    let text = format!(
+        "[[group]]\nname = \"web\"\n[[address_set]]\nname = \"office\"\naddresses = []\n[[port_set]]\nname = \"web\"\nports = [80]\n[[acl]]\nname = \"a\"\nrules = [\n{rules}]\n"
+    );
+    let config = config::parse("config.toml", &text, &machine());
+    let config = config.unwrap_or_else(|problems| panic!("{problems}"));
+    for (two, (text, _)) in config.acls[0].rules.chunks(2).zip(pairs) {
+        assert_eq!(two[0].rule, two[1].rule, "{text}");
+        assert_eq!([&*two[0].text, &*two[1].text], [text; 2]);
+    }
 }

@@ -1,20 +1,28 @@
 //! What the documents promise to list, they list.
 
+use std::fmt::Write;
+
 #[test]
 fn every_drop_reason_is_explained() {
-    let text = include_str!("../../docs/operations.md");
-    let (ingress, egress) = text
-        .split_once("## Drop reasons")
-        .and_then(|(_, rest)| rest.split_once("\n\n| reason").map(|(_, rest)| rest))
-        .and_then(|rest| rest.split_once("\n\n| reason"))
-        .expect("two tables of drop reasons");
-    for reason in policy::DropReason::ALL {
-        let table = match reason.stage() {
-            policy::Stage::Ingress => ingress,
-            policy::Stage::Egress => egress,
-        };
-        let row = format!("\n| `{reason}` |");
-        assert!(table.contains(&row), "{reason} is not in its table");
+    let text = include_str!("../../docs/drops.md");
+    let accounts = text.split("\n## In the account of ").skip(1);
+    let sides = [policy::Side::Ingress, policy::Side::Egress];
+    for (side, account) in sides.into_iter().zip(accounts) {
+        let table: Vec<&str> = account
+            .lines()
+            .skip_while(|line| !line.starts_with("|---"))
+            .skip(1)
+            .take_while(|line| line.starts_with('|'))
+            .collect();
+        let reasons = policy::DropReason::ALL.iter();
+        let rows = reasons.filter(|reason| reason.side() == side);
+        let expected: Vec<String> = rows
+            .map(|reason| {
+                let (stage, text, advice) = (reason.stage().name(), reason.text(), reason.advice());
+                format!("| `{reason}` | {stage} | {text} | {advice} |")
+            })
+            .collect();
+        assert_eq!(table, expected, "docs/drops.md and policy/src/denial.rs");
     }
 }
 
@@ -48,4 +56,76 @@ fn every_metric_is_documented() {
             assert!(text.contains(&format!("`{name}`")), "{name}");
         }
     }
+}
+
+/// The configurations that stand in a document, with the headings that they stand under.
+fn recipes(text: &str) -> Vec<(String, String)> {
+    let (mut heading, mut recipes, mut open) = (String::new(), Vec::new(), None);
+    for line in text.lines() {
+        match &mut open {
+            Some(_) if line == "```" => recipes.extend(open.take()),
+            Some((_, recipe)) => {
+                let recipe: &mut String = recipe;
+                recipe.push_str(line);
+                recipe.push('\n');
+            }
+            None if line == "```toml" => open = Some((heading.clone(), String::new())),
+            None if line.starts_with('#') => line.clone_into(&mut heading),
+            None => {}
+        }
+    }
+    recipes
+}
+
+#[test]
+fn every_recipe_is_a_valid_configuration() {
+    let recipes = recipes(include_str!("../../docs/policy.md"));
+    assert!(recipes.len() > 6, "{} recipes", recipes.len());
+    let machine = vswitch::config::Machine {
+        cores: vec![0],
+        memory_bytes: 0,
+    };
+    // What a recipe does not say itself: a network, and a VM's port for each vNIC that it has.
+    let network = "[[network]]\nname = \"blue\"\ntenant = \"acme\"\n";
+    for (heading, recipe) in recipes {
+        let mut text = recipe.clone();
+        if !recipe.contains("[[network]]") {
+            text.push_str(network);
+        }
+        for line in recipe.lines().filter(|_| !recipe.contains("[[port]]")) {
+            if let Some(port) = line.strip_prefix("port = ") {
+                let _ = write!(
+                    text,
+                    "[[port]]\nname = {port}\ndriver = \"memory\"\nnetwork = \"blue\"\n"
+                );
+            }
+        }
+        let config = vswitch::config::parse("policy.md", &text, &machine);
+        let config = config.unwrap_or_else(|problems| panic!("{heading}\n{problems}"));
+        let lookups = vswitch::control::cost::lookups(&config);
+        let lookups = lookups.unwrap_or_else(|error| panic!("{heading}\n{error}"));
+        assert!(!config.vnics.is_empty(), "{heading}: no vNIC");
+        assert_eq!(lookups.len(), 2 * config.vnics.len(), "{heading}");
+    }
+}
+
+#[test]
+fn every_rule_in_the_documents_is_in_its_canonical_form() {
+    let mut rules = 0;
+    for text in [
+        include_str!("../../docs/policy.md"),
+        include_str!("../../docs/config.md"),
+        include_str!("../../examples/vswitch.toml"),
+    ] {
+        for quoted in text.split('"').skip(1).step_by(2) {
+            let words = ["allow ", "deny ", "reject "];
+            if words.iter().any(|word| quoted.starts_with(word)) {
+                let rule: policy::rule::WrittenRule =
+                    quoted.parse().unwrap_or_else(|e| panic!("{quoted}: {e}"));
+                assert_eq!(rule.to_string(), quoted);
+                rules += 1;
+            }
+        }
+    }
+    assert!(rules > 20, "{rules} rules");
 }

@@ -118,13 +118,13 @@ fn check_conservation(engine: &Engine, ports: &[u16]) {
     let mut total = (0, 0);
     for id in ports {
         let counts = engine.port_counts(PortId(*id));
-        total.0 += counts.rx_frames + counts.replicas;
+        total.0 += counts.rx_frames + counts.replicas + counts.originated;
         total.1 += counts.tx_frames + counts.dropped_total();
     }
     let retired = engine.retired_counts();
-    total.0 += retired.rx_frames + retired.replicas;
+    total.0 += retired.rx_frames + retired.replicas + retired.originated;
     total.1 += retired.tx_frames + retired.dropped_total();
-    assert_eq!(total.0, total.1, "rx + replicas = tx + drops");
+    assert_eq!(total.0, total.1, "rx + replicas + originated = tx + drops");
 }
 
 #[test]

@@ -9,6 +9,7 @@ pub mod classbench;
 pub mod headers;
 mod report;
 mod tuple_space;
+mod update;
 
 use std::{
     fs,
@@ -85,6 +86,10 @@ pub fn run(options: &Options) -> anyhow::Result<Report> {
     // A scan takes long, and does not depend much on which headers are taken.
     let few = &all[..all.len().min(400_000_000 / (rules.len() * 1000) + 50)];
     let bound = tables.bound();
+    let (updates, updated) = update::measure(&rules, &mut random);
+    check_updated(&updates.rules, &updated, &mut random)?;
+    let (policy_whole_us, policy_changed_us) = update::policy_us(&rules, &mut random)?;
+    let updated_costs = all.iter().map(|key| updated.cost(key).probes);
     Ok(Report {
         rules: rules.len(),
         ns_mean: mean_ns(&all, decide),
@@ -101,6 +106,17 @@ pub fn run(options: &Options) -> anyhow::Result<Report> {
         tables: tables.tables(),
         build_ms,
         bytes_per_rule: tables.heap_bytes() as f64 / rules.len() as f64,
+        update_us: updates.mean_us,
+        update_us_worst: updates.worst_us,
+        update_us_worst_patched: updates.patched_worst_us,
+        update_bytes: updates.bytes_mean,
+        updates: updates.count,
+        updates_rebuilt: updates.rebuilt,
+        updates_renumbered: updates.renumbered,
+        ns_mean_updated: mean_ns(&all, |key| updated.decide(&mut Exact(key)).is_some()),
+        probes_mean_updated: mean(updated_costs),
+        policy_us: policy_whole_us,
+        policy_us_changed: policy_changed_us,
         linear_ns_mean: mean_ns(few, scan),
         tuple_space_ns_mean: mean_ns(&all, |key| space.decide(key).0.is_some()),
         tuple_space_tables: space.tables(),
@@ -197,6 +213,24 @@ fn check(
         ensure!(
             decided.map(|(_, id)| id) == space.decide(key).0,
             "the classifier and the tuple space disagree about {key:x?}"
+        );
+    }
+    Ok(())
+}
+
+/// A list that was changed decides as a scan of it does.
+fn check_updated(
+    rules: &Arc<[Rule]>,
+    updated: &Classifier,
+    random: &mut Random,
+) -> anyhow::Result<()> {
+    let linear = Classifier::compile_as(rules.clone(), Method::Linear);
+    for number in 0..2000 {
+        let kind = [Kind::Inside, Kind::Mixed][number % 2];
+        let key = header(rules, kind, &mut |limit| random.below(limit));
+        ensure!(
+            updated.decide(&mut Exact(&key)) == linear.decide(&mut Exact(&key)),
+            "the changed classifier and the linear scan disagree about {key:x?}"
         );
     }
     Ok(())

@@ -38,6 +38,28 @@ pub struct Report {
     pub build_ms: f64,
     /// Heap of the lookup.
     pub bytes_per_rule: f64,
+    /// Changing one rule of the list, in microseconds: mean of all.
+    pub update_us: f64,
+    /// The slowest one.
+    pub update_us_worst: f64,
+    /// The slowest one whose list was not compiled whole.
+    pub update_us_worst_patched: f64,
+    /// Heap that a version has for itself.
+    pub update_bytes: f64,
+    /// How many changes there were.
+    pub updates: usize,
+    /// How many of them had the list compiled whole.
+    pub updates_rebuilt: usize,
+    /// How many of them had every rule numbered again.
+    pub updates_renumbered: usize,
+    /// The same headers, after all changes.
+    pub ns_mean_updated: f64,
+    /// Tables probed then.
+    pub probes_mean_updated: f64,
+    /// Compiling a policy with the list, in microseconds.
+    pub policy_us: f64,
+    /// The same after one rule has changed.
+    pub policy_us_changed: f64,
     /// The linear scan, over some of the headers.
     pub linear_ns_mean: f64,
     /// Priority tuple-space search, over the same headers.
@@ -77,6 +99,24 @@ impl fmt::Display for Report {
             self.compares_mean,
             self.compares_worst,
             self.compares_bound
+        )?;
+        writeln!(
+            f,
+            "update         {:8.1} us   worst {:.1} us, patched {:.1} us, {:.0} bytes\n\
+             \x20 of {} changes {} compiled the list whole, {} numbered it again\n\
+             \x20 lookup then  {:8.0} ns   {:.1} probes\n\
+             policy         {:8.0} us   {:.0} us after a change of one rule",
+            self.update_us,
+            self.update_us_worst,
+            self.update_us_worst_patched,
+            self.update_bytes,
+            self.updates,
+            self.updates_rebuilt,
+            self.updates_renumbered,
+            self.ns_mean_updated,
+            self.probes_mean_updated,
+            self.policy_us,
+            self.policy_us_changed
         )?;
         writeln!(f, "linear scan    {:8.0} ns", self.linear_ns_mean)?;
         write!(

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::random::Random;
+use super::{popularity::Weighted, random::Random};
 
 /// What tells one flow from another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -61,6 +61,26 @@ impl FlowSpace {
     }
 }
 
+/// The flows of a load, by number.
+#[derive(Clone, Debug)]
+pub enum Flows {
+    /// Of a space.
+    Space(FlowSpace),
+    /// One by one; at least one.
+    Listed(Box<[Flow]>),
+}
+
+impl Flows {
+    /// Flow number `index`, modulo their number.
+    #[inline]
+    pub fn flow(&self, index: u64) -> Flow {
+        match self {
+            Self::Space(space) => space.flow(index),
+            Self::Listed(flows) => flows[(index % flows.len() as u64) as usize],
+        }
+    }
+}
+
 /// In which order flows send.
 #[derive(Clone, Debug)]
 pub enum Order {
@@ -68,6 +88,10 @@ pub enum Order {
     RoundRobin(u64),
     /// Each frame of any flow, equally likely.
     Uniform(Random),
+    /// Each frame of any flow, some more likely than others.
+    Weighted(Weighted),
+    /// As listed, over and over: a flow and a template for each frame; holds the next.
+    Recorded(Box<[(u32, u32)]>, usize),
 }
 
 impl Order {
@@ -81,7 +105,24 @@ impl Order {
                 flow
             }
             Self::Uniform(random) => random.below(flows),
+            Self::Weighted(weighted) => u64::from(weighted.draw()) % flows,
+            Self::Recorded(..) => self.next_recorded().map_or(0, |(flow, _)| flow.into()),
         }
+    }
+
+    /// The next flow and template, where both are listed.
+    #[inline]
+    pub fn next_recorded(&mut self) -> Option<(u32, u32)> {
+        let Self::Recorded(frames, next) = self else {
+            return None;
+        };
+        let frame = frames.get(*next).copied();
+        *next = if *next + 1 >= frames.len() {
+            0
+        } else {
+            *next + 1
+        };
+        frame
     }
 }
 

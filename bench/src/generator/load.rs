@@ -34,13 +34,33 @@ pub struct Outcome {
     pub offered_pps: f64,
     /// Delivered frames per second of that time.
     pub delivered_pps: f64,
+    /// The frame that took least, nanoseconds.
+    pub latency_min_ns: u64,
     /// Half of the frames took at most so long, nanoseconds.
     pub latency_p50_ns: u64,
     /// 99 of 100 frames.
     pub latency_p99_ns: u64,
     /// 999 of 1000 frames.
     pub latency_p999_ns: u64,
+    /// 9,999 of 10,000 frames.
+    pub latency_p9999_ns: u64,
+    /// The frame that took most.
+    pub latency_max_ns: u64,
 }
+
+/// How far a run is.
+#[derive(Clone, Copy, Debug)]
+pub struct Progress {
+    /// Seconds since it began.
+    pub seconds: f64,
+    /// Frames that left.
+    pub offered: u64,
+    /// Frames that arrived.
+    pub delivered: u64,
+}
+
+/// How often progress is told, in seconds.
+const TELL_S: f64 = 0.5;
 
 /// Offers `traffic` at `from` for `seconds`, at `rate_pps` or as fast as the port takes it, and
 /// analyses what arrives at `to`.
@@ -55,6 +75,21 @@ pub fn run(
     seconds: f64,
     clock: &Clock,
 ) -> anyhow::Result<Outcome> {
+    run_telling(from, to, traffic, (rate_pps, seconds), clock, |_| Ok(()))
+}
+
+/// As [`run`], and tells how far it is; an error of `tell` ends the run.
+///
+/// # Errors
+/// As [`run`], and what `tell` fails with.
+pub fn run_telling(
+    from: &mut Port,
+    to: &mut Port,
+    traffic: Traffic,
+    (rate_pps, seconds): (Option<f64>, f64),
+    clock: &Clock,
+    mut tell: impl FnMut(Progress) -> anyhow::Result<()>,
+) -> anyhow::Result<Outcome> {
     let mut analyser = Analyser::new(traffic.flows)?;
     let mut sender = Sender::new(traffic);
     let cycles_per_s = clock.cycles_per_s();
@@ -62,6 +97,7 @@ pub fn run(
     let end = began + (cycles_per_s * seconds) as u64;
     let mut pacer = Pacer::new(rate_pps, cycles_per_s, began);
     let mut now = began;
+    let mut telling = began;
     while now < end {
         let due = pacer.due(now);
         if due > 0 {
@@ -72,6 +108,14 @@ pub fn run(
         // What comes back to the sending port is taken away, so that its rings do not fill.
         receive(&mut from.rx, |_, _| ());
         now = cycles();
+        if now >= telling {
+            telling = now + (cycles_per_s * TELL_S) as u64;
+            tell(Progress {
+                seconds: now.saturating_sub(began) as f64 / cycles_per_s,
+                offered: sender.sent,
+                delivered: analyser.delivered,
+            })?;
+        }
     }
     let seconds = (now - began) as f64 / cycles_per_s;
     let patience = (cycles_per_s * DRAIN.as_secs_f64()) as u64;
@@ -95,9 +139,12 @@ pub fn run(
         seconds,
         offered_pps: sender.sent as f64 / seconds,
         delivered_pps: analyser.delivered as f64 / seconds,
+        latency_min_ns: latency_ns(0.0),
         latency_p50_ns: latency_ns(0.5),
         latency_p99_ns: latency_ns(0.99),
         latency_p999_ns: latency_ns(0.999),
+        latency_p9999_ns: latency_ns(0.9999),
+        latency_max_ns: latency_ns(1.0),
     })
 }
 
@@ -151,7 +198,7 @@ mod tests {
 
     use super::*;
     use crate::generator::{
-        flow::{Flow, FlowSpace, Order},
+        flow::{Flow, FlowSpace, Flows, Order},
         random::Random,
         template::{Headers, Template, Transport},
     };
@@ -166,7 +213,7 @@ mod tests {
         };
         Traffic {
             templates: vec![Template::new(&headers, 60).expect("fits")],
-            space: FlowSpace {
+            space: Flows::Space(FlowSpace {
                 first: Flow {
                     src: Ipv4Addr::new(10, 0, 0, 1).into(),
                     dst: Ipv4Addr::new(10, 0, 0, 2).into(),
@@ -176,7 +223,7 @@ mod tests {
                 dst_ports: 100,
                 dst_hosts: 1,
                 src_ports: 100,
-            },
+            }),
             flows,
             order: Order::Uniform(Random::new(1)),
         }

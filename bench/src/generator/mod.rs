@@ -15,6 +15,7 @@
 pub mod analyser;
 pub mod flow;
 pub mod load;
+pub mod popularity;
 pub mod random;
 pub mod sender;
 pub mod size;

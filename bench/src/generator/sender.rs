@@ -4,7 +4,7 @@
 use pmd::{BURST, Frame, PrefixArena, TxBurst, TxPlan, TxQueue};
 
 use super::{
-    flow::{FlowSpace, Order},
+    flow::{Flows, Order},
     stamp::Stamp,
     template::Template,
 };
@@ -49,10 +49,10 @@ impl Pacer {
 /// What a load sends.
 #[derive(Clone, Debug)]
 pub struct Traffic {
-    /// One template for each size in turn, over and over.
+    /// One template for each size in turn, over and over, unless the order says which.
     pub templates: Vec<Template>,
     /// The flows.
-    pub space: FlowSpace,
+    pub space: Flows,
     /// How many of them are used.
     pub flows: u32,
     /// In which order.
@@ -89,6 +89,19 @@ impl Sender {
         }
     }
 
+    /// Flow and template of the next frame.
+    #[inline]
+    fn next(&mut self) -> (u32, usize) {
+        let traffic = &mut self.traffic;
+        if let Some((flow, template)) = traffic.order.next_recorded() {
+            return (flow, template as usize);
+        }
+        let template = self.next_template;
+        self.next_template = (template + 1) % traffic.templates.len();
+        let flow = traffic.order.next_of(u64::from(traffic.flows)) as u32;
+        (flow, template)
+    }
+
     /// Offers `count` frames, at most a burst, stamped with the time `now`, and returns how many
     /// the queue took.
     pub fn offer(&mut self, queue: &mut dyn TxQueue, count: usize, now: u64) -> usize {
@@ -96,9 +109,8 @@ impl Sender {
         let mut flows = [0u32; BURST];
         let mut lengths = [0usize; BURST];
         for index in 0..count {
-            let template = &self.traffic.templates[self.next_template];
-            self.next_template = (self.next_template + 1) % self.traffic.templates.len();
-            let flow = self.traffic.order.next_of(u64::from(self.traffic.flows)) as u32;
+            let (flow, template) = self.next();
+            let template = &self.traffic.templates[template];
             let sequence = &mut self.sequences[flow as usize];
             let stamp = Stamp {
                 flow,

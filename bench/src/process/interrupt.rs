@@ -12,15 +12,19 @@ use anyhow::{Context, bail, ensure};
 use tokio::signal::unix::{SignalKind, signal};
 
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+static WATCHING: AtomicBool = AtomicBool::new(false);
 
 /// How long an interrupt may go unnoticed.
 const NOTICE: Duration = Duration::from_millis(50);
 
-/// From here on, Ctrl-C and SIGTERM end waits instead of the process.
+/// From here on, Ctrl-C and SIGTERM end waits instead of the process. Asking twice is asking once.
 ///
 /// # Errors
 /// When signals cannot be caught.
 pub fn watch() -> anyhow::Result<()> {
+    if WATCHING.swap(true, Relaxed) {
+        return Ok(());
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .build()

@@ -54,6 +54,12 @@ pub enum Path {
     Switch,
     /// Two veth pairs whose host ends are in a Linux bridge.
     Bridge,
+    /// The same, with rules of nftables.
+    BridgeNftables,
+    /// Two veth pairs, and a program in the kernel that passes on what arrives at one host end.
+    XdpRedirect,
+    /// Two veth pairs whose host ends an Open vSwitch takes with `AF_XDP`.
+    OpenVswitch,
 }
 
 impl Path {
@@ -62,7 +68,26 @@ impl Path {
             Self::Direct => 'd',
             Self::Switch => 's',
             Self::Bridge => 'b',
+            Self::BridgeNftables => 'n',
+            Self::XdpRedirect => 'x',
+            Self::OpenVswitch => 'o',
         }
+    }
+
+    /// Its name in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Direct => "direct",
+            Self::Switch => "switch",
+            Self::Bridge => "bridge",
+            Self::BridgeNftables => "bridge-nftables",
+            Self::XdpRedirect => "xdp-redirect",
+            Self::OpenVswitch => "openvswitch-afxdp",
+        }
+    }
+
+    fn is_bridge(self) -> bool {
+        matches!(self, Self::Bridge | Self::BridgeNftables)
     }
 
     /// The interface in both namespaces.
@@ -71,6 +96,9 @@ impl Path {
             Self::Direct => "di0",
             Self::Switch => "sw0",
             Self::Bridge => "br0",
+            Self::BridgeNftables => "nf0",
+            Self::XdpRedirect => "xr0",
+            Self::OpenVswitch => "ov0",
         }
     }
 }
@@ -79,7 +107,7 @@ impl Path {
 #[derive(Debug)]
 pub struct Lab {
     name: String,
-    bridge: bool,
+    bridges: Vec<Path>,
 }
 
 impl Lab {
@@ -93,7 +121,11 @@ impl Lab {
         // From here on dropping it takes down whatever was made.
         let lab = Self {
             name,
-            bridge: paths.contains(&Path::Bridge),
+            bridges: paths
+                .iter()
+                .copied()
+                .filter(|path| path.is_bridge())
+                .collect(),
         };
         for side in [Side::A, Side::B] {
             ip(&["netns", "add", &lab.namespace(side)])?;
@@ -131,8 +163,17 @@ impl Lab {
             ip(&[&set[..], &["address", &mac, "addrgenmode", "none"]].concat())?;
             ip(&[&set[..], &["up"]].concat())?;
         }
-        if path == Path::Bridge {
-            let bridge = self.bridge_name();
+        if path == Path::OpenVswitch {
+            let room = self.room();
+            ip(&["netns", "add", &room])?;
+            for side in [Side::A, Side::B] {
+                let host = self.host_end(path, side);
+                ip(&["link", "set", &host, "netns", &room])?;
+                ip(&["-n", &room, "link", "set", &host, "up"])?;
+            }
+        }
+        if path.is_bridge() {
+            let bridge = self.bridge_name(path);
             ip(&["link", "add", &bridge, "type", "bridge", "stp_state", "0"])?;
             quiet(&bridge)?;
             for side in [Side::A, Side::B] {
@@ -155,8 +196,14 @@ impl Lab {
         format!("{}-{}", self.name, side.letter())
     }
 
-    fn bridge_name(&self) -> String {
-        format!("{}br", self.name)
+    fn bridge_name(&self, path: Path) -> String {
+        format!("{}{}r", self.name, path.letter())
+    }
+
+    /// The namespace that has the host ends of [`Path::OpenVswitch`]: it makes interfaces of fixed
+    /// names, and leaves them behind.
+    pub fn room(&self) -> String {
+        format!("{}-o", self.name)
     }
 
     /// The name of this lab, unique on the host.
@@ -192,9 +239,10 @@ impl Lab {
 
 impl Drop for Lab {
     fn drop(&mut self) {
-        if self.bridge {
-            let _ = ip(&["link", "del", &self.bridge_name()]);
+        for path in &self.bridges {
+            let _ = ip(&["link", "del", &self.bridge_name(*path)]);
         }
+        let _ = ip(&["netns", "del", &self.room()]);
         // The veth pairs go with the end that is inside.
         for side in [Side::A, Side::B] {
             let _ = ip(&["netns", "del", &self.namespace(side)]);

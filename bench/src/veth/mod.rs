@@ -8,6 +8,7 @@ use std::{
     fmt,
     net::Ipv4Addr,
     path::PathBuf,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -16,20 +17,24 @@ use pmd::{Clock, Port};
 use serde::Serialize;
 
 use crate::generator::{
-    flow::{Flow, FlowSpace, Order},
-    load::{self, Outcome},
+    flow::{Flow, FlowSpace, Flows, Order},
+    load,
     random::Random,
     sender::Traffic,
     size::SizeMix,
     template::{Headers, Template, Transport},
 };
-use crate::process;
+use crate::process::{self, interrupt};
 
 mod lab;
+mod peers;
 mod switch;
 
+pub use crate::generator::load::Outcome;
 pub use lab::{Lab, Path, Side};
 pub use switch::Switch;
+
+use peers::Peer;
 
 /// How often each path has its turn.
 pub const ROUNDS: usize = 3;
@@ -62,6 +67,10 @@ pub struct Options {
     pub busy_poll: bool,
     /// What to compare with.
     pub compare: Vec<Path>,
+    /// How often each path has its turn.
+    pub rounds: usize,
+    /// Goes on without a comparison that cannot be had.
+    pub lenient: bool,
     /// The core of the switch's worker.
     pub switch_core: usize,
     /// The core of the generator.
@@ -71,13 +80,16 @@ pub struct Options {
 /// A path's result.
 #[derive(Clone, Debug, Serialize)]
 pub struct PathReport {
-    /// `switch`, `bridge` or `direct`.
+    /// [`Path::name`].
     pub path: String,
     /// The round with the median of delivered frames.
     #[serde(flatten)]
     pub outcome: Outcome,
     /// Delivered frames per second of every round.
     pub rounds_delivered_pps: Vec<f64>,
+    /// Every round.
+    #[serde(skip)]
+    pub rounds: Vec<Outcome>,
     /// What the sending port obtained.
     pub mode: String,
     /// Busy cycles per frame as the switch counts them, kernel time of its calls included.
@@ -96,6 +108,9 @@ pub struct Report {
     pub rounds: usize,
     /// Each path.
     pub paths: Vec<PathReport>,
+    /// Paths that could not be had, and why.
+    #[serde(skip)]
+    pub missing: Vec<(Path, String)>,
     /// Delivered frames through the switch for each through the other, by the other's name.
     pub ratios: std::collections::BTreeMap<String, f64>,
 }
@@ -103,6 +118,8 @@ pub struct Report {
 /// A path with its two open ends.
 struct Bed {
     path: Path,
+    /// What stands there, if it is not the switch.
+    peer: Option<Box<dyn Peer>>,
     a: Port,
     b: Port,
     outcomes: Vec<Outcome>,
@@ -113,6 +130,15 @@ struct Bed {
 /// # Errors
 /// When namespaces, ports or the switch cannot be had, or a path carries nothing.
 pub fn run(options: &Options) -> anyhow::Result<Report> {
+    // On a thread of its own, because a thread does not leave its core again.
+    match thread::scope(|scope| scope.spawn(|| measure(options)).join()) {
+        Ok(report) => report,
+        Err(_) => anyhow::bail!("the measuring thread panicked"),
+    }
+}
+
+fn measure(options: &Options) -> anyhow::Result<Report> {
+    interrupt::watch()?;
     let mut paths = options.compare.clone();
     if options.switch.is_some() {
         paths.insert(0, Path::Switch);
@@ -129,36 +155,62 @@ pub fn run(options: &Options) -> anyhow::Result<Report> {
         }
         None => None,
     };
-    process::pin(options.generator_core)?;
     let clock = Clock::calibrate();
+    let made: Vec<_> = paths
+        .into_iter()
+        .map(|path| (path, Bed::new(path, &lab, options)))
+        .collect();
+    // After all is started, for what is started has the cores of who starts it.
+    process::pin(options.generator_core)?;
     let mut beds = Vec::new();
-    for path in paths {
-        let (a, b) = (lab.open(path, Side::A)?, lab.open(path, Side::B)?);
-        let mut bed = Bed {
-            path,
-            a,
-            b,
-            outcomes: Vec::new(),
-        };
-        bed.await_first_frame(options, switch.as_mut(), &clock)?;
-        beds.push(bed);
+    let mut missing = Vec::new();
+    for (path, bed) in made {
+        let carries = bed.and_then(|mut bed| {
+            bed.await_first_frame(options, switch.as_mut(), &clock)?;
+            Ok(bed)
+        });
+        match carries.with_context(|| path.name()) {
+            Ok(bed) => beds.push(bed),
+            // The others can be compared without it.
+            Err(error) if options.lenient => missing.push((path, format!("{error:#}"))),
+            Err(error) => return Err(error),
+        }
     }
-    for _ in 0..ROUNDS {
+    for _ in 0..options.rounds {
         for bed in &mut beds {
+            interrupt::check()?;
             let traffic = traffic(options)?;
             let Bed { a, b, .. } = bed;
             let outcome = load::run(a, b, traffic, options.rate_pps, options.seconds, &clock)?;
             bed.outcomes.push(outcome);
+            if let Some(peer) = &mut bed.peer {
+                peer.check()?;
+            }
         }
         if let Some(switch) = &mut switch {
             switch.check()?;
         }
     }
     let cycles = switch.as_ref().and_then(Switch::cycles_per_frame);
-    Ok(Report::new(options, &beds, cycles))
+    Ok(Report {
+        missing,
+        ..Report::new(options, &beds, cycles)
+    })
 }
 
 impl Bed {
+    /// Starts what stands on the path, and opens both ends of it.
+    fn new(path: Path, lab: &Lab, options: &Options) -> anyhow::Result<Self> {
+        let peer = peers::start(path, lab, options.switch_core)?;
+        Ok(Self {
+            path,
+            peer,
+            a: lab.open(path, Side::A)?,
+            b: lab.open(path, Side::B)?,
+            outcomes: Vec::new(),
+        })
+    }
+
     /// Offers a trickle until something arrives.
     fn await_first_frame(
         &mut self,
@@ -168,6 +220,7 @@ impl Bed {
     ) -> anyhow::Result<()> {
         let began = Instant::now();
         loop {
+            interrupt::check()?;
             let probe = traffic(options)?;
             let outcome = load::run(&mut self.a, &mut self.b, probe, Some(1000.0), 0.02, clock)?;
             if outcome.delivered > 0 {
@@ -176,7 +229,14 @@ impl Bed {
             if let Some(switch) = &mut switch {
                 switch.check()?;
             }
-            let log = || switch.as_ref().map(|s| s.log()).unwrap_or_default();
+            if let Some(peer) = &mut self.peer {
+                peer.check()?;
+            }
+            let log = || match (&self.peer, &switch) {
+                (Some(peer), _) => peer.log(),
+                (None, Some(switch)) => switch.log(),
+                (None, None) => String::new(),
+            };
             ensure!(
                 began.elapsed() < START,
                 "{:?} path: no frame arrived within {START:?}\n{}",
@@ -201,7 +261,7 @@ fn traffic(options: &Options) -> anyhow::Result<Traffic> {
         .collect();
     Ok(Traffic {
         templates: templates.context("--size")?,
-        space: FlowSpace {
+        space: Flows::Space(FlowSpace {
             first: Flow {
                 src: Addresses::A.into(),
                 dst: Addresses::B.into(),
@@ -211,7 +271,7 @@ fn traffic(options: &Options) -> anyhow::Result<Traffic> {
             dst_ports: 1024,
             dst_hosts: 1,
             src_ports: 1 << 14,
-        },
+        }),
         flows: options.flows,
         order: Order::Uniform(Random::new(1)),
     })
@@ -225,9 +285,10 @@ impl Report {
                 let mut rounds = bed.outcomes.clone();
                 rounds.sort_by(|a, b| a.delivered_pps.total_cmp(&b.delivered_pps));
                 PathReport {
-                    path: format!("{:?}", bed.path).to_lowercase(),
+                    path: bed.path.name().to_owned(),
                     outcome: rounds[rounds.len() / 2],
                     rounds_delivered_pps: bed.outcomes.iter().map(|o| o.delivered_pps).collect(),
+                    rounds: bed.outcomes.clone(),
                     mode: bed.a.info.mode.clone(),
                     switch_cycles_per_frame: switch_cycles_per_frame
                         .filter(|_| bed.path == Path::Switch),
@@ -246,7 +307,8 @@ impl Report {
         Self {
             flows: options.flows,
             sizes_bytes: options.sizes.pattern.clone(),
-            rounds: ROUNDS,
+            rounds: options.rounds,
+            missing: Vec::new(),
             ratios: ratios.unwrap_or_default(),
             paths,
         }

@@ -33,6 +33,8 @@ pub(super) struct Bed {
 pub(super) enum Kind {
     Testpmd,
     Own,
+    /// The same, with each frame of a flow that never was.
+    NewFlows,
 }
 
 /// What the turns of one number of flows found, by guest, case and size.
@@ -64,10 +66,11 @@ impl Bed {
     /// Gives the switch a new guest, and waits until frames come through both ways.
     pub(super) fn connect(&mut self, kind: Kind, flows: u32, core: usize) -> anyhow::Result<()> {
         self.attach(|bed| {
-            let sockets = bed.switch.sockets();
+            let sockets = bed.switch.sockets(0);
             Ok(match kind {
                 Kind::Testpmd => Box::new(Testpmd::start(&bed.directory, &sockets, flows, core)?),
                 Kind::Own => Box::new(Guest::start(&sockets, Traffic::Frames, flows, core)?),
+                Kind::NewFlows => Box::new(Guest::start(&sockets, Traffic::NewFlows, flows, core)?),
             })
         })
     }
@@ -90,7 +93,7 @@ impl Bed {
         })
     }
 
-    fn await_frames(&mut self, guest: &mut dyn Load) -> anyhow::Result<()> {
+    pub(super) fn await_frames(&mut self, guest: &mut dyn Load) -> anyhow::Result<()> {
         guest.begin(64)?;
         interrupt::wait_for("frames both ways", FIRST_FRAME, || {
             self.switch.process().check()?;
@@ -110,11 +113,11 @@ impl Bed {
         self.awake(|bed| {
             bed.guest = None;
             bed.switch.enforce(Case::Acl)?;
-            let mut guest = Guest::start(&bed.switch.sockets(), Traffic::Frames, 1, core)?;
+            let mut guest = Guest::start(&bed.switch.sockets(0), Traffic::Frames, 1, core)?;
             bed.await_frames(&mut guest)?;
             // The first of them find caches and tables empty.
-            guest.round_trips(size_bytes, WARM_UP)?;
-            guest.round_trips(size_bytes, duration)
+            guest.round_trips(size_bytes, WARM_UP, Duration::ZERO)?;
+            guest.round_trips(size_bytes, duration, Duration::ZERO)
         })
     }
 
@@ -126,7 +129,7 @@ impl Bed {
         core: usize,
     ) -> anyhow::Result<Count> {
         self.attach(|bed| {
-            let sockets = bed.switch.sockets();
+            let sockets = bed.switch.sockets(0);
             Ok(Box::new(Guest::start(
                 &sockets,
                 Traffic::Segments,
@@ -161,7 +164,10 @@ impl Bed {
     }
 
     /// Does something while the switch runs.
-    fn awake<T>(&mut self, work: impl FnOnce(&mut Self) -> anyhow::Result<T>) -> anyhow::Result<T> {
+    pub(super) fn awake<T>(
+        &mut self,
+        work: impl FnOnce(&mut Self) -> anyhow::Result<T>,
+    ) -> anyhow::Result<T> {
         self.switch.process().resume()?;
         let done = work(self);
         self.switch.process().pause()?;

@@ -1,8 +1,8 @@
 //! What the bench asks of a switch, whichever it is.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, process::Command};
 
-use crate::process::Process;
+use crate::process::{self, Process};
 
 /// What the switch has to do with the frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,6 +13,19 @@ pub enum Case {
     Acl,
     /// The same, where the rules are far from any flow.
     AclElsewhere,
+    /// The same, where so many rules allow it that lie among flows of any address and port, so that
+    /// nearly each of those is another flow for the rules too.
+    NewFlows {
+        /// How many.
+        rules: u32,
+    },
+    /// As [`Case::Acl`] with so many rules, of which the last denies everything unless open.
+    Gate {
+        /// How many.
+        rules: u32,
+        /// Whether frames pass.
+        open: bool,
+    },
 }
 
 impl Case {
@@ -22,6 +35,8 @@ impl Case {
             Self::PortToPort => "port-to-port",
             Self::Acl => "acl",
             Self::AclElsewhere => "acl-elsewhere",
+            Self::NewFlows { .. } => "new-flows",
+            Self::Gate { .. } => "gate",
         }
     }
 
@@ -30,24 +45,87 @@ impl Case {
         match self {
             Self::PortToPort => 0,
             Self::Acl | Self::AclElsewhere => super::rules::RULES,
+            Self::NewFlows { rules } | Self::Gate { rules, .. } => rules,
         }
     }
 }
 
-/// A switch with two ports, connecting as a client to [`Contender::sockets`]. It runs when made.
+/// How a switch is started.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Settings {
+    /// The core that moves frames.
+    pub(super) core: usize,
+    /// Whether all else that the process does has to be on that core too, as when its CPU time is
+    /// what is measured. Else it may be anywhere.
+    pub(super) alone: bool,
+    /// Pairs of ports: frames of one pair never get to another.
+    pub(super) pairs: usize,
+    /// Whether it may sleep when there is nothing to do, where it can.
+    pub(super) may_sleep: bool,
+    /// Whether a port may open as many flows as it likes while others have frames, where there is a
+    /// choice.
+    pub(super) unlimited_flows: bool,
+}
+
+impl Settings {
+    /// One pair of ports, on `core` alone.
+    pub(super) fn on(core: usize) -> Self {
+        Self {
+            core,
+            alone: true,
+            pairs: 1,
+            may_sleep: false,
+            unlimited_flows: false,
+        }
+    }
+
+    /// Where the process is to be.
+    pub(super) fn process_core(&self) -> Option<usize> {
+        self.alone.then_some(self.core)
+    }
+}
+
+/// A switch with pairs of ports, connecting as a client to [`Contender::sockets`]. It runs when made.
 pub(super) trait Contender {
     /// Its name in reports.
     fn name(&self) -> &'static str;
 
-    /// Where it looks for guests.
-    fn sockets(&self) -> [PathBuf; 2];
+    /// Where it looks for the guests of a pair.
+    fn sockets(&self, pair: usize) -> [PathBuf; 2];
+
+    /// Whether it can do that at all.
+    fn can(&self, _case: Case) -> bool {
+        true
+    }
+
+    /// The command that makes this happen to frames from then on.
+    ///
+    /// # Errors
+    /// When it cannot be prepared.
+    fn change(&mut self, case: Case) -> anyhow::Result<Command>;
+
+    /// Forgets what it knows of flows, where it would rather keep what is slower than need be.
+    ///
+    /// # Errors
+    /// When it refuses.
+    fn settle(&mut self) -> anyhow::Result<()> {
+        Ok(())
+    }
 
     /// From now on this is what happens to frames.
     ///
     /// # Errors
     /// When the switch refuses.
-    fn enforce(&mut self, case: Case) -> anyhow::Result<()>;
+    fn enforce(&mut self, case: Case) -> anyhow::Result<()> {
+        process::run(&mut self.change(case)?)?;
+        self.settle()
+    }
 
     /// The process that moves frames.
     fn process(&mut self) -> &mut Process;
+}
+
+/// Paths of so many sockets in a directory.
+pub(super) fn socket_names(pair: usize) -> [String; 2] {
+    [0, 1].map(|side| format!("v{}.sock", 2 * pair + side))
 }

@@ -6,6 +6,12 @@ use anyhow::{Context, ensure};
 
 const POOL: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB";
 
+const DROP_CACHES: &str = "/proc/sys/vm/drop_caches";
+const COMPACT: &str = "/proc/sys/vm/compact_memory";
+
+/// How often the kernel is asked.
+const TRIES: usize = 12;
+
 /// What was added to the kernel's pool of 2 MiB pages.
 #[derive(Debug)]
 pub(super) struct Hugepages {
@@ -23,8 +29,19 @@ impl Hugepages {
         // From here on dropping it gives back whatever was had.
         let mut provided = Self { added: 0 };
         if missing > 0 {
-            write(before + missing)?;
-            provided.added = read("nr_hugepages")?.saturating_sub(before);
+            for number in 0..TRIES {
+                write(before + missing)?;
+                provided.added = read("nr_hugepages")?.saturating_sub(before);
+                if provided.added >= missing {
+                    break;
+                }
+                // Memory in pieces: let the kernel put it together, and ask again. What it keeps of
+                // files without need stands in the way, and is read again when it is wanted.
+                if number >= TRIES / 2 {
+                    let _ = fs::write(DROP_CACHES, "1");
+                }
+                let _ = fs::write(COMPACT, "1");
+            }
             ensure!(
                 provided.added >= missing,
                 "{missing} more hugepages of 2 MiB are needed and the kernel found {}; free memory, \

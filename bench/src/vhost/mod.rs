@@ -1,5 +1,5 @@
-//! The vhost bench: frames from one guest interface to another, through `vswitch` and through Open
-//! vSwitch with DPDK.
+//! The vhost bench: frames from one guest interface to another, through `vswitch` and through its
+//! [peers](Peer).
 //!
 //! In: flows, sizes and cases to measure. Out: a [`Row`] for each of them and each switch. Each
 //! switch has one core and a guest of its own, which sends both ways from another core, the same
@@ -33,10 +33,15 @@ use pmd::Clock;
 mod bed;
 mod contender;
 mod copy;
+pub(crate) mod database;
+pub mod experiments;
+mod forwarder;
 mod guest;
 mod hugepages;
 mod load;
 mod open_vswitch;
+mod peer;
+pub(crate) mod port;
 mod reply;
 mod report;
 mod rules;
@@ -44,16 +49,14 @@ mod testpmd;
 mod vswitch;
 
 pub use contender::Case;
+pub use peer::Peer;
 pub use report::{Finding, Report, RoundTrip, Row, Segments};
 
 use bed::{Bed, Kind};
-use contender::Contender;
+use contender::{Contender, Settings};
 use hugepages::Hugepages;
 
-use crate::{
-    process::{interrupt, priority::Priority},
-    walk::Spread,
-};
+use crate::process::{interrupt, priority::Priority};
 
 /// Length of the frames whose round trips are measured, and of TCP super-segments: 45 segments of
 /// an MTU of 1500.
@@ -88,8 +91,8 @@ pub struct Options {
     pub seconds: f64,
     /// The binary of `vswitch`; `None` leaves it out.
     pub switch: Option<PathBuf>,
-    /// Whether Open vSwitch is measured too.
-    pub open_vswitch: bool,
+    /// What else is measured, in turns.
+    pub peers: Vec<Peer>,
     /// The core of the switches.
     pub switch_core: usize,
     /// The core of the guests.
@@ -104,17 +107,9 @@ pub fn run(
     options: &Options,
     mut found: impl FnMut(&Finding) -> anyhow::Result<()>,
 ) -> anyhow::Result<Report> {
-    ensure!(
-        options.switch_core != options.guest_core,
-        "the switch and the guest need a core each, and both are to have core {}",
-        options.guest_core
-    );
-    interrupt::watch()?;
-    let _priority = Priority::enter().inspect_err(|error| {
-        eprintln!("what else runs on this machine will disturb the figures: {error:#}");
-    });
-    let _hugepages = Hugepages::provide(hugepages_needed(options))?;
-    let mut beds = beds(options)?;
+    let settings = Settings::on(options.switch_core);
+    let _guard = guard(options, &settings)?;
+    let mut beds = beds(options, &settings)?;
     let mut rows = Vec::new();
     for what in &options.what {
         match what {
@@ -141,19 +136,23 @@ fn frames(beds: &mut [Bed], options: &Options, flows: u32) -> anyhow::Result<Vec
             bed.connect(kind, flows, options.guest_core)?;
         }
         for &case in &options.cases {
-            for bed in &mut *beds {
+            for bed in beds.iter_mut().filter(|bed| bed.switch.can(case)) {
                 bed.enforce(case)?;
             }
             for &size_bytes in &options.sizes_bytes {
-                let load = (kind, case.name(), size_bytes);
-                measure(beds, options, load).with_context(|| format!("{load:?}, {flows} flows"))?;
+                measure(beds, options, (kind, case, size_bytes)).with_context(|| {
+                    format!(
+                        "{kind:?}, {}, {size_bytes} bytes, {flows} flows",
+                        case.name()
+                    )
+                })?;
             }
         }
     }
     let mut rows = Vec::new();
     for &case in &options.cases {
         for &size_bytes in &options.sizes_bytes {
-            for bed in &*beds {
+            for bed in beds.iter().filter(|bed| bed.switch.can(case)) {
                 let turns = |kind| &bed.turns[&(kind, case.name(), size_bytes)];
                 let (testpmd, own) = (turns(Kind::Testpmd), turns(Kind::Own));
                 let load = (case, flows, size_bytes);
@@ -178,11 +177,18 @@ fn round_trips(
     let mut times = vec![Vec::new(); beds.len()];
     for _ in 0..options.rounds {
         for (bed, times) in beds.iter_mut().zip(&mut times) {
+            if !bed.switch.can(Case::Acl) {
+                continue;
+            }
             let trips = bed.round_trips(ROUND_TRIP_BYTES, duration, options.guest_core);
             times.push(trips.with_context(|| bed.switch.name())?);
         }
     }
-    for (bed, times) in beds.iter().zip(&times) {
+    let measured = beds
+        .iter()
+        .zip(&times)
+        .filter(|(_, times)| !times.is_empty());
+    for (bed, times) in measured {
         let row = RoundTrip::new(bed.switch.name(), ROUND_TRIP_BYTES, times);
         found(&Finding::RoundTrip(row))?;
     }
@@ -213,22 +219,48 @@ fn segments(
     found(&Finding::Segments(row))
 }
 
-fn hugepages_needed(options: &Options) -> u64 {
-    let beds = u64::from(options.switch.is_some()) + u64::from(options.open_vswitch);
-    let guests = beds * guest::HUGEPAGES.max(testpmd::MEMORY_MIB / 2);
-    guests + u64::from(options.open_vswitch) * open_vswitch::HUGEPAGES
+/// What a run needs of the machine, given back when dropped.
+struct Guard {
+    _hugepages: Hugepages,
+    _priority: Option<Priority>,
+}
+
+fn guard(options: &Options, settings: &Settings) -> anyhow::Result<Guard> {
+    ensure!(
+        options.switch_core != options.guest_core,
+        "the switch and the guest need a core each, and both are to have core {}",
+        options.guest_core
+    );
+    interrupt::watch()?;
+    let priority = Priority::enter().inspect_err(|error| {
+        eprintln!("what else runs on this machine will disturb the figures: {error:#}");
+    });
+    Ok(Guard {
+        _hugepages: Hugepages::provide(hugepages_needed(options, settings))?,
+        _priority: priority.ok(),
+    })
+}
+
+fn hugepages_needed(options: &Options, settings: &Settings) -> u64 {
+    let beds = u64::from(options.switch.is_some()) + options.peers.len() as u64;
+    let guests = beds * settings.pairs as u64 * guest::HUGEPAGES.max(testpmd::MEMORY_MIB / 2);
+    guests
+        + options
+            .peers
+            .iter()
+            .map(|peer| peer.hugepages())
+            .sum::<u64>()
 }
 
 /// The switches, asleep.
-fn beds(options: &Options) -> anyhow::Result<Vec<Bed>> {
-    let core = options.switch_core;
+fn beds(options: &Options, settings: &Settings) -> anyhow::Result<Vec<Bed>> {
     let mut switches: Vec<Box<dyn Contender>> = Vec::new();
     if let Some(binary) = &options.switch {
-        switches.push(Box::new(vswitch::Vswitch::start(binary, core)?));
+        switches.push(Box::new(vswitch::Vswitch::start(binary, settings)?));
         sleep_all(&mut switches)?;
     }
-    if options.open_vswitch {
-        switches.push(Box::new(open_vswitch::OpenVswitch::start(core)?));
+    for peer in &options.peers {
+        switches.push(peer.start(settings)?);
         sleep_all(&mut switches)?;
     }
     ensure!(!switches.is_empty(), "there is no switch to measure");
@@ -245,14 +277,14 @@ fn sleep_all(switches: &mut [Box<dyn Contender>]) -> anyhow::Result<()> {
 fn measure(
     beds: &mut [Bed],
     options: &Options,
-    load: (Kind, &'static str, usize),
+    (kind, case, size_bytes): (Kind, Case, usize),
 ) -> anyhow::Result<()> {
-    let (_, _, size_bytes) = load;
     for _ in 0..options.rounds {
-        for bed in &mut *beds {
+        for bed in beds.iter_mut().filter(|bed| bed.switch.can(case)) {
             let count = bed
                 .turn(options.seconds, size_bytes)
                 .with_context(|| bed.switch.name())?;
+            let load = (kind, case.name(), size_bytes);
             bed.turns.entry(load).or_default().push(count);
         }
     }

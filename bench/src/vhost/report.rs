@@ -5,12 +5,13 @@ use std::fmt;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use super::{Case, Spread, bed::Count};
+use super::{Case, bed::Count};
+use crate::spread::Spread;
 
 /// What one switch did with one load. Its JSON names are stable.
 #[derive(Clone, Debug, Serialize)]
 pub struct Row {
-    /// `vswitch` or `openvswitch`.
+    /// `vswitch`, or the name of a [peer](super::Peer).
     pub switch: &'static str,
     /// `port-to-port`, `acl` or `acl-elsewhere`.
     pub case: &'static str,
@@ -96,9 +97,9 @@ impl fmt::Display for Row {
             self.flows,
             self.size_bytes,
             self.switch,
-            range(self.mframes_per_s_spread),
+            self.mframes_per_s_spread,
             self.refused_share * 100.0,
-            range(self.mframes_per_cpu_s_spread),
+            self.mframes_per_cpu_s_spread,
             self.cycles_per_frame
         )
     }
@@ -108,7 +109,7 @@ impl fmt::Display for Row {
 /// `acl` in force and nothing else on its way. Its JSON names are stable.
 #[derive(Clone, Debug, Serialize)]
 pub struct RoundTrip {
-    /// `vswitch` or `openvswitch`.
+    /// `vswitch`, or the name of a [peer](super::Peer).
     pub switch: &'static str,
     /// `round-trip`.
     pub case: &'static str,
@@ -151,11 +152,7 @@ impl fmt::Display for RoundTrip {
         write!(
             f,
             "round trip of {} bytes, {}: p50 {} µs, p99 {} µs, of {}",
-            self.size_bytes,
-            self.switch,
-            range(self.p50_us_spread),
-            range(self.p99_us_spread),
-            self.round_trips
+            self.size_bytes, self.switch, self.p50_us_spread, self.p99_us_spread, self.round_trips
         )
     }
 }
@@ -205,10 +202,7 @@ impl fmt::Display for Segments {
         write!(
             f,
             "TCP super-segments of {} bytes, {}: {} GB/s; plain memcpy: {} GB/s",
-            self.size_bytes,
-            self.switch,
-            range(self.gbytes_per_s_spread),
-            range(self.memcpy_gbytes_per_s_spread)
+            self.size_bytes, self.switch, self.gbytes_per_s_spread, self.memcpy_gbytes_per_s_spread
         )
     }
 }
@@ -235,10 +229,6 @@ impl fmt::Display for Finding {
     }
 }
 
-fn range(Spread { min, median, max }: Spread) -> String {
-    format!("{median:.2} ({min:.2}–{max:.2})")
-}
-
 /// All rows, in the order in which they were measured.
 #[derive(Clone, Debug)]
 pub struct Report {
@@ -247,17 +237,17 @@ pub struct Report {
 }
 
 impl Report {
-    /// For each load that both switches had, how many times the frames of Open vSwitch `vswitch`
-    /// moved: per second, and per CPU second.
+    /// For each load that `vswitch` and a peer had, the row of the peer, and how many times its frames
+    /// `vswitch` moved: per second, and per CPU second.
     pub fn ratios(&self) -> impl Iterator<Item = (&Row, f64, f64)> {
         let load = |row: &Row| (row.case, row.flows, row.size_bytes);
-        let ours = self.rows.iter().filter(|row| row.switch == "vswitch");
-        ours.filter_map(move |ours| {
-            let other = |row: &&Row| row.switch != ours.switch && load(row) == load(ours);
-            let theirs = self.rows.iter().find(other)?;
+        let peers = self.rows.iter().filter(|row| row.switch != "vswitch");
+        peers.filter_map(move |theirs| {
+            let ours = |row: &&Row| row.switch == "vswitch" && load(row) == load(theirs);
+            let ours = self.rows.iter().find(ours)?;
             let wall = ours.mframes_per_s / theirs.mframes_per_s;
             let cpu = ours.mframes_per_cpu_s / theirs.mframes_per_cpu_s;
-            Some((ours, wall, cpu))
+            Some((theirs, wall, cpu))
         })
     }
 }
@@ -268,8 +258,8 @@ impl fmt::Display for Report {
             writeln!(
                 f,
                 "{}, {} flows, {} bytes: vswitch moves {cpu:.2} times the frames per CPU second \
-                 that Open vSwitch does, {wall:.2} times per second",
-                row.case, row.flows, row.size_bytes
+                 that {} does, {wall:.2} times per second",
+                row.case, row.flows, row.size_bytes, row.switch
             )?;
         }
         Ok(())

@@ -1,7 +1,7 @@
-//! `vswitch` with two vhost-user ports, one worker that never sleeps, on the switch's core.
+//! `vswitch` with vhost-user ports and one worker, on the switch's core.
 //!
-//! Its flow cache has room for every flow in both directions. In the case `port-to-port` both ports
-//! are in one network and nobody is judged; in the others each has a vNIC, whose senders are
+//! Its flow cache has room for every flow in both directions. The ports of a pair are in one network. In
+//! the case `port-to-port` no port has a vNIC and nobody is judged; in the others each has a vNIC, whose senders are
 //! checked and whose outbound frames meet the rules.
 
 use std::{
@@ -15,10 +15,10 @@ use std::{
 use anyhow::Context;
 
 use super::{
-    contender::{Case, Contender},
+    contender::{Case, Contender, Settings, socket_names},
     rules,
 };
-use crate::process::{self, Directory, Process, interrupt};
+use crate::process::{Directory, Process, interrupt};
 
 /// The most flows, both ways, twice over: then few sets of the cache are overfull.
 const FLOW_CACHE_ENTRIES: u32 = 1 << 19;
@@ -34,23 +34,23 @@ const SENDER: &str = "10.254.0.0";
 pub(super) struct Vswitch {
     daemon: Process,
     binary: PathBuf,
-    core: usize,
+    settings: Settings,
     directory: Directory,
 }
 
 impl Vswitch {
-    /// Starts `binary` with two ports, its worker on `core`.
+    /// Starts `binary` with its ports and one worker.
     ///
     /// # Errors
     /// When it cannot be started, or refuses the configuration.
-    pub(super) fn start(binary: &Path, core: usize) -> anyhow::Result<Self> {
+    pub(super) fn start(binary: &Path, settings: &Settings) -> anyhow::Result<Self> {
         let directory = Directory::new()?;
         let file = directory.join("vswitch.toml");
-        fs::write(&file, config(&directory, core, Case::PortToPort))?;
+        fs::write(&file, config(&directory, settings, Case::PortToPort))?;
         let mut command = Command::new(binary);
         command.arg("run").arg("--config").arg(&file);
         let log = directory.join("log");
-        let mut daemon = Process::start_deaf(&mut command, log, Some(core))
+        let mut daemon = Process::start_deaf(&mut command, log, settings.process_core())
             .context("starting the switch under test; build it, or name it with --switch")?;
         let socket = directory.join("socket");
         interrupt::wait_for("the switch's control socket", START, || {
@@ -60,7 +60,7 @@ impl Vswitch {
         Ok(Self {
             daemon,
             binary: binary.to_owned(),
-            core,
+            settings: *settings,
             directory,
         })
     }
@@ -71,21 +71,20 @@ impl Contender for Vswitch {
         "vswitch"
     }
 
-    fn sockets(&self) -> [PathBuf; 2] {
-        sockets(&self.directory)
+    fn sockets(&self, pair: usize) -> [PathBuf; 2] {
+        sockets(&self.directory, pair)
     }
 
-    fn enforce(&mut self, case: Case) -> anyhow::Result<()> {
+    fn change(&mut self, case: Case) -> anyhow::Result<Command> {
         let file = self.directory.join("vswitch.toml");
-        fs::write(&file, config(&self.directory, self.core, case))?;
-        process::run(
-            Command::new(&self.binary)
-                .arg("apply")
-                .arg(&file)
-                .arg("--socket")
-                .arg(self.directory.join("socket")),
-        )
-        .map(drop)
+        fs::write(&file, config(&self.directory, &self.settings, case))?;
+        let mut command = Command::new(&self.binary);
+        command
+            .arg("apply")
+            .arg(&file)
+            .arg("--socket")
+            .arg(self.directory.join("socket"));
+        Ok(command)
     }
 
     fn process(&mut self) -> &mut Process {
@@ -93,27 +92,41 @@ impl Contender for Vswitch {
     }
 }
 
-fn sockets(directory: &Directory) -> [PathBuf; 2] {
-    ["v0.sock", "v1.sock"].map(|name| directory.join(name))
+fn sockets(directory: &Directory, pair: usize) -> [PathBuf; 2] {
+    socket_names(pair).map(|name| directory.join(&name))
 }
 
-fn config(directory: &Directory, core: usize, case: Case) -> String {
+fn config(directory: &Directory, settings: &Settings, case: Case) -> String {
     let mut text = format!(
-        "[switch]\nsocket = \"{}\"\n\n[workers]\ncores = [{core}]\nbusy_poll = true\n\
-         flow_cache_entries = {FLOW_CACHE_ENTRIES}\n\n\
-         [[network]]\nname = \"bench\"\ntenant = \"bench\"\n",
+        "[switch]\nsocket = \"{}\"\n\n[workers]\ncores = [{}]\nbusy_poll = {}\n\
+         flow_cache_entries = {FLOW_CACHE_ENTRIES}\n",
         directory.join("socket").display(),
+        settings.core,
+        !settings.may_sleep,
     );
-    for (index, socket) in sockets(directory).iter().enumerate() {
+    // The most that a burst can have, and more.
+    let budget = if settings.unlimited_flows {
+        "misses_per_turn = 256\n"
+    } else {
+        ""
+    };
+    for pair in 0..settings.pairs {
         let _ = write!(
             text,
-            "\n[[port]]\nname = \"v{index}\"\ndriver = \"vhost_user\"\nsocket = \"{}\"\n\
-             role = \"client\"\nnetwork = \"bench\"\n",
-            socket.display()
+            "\n[[network]]\nname = \"bench{pair}\"\ntenant = \"bench\"\n"
         );
+        for (side, socket) in sockets(directory, pair).iter().enumerate() {
+            let _ = write!(
+                text,
+                "\n[[port]]\nname = \"v{}\"\ndriver = \"vhost_user\"\nsocket = \"{}\"\n\
+                 role = \"client\"\nnetwork = \"bench{pair}\"\n{budget}",
+                2 * pair + side,
+                socket.display()
+            );
+        }
     }
     if case != Case::PortToPort {
-        for (index, mac) in MACS.iter().enumerate() {
+        for (index, mac) in (0..settings.pairs).flat_map(|_| MACS).enumerate() {
             let _ = write!(
                 text,
                 "\n[[vnic]]\nname = \"v{index}\"\nvm = \"v{index}\"\nport = \"v{index}\"\n\

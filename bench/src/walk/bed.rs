@@ -73,6 +73,20 @@ impl Bed {
     /// # Errors
     /// When a memory port cannot be opened or the policy does not compile.
     pub fn new(options: &Options, cache_entries: usize) -> anyhow::Result<Self> {
+        let mut beds = Self::several(options, cache_entries, 1)?;
+        beds.pop().context("one worker makes one bed")
+    }
+
+    /// As [`Bed::new`], for several workers of one switch: they share its ports, of which each has
+    /// a queue, its snapshot, its MAC table and its connections.
+    ///
+    /// # Errors
+    /// As [`Bed::new`].
+    pub fn several(
+        options: &Options,
+        cache_entries: usize,
+        workers: usize,
+    ) -> anyhow::Result<Vec<Self>> {
         let inbound_rules = options.rules.min(INBOUND_RULES);
         let model = model(options.rules, inbound_rules, options.stateful);
         // Picked up in their middle, so that no handshake is needed.
@@ -93,19 +107,33 @@ impl Bed {
             Connections::new(connections, [5, 6, 7, 8, 9, 10]),
         ));
         shared.bridge.configure(&snapshot);
-        let ports = (0..2).map(|_| Some(Arc::new(PortShared::new(1)))).collect();
+        let ports = (0..2).map(|_| Some(Arc::new(PortShared::new(workers))));
+        let ports = ports.collect();
         shared.current.store(Arc::new(Bundle { snapshot, ports }));
 
         let mut seeds = crate::generator::random::Random::new(0x7e57_ab1e);
         let secret = std::array::from_fn(|_| seeds.next_u64());
-        let mut worker = Worker::new(0, Arc::clone(&shared), cache_entries, secret);
+        let beds = (0..workers).map(|id| {
+            let worker = Worker::new(id, Arc::clone(&shared), cache_entries, secret);
+            Self::attached(worker, id, options, Arc::clone(&shared))
+        });
+        beds.collect()
+    }
+
+    /// Gives the worker its queue of each port.
+    fn attached(
+        mut worker: Worker,
+        number: usize,
+        options: &Options,
+        shared: Arc<Shared>,
+    ) -> anyhow::Result<Self> {
         let mut far_ends = Vec::new();
         for id in [INGRESS, EGRESS] {
             let (near, far) = memory::pair(memory::Config {
                 slots: RING_SLOTS,
                 ..memory::Config::default()
             })?;
-            for (number, queue) in near.rx.into_iter().enumerate() {
+            for queue in near.rx {
                 worker.intake.add(OwnedQueue {
                     queue,
                     port: id,
@@ -126,7 +154,7 @@ impl Bed {
             worker,
             source,
             sink,
-            inbound_rules,
+            inbound_rules: options.rules.min(INBOUND_RULES),
             stateful: options.stateful,
             shared,
         })

@@ -17,6 +17,8 @@ use anyhow::{Context, ensure};
 use hdrhistogram::Histogram;
 use pmd::{BURST, Frame, clock::cycles};
 
+use vswitch::worker::Worker;
+
 use crate::{
     generator::{
         flow::{Flow, FlowSpace},
@@ -28,9 +30,10 @@ use crate::{
 
 pub mod bed;
 mod report;
+pub mod together;
 
 pub use bed::{Bed, RING_SLOTS};
-pub use report::{Report, Spread};
+pub use report::Report;
 
 /// How many rounds the measured time is cut into.
 pub const ROUNDS: usize = 11;
@@ -55,6 +58,8 @@ pub struct Options {
     pub cache_entries: Option<usize>,
     /// The core to measure on; `None` stays where the scheduler puts it.
     pub core: Option<usize>,
+    /// Frames that the worker finds in a turn: a power of two, at most [`BURST`].
+    pub burst: usize,
 }
 
 /// The least room in the flow cache unless asked for otherwise.
@@ -82,6 +87,11 @@ pub fn run(options: &Options) -> anyhow::Result<Report> {
     let cache_entries = options
         .cache_entries
         .unwrap_or_else(|| (2 * options.flows as usize).max(LEAST_CACHE_ENTRIES));
+    ensure!(
+        options.burst.is_power_of_two() && options.burst <= BURST,
+        "--burst {}: choose 1, 2, 4 and so on, to {BURST}",
+        options.burst
+    );
     let mut drive = Drive::new(options, cache_entries)?;
     if options.miss {
         drive.pass();
@@ -115,6 +125,7 @@ pub fn run(options: &Options) -> anyhow::Result<Report> {
 pub struct Drive {
     bed: Bed,
     traffic: Traffic,
+    burst: usize,
     sent: u64,
     received: u64,
 }
@@ -125,9 +136,18 @@ impl Drive {
     /// # Errors
     /// When a port cannot be opened, or the frames are too short for their headers.
     pub fn new(options: &Options, cache_entries: usize) -> anyhow::Result<Self> {
+        Self::over(Bed::new(options, cache_entries)?, options)
+    }
+
+    /// As [`Drive::new`], over a bed that is there already.
+    ///
+    /// # Errors
+    /// When the frames are too short for their headers.
+    pub fn over(bed: Bed, options: &Options) -> anyhow::Result<Self> {
         Ok(Self {
-            bed: Bed::new(options, cache_entries)?,
+            bed,
             traffic: Traffic::new(options)?,
+            burst: options.burst,
             sent: 0,
             received: 0,
         })
@@ -162,21 +182,25 @@ impl Drive {
         Ok(())
     }
 
-    /// Fills the ring, lets the worker empty it, takes away what left.
+    /// As many frames as the ring has, a burst at a time: put in, walked, taken away.
     pub fn pass(&mut self) -> Round {
-        for _ in 0..RING_SLOTS as usize / BURST {
-            self.sent += self.traffic.send(&mut self.bed);
-        }
+        self.pass_by(Worker::turn)
+    }
+
+    /// As [`Drive::pass`], with something else in place of [`Worker::turn`].
+    pub fn pass_by(&mut self, mut turn: impl FnMut(&mut Worker) -> usize) -> Round {
         let mut round = Round::default();
-        loop {
-            let began = cycles();
-            let frames = self.bed.worker.turn();
-            let ended = cycles();
-            if frames == 0 {
-                break;
+        if self.burst == BURST {
+            // The whole ring at once, as it is when the worker is what everybody waits for.
+            for _ in 0..RING_SLOTS as usize / BURST {
+                self.sent += self.traffic.send(&mut self.bed, BURST);
             }
-            round.frames += frames as u64;
-            round.cycles += ended - began;
+            self.walk(&mut round, &mut turn);
+        } else {
+            while round.frames < RING_SLOTS.into() {
+                self.sent += self.traffic.send(&mut self.bed, self.burst);
+                self.walk(&mut round, &mut turn);
+            }
         }
         loop {
             let frames = self.bed.sink.receive(|_| ());
@@ -187,6 +211,20 @@ impl Drive {
         }
         self.bed.make_room();
         round
+    }
+
+    /// Turns until nothing is left.
+    fn walk(&mut self, round: &mut Round, turn: &mut impl FnMut(&mut Worker) -> usize) {
+        loop {
+            let began = cycles();
+            let frames = turn(&mut self.bed.worker);
+            let ended = cycles();
+            if frames == 0 {
+                break;
+            }
+            round.frames += frames as u64;
+            round.cycles += ended - began;
+        }
     }
 
     /// The rounds, and how many allocations were made in them.
@@ -211,7 +249,10 @@ impl Drive {
     }
 
     /// rx + replicas = tx + drops, and the ports agree with both far ends.
-    fn check_accounts(&self) -> anyhow::Result<()> {
+    ///
+    /// # Errors
+    /// When a frame is not accounted for, or was dropped.
+    pub fn check_accounts(&self) -> anyhow::Result<()> {
         let counts = self.bed.counts();
         ensure!(
             counts.rx_frames == self.sent
@@ -279,9 +320,9 @@ impl Traffic {
         bed.sink.send_burst(&[Frame::contiguous(&frame)]) as u64
     }
 
-    /// Sends one burst and returns how many frames were taken.
-    fn send(&mut self, bed: &mut Bed) -> u64 {
-        for buffer in &mut self.buffers {
+    /// Sends `count` frames, at most a burst, and returns how many were taken.
+    fn send(&mut self, bed: &mut Bed, count: usize) -> u64 {
+        for buffer in &mut self.buffers[..count] {
             let index = match self.order.len() as u64 {
                 0 => self.next,
                 flows => u64::from(self.order[(self.next % flows) as usize]),
@@ -291,6 +332,6 @@ impl Traffic {
         }
         let frames: [Frame<'_>; BURST] =
             std::array::from_fn(|index| Frame::contiguous(&self.buffers[index]));
-        bed.source.send_burst(&frames) as u64
+        bed.source.send_burst(&frames[..count]) as u64
     }
 }

@@ -5,30 +5,7 @@ use std::fmt;
 use serde::Serialize;
 
 use super::{Bed, Options, Round};
-
-/// Least, middle and most over the rounds.
-#[derive(Clone, Copy, Debug, Serialize)]
-pub struct Spread {
-    /// The best round.
-    pub min: f64,
-    /// The median round.
-    pub median: f64,
-    /// The worst round.
-    pub max: f64,
-}
-
-impl Spread {
-    /// Of at least one value.
-    pub fn of(values: impl IntoIterator<Item = f64>) -> Self {
-        let mut values: Vec<f64> = values.into_iter().collect();
-        values.sort_by(f64::total_cmp);
-        Self {
-            min: values.first().copied().unwrap_or(f64::NAN),
-            median: values.get(values.len() / 2).copied().unwrap_or(f64::NAN),
-            max: values.last().copied().unwrap_or(f64::NAN),
-        }
-    }
-}
+use crate::spread::Spread;
 
 /// The result. Its JSON names are stable.
 #[derive(Clone, Debug, Serialize)]

@@ -20,12 +20,13 @@ pub(super) const INDIRECT_DESC: u64 = 1 << 28;
 pub(super) const EVENT_IDX: u64 = 1 << 29;
 pub(super) const PROTOCOL_FEATURES: u64 = 1 << 30;
 pub(super) const VERSION_1: u64 = 1 << 32;
+pub(super) const IN_ORDER: u64 = 1 << 35;
 
 /// What is always offered.
 const ALWAYS: u64 = VERSION_1 | PROTOCOL_FEATURES;
 
 /// Name, what it stands for, bits.
-const NAMED: [(&str, &str, u64); 9] = [
+const NAMED: [(&str, &str, u64); 10] = [
     (
         "mergeable_buffers",
         "a long frame may fill several receive buffers",
@@ -40,6 +41,11 @@ const NAMED: [(&str, &str, u64); 9] = [
         "event_index",
         "notifications are suppressed by index",
         EVENT_IDX,
+    ),
+    (
+        "in_order",
+        "a burst of transmitted frames is given back by one entry",
+        IN_ORDER,
     ),
     ("multiqueue", "more than one queue pair", MQ),
     (
@@ -134,7 +140,7 @@ fn bits_of(name: &str) -> Option<u64> {
 
 /// The virtio names of the bits that were negotiated, as the specification writes them.
 pub(super) fn bit_names(bits: u64) -> String {
-    const NAMES: [(u64, &str); 16] = [
+    const NAMES: [(u64, &str); 17] = [
         (CSUM, "CSUM"),
         (GUEST_CSUM, "GUEST_CSUM"),
         (GUEST_TSO4, "GUEST_TSO4"),
@@ -151,6 +157,7 @@ pub(super) fn bit_names(bits: u64) -> String {
         (EVENT_IDX, "EVENT_IDX"),
         (PROTOCOL_FEATURES, "PROTOCOL_FEATURES"),
         (VERSION_1, "VERSION_1"),
+        (IN_ORDER, "IN_ORDER"),
     ];
     let set = NAMES.iter().filter(|(bit, _)| bits & bit != 0);
     set.map(|(_, name)| *name).collect::<Vec<_>>().join(" ")

@@ -8,7 +8,7 @@ use super::{
     features::{GUEST_CSUM, GUEST_TSO4, GUEST_TSO6, HOST_TSO4, HOST_TSO6, Negotiated},
     violation::Violation,
 };
-use crate::{Frame, PartialChecksum, TxBurst, TxPlan, segment::MIN_SEGMENT_BYTES};
+use crate::{Frame, PartialChecksum, TxBurst, TxPlan, guest, segment::MIN_SEGMENT_BYTES};
 
 const NEEDS_CSUM: u8 = 1;
 const GSO_NONE: u8 = 0;
@@ -79,6 +79,25 @@ pub(super) fn decode(
     }
     frame.segment_bytes = segment_bytes;
     Ok(())
+}
+
+/// What the header at `place`, of which `first` is the first eight bytes, says of `frame`.
+///
+/// # Safety
+///
+/// `place` has ten readable bytes.
+#[cold]
+pub(super) unsafe fn decode_at(
+    place: *const u8,
+    first: u64,
+    negotiated: Negotiated,
+    frame: &mut Frame<'_>,
+) -> Result<(), Violation> {
+    let mut header = [0; 10];
+    header[..8].copy_from_slice(&first.to_ne_bytes());
+    // SAFETY: the caller's promise.
+    unsafe { guest::copy(place.add(8), header.as_mut_ptr().add(8), 2) };
+    decode(header, negotiated, frame)
 }
 
 /// What is to stand before a frame for a guest.

@@ -8,14 +8,11 @@
 //! - a region is unmapped when its last user lets go of it, and no worker is that user
 //!   ([`super::queue`]).
 
-use std::{ffi::c_void, fs::File, os::fd::AsFd, ptr, sync::Arc};
+use std::{fs::File, os::fd::AsFd, ptr, sync::Arc};
 
-use rustix::{
-    fs::{SealFlags, fcntl_add_seals, fstat, fstatfs},
-    mm::{MapFlags, ProtFlags, mmap, munmap},
-};
+use rustix::fs::{SealFlags, fcntl_add_seals, fstatfs};
 
-use super::sigbus::{self, Watch};
+use super::mapping::Mapping;
 
 /// File systems whose pages are there, or made, without waiting for anybody: tmpfs, which memfds
 /// are on too, and hugetlbfs (linux/magic.h). A worker that touches a page of another may wait for
@@ -49,31 +46,17 @@ impl Claim {
 #[derive(Debug)]
 pub(super) struct Region {
     pub(super) claim: Claim,
-    /// Where the region's first byte is.
-    host: *mut u8,
-    /// The mapping, which begins and ends at pages of the file.
-    mapping: *mut c_void,
-    mapping_len: usize,
-    watch: Watch,
+    mapping: Mapping,
 }
-
-// SAFETY: the mapping belongs to the process, not to a thread; access goes through `guest`.
-unsafe impl Send for Region {}
-// SAFETY: as above.
-unsafe impl Sync for Region {}
 
 impl Region {
     /// Maps what `claim` says of `file`.
     pub(super) fn map(claim: Claim, file: &File) -> Result<Self, String> {
         let at = format!("memory region {:#x}+{:#x}", claim.guest, claim.size);
-        let end = claim.offset.checked_add(claim.size);
         let sums = [claim.guest, claim.user].map(|start| start.checked_add(claim.size));
-        let (Some(end), [Some(_), Some(_)]) = (end, sums) else {
+        let [Some(_), Some(_)] = sums else {
             return Err(format!("{at} wraps around"));
         };
-        if claim.size == 0 {
-            return Err(format!("{at} is empty"));
-        }
         let kind = fstatfs(file.as_fd()).map_err(|e| format!("{at}: its file: {e}"))?;
         if !IN_MEMORY.contains(&kind.f_type) {
             return Err(format!(
@@ -84,56 +67,8 @@ impl Region {
         // Before the size is read, so that it cannot shrink afterwards. Files that take no seals
         // are mapped all the same.
         let _ = fcntl_add_seals(file.as_fd(), SealFlags::SHRINK);
-        let stat = fstat(file.as_fd()).map_err(|e| format!("{at}: its file: {e}"))?;
-        if u64::try_from(stat.st_size).unwrap_or(0) < end {
-            return Err(format!(
-                "{at} ends at {end:#x} of its file, which has {:#x} bytes",
-                stat.st_size
-            ));
-        }
-        // The size of a huge page, for a file of them.
-        let page = u64::try_from(stat.st_blksize).unwrap_or(0).max(4096);
-        let first = claim.offset / page * page;
-        let lead = claim.offset - first;
-        let len = (lead + claim.size)
-            .checked_next_multiple_of(page)
-            .and_then(|len| usize::try_from(len).ok())
-            .ok_or_else(|| format!("{at} wraps around"))?;
-        // SAFETY: a fresh mapping, at a place of the kernel's choice, disturbs no other.
-        let mapping = unsafe {
-            mmap(
-                ptr::null_mut(),
-                len,
-                ProtFlags::READ | ProtFlags::WRITE,
-                MapFlags::SHARED | MapFlags::NORESERVE,
-                file.as_fd(),
-                first,
-            )
-        }
-        .map_err(|e| format!("{at} cannot be mapped: {e}"))?;
-        let unmap = || {
-            // SAFETY: nobody knows the mapping yet.
-            let _ = unsafe { munmap(mapping, len) };
-        };
-        let Some(watch) = sigbus::watch(mapping as usize, len) else {
-            unmap();
-            return Err("the process maps too many memory regions of guests".into());
-        };
-        Ok(Self {
-            claim,
-            host: mapping.cast::<u8>().wrapping_add(lead as usize),
-            mapping,
-            mapping_len: len,
-            watch,
-        })
-    }
-}
-
-impl Drop for Region {
-    fn drop(&mut self) {
-        self.watch.end();
-        // SAFETY: places are only given out to users that hold the map, and with it this region.
-        let _ = unsafe { munmap(self.mapping, self.mapping_len) };
+        let mapping = Mapping::new(&at, file, claim.offset, claim.size)?;
+        Ok(Self { claim, mapping })
     }
 }
 
@@ -209,7 +144,7 @@ impl MemoryMap {
         self.regions.iter().find_map(|region| {
             let offset = user.checked_sub(region.claim.user)?;
             let fits = offset < region.claim.size && len <= region.claim.size - offset;
-            fits.then(|| region.host.wrapping_add(offset as usize))
+            fits.then(|| region.mapping.place().wrapping_add(offset as usize))
         })
     }
 
@@ -221,7 +156,7 @@ impl MemoryMap {
         Some(Window {
             guest: region.claim.guest,
             size: region.claim.size,
-            host: region.host,
+            host: region.mapping.place(),
         })
     }
 
@@ -248,7 +183,7 @@ impl MemoryMap {
     /// True when a region's file shrank under an access, and the bytes are gone.
     #[inline]
     pub(super) fn is_lost(&self) -> bool {
-        self.regions.iter().any(|region| region.watch.is_lost())
+        self.regions.iter().any(|region| region.mapping.is_lost())
     }
 
     /// How many regions.

@@ -3,7 +3,7 @@
 //! ```text
 //!   front end (QEMU, DPDK virtio-user)                 this driver
 //!   ────────────────────────────────────               ─────────────────────────────────────────
-//!   Unix socket: messages, descriptors  ◄────────────► control thread   (socket, device)
+//!   Unix socket: messages, descriptors  ◄────────────► control thread   (socket, requests)
 //!   guest memory: rings and buffers     ◄────────────► workers          (rx, tx, ring, memory)
 //!   kick and call event descriptors     ◄────────────► workers          (queue)
 //! ```
@@ -17,19 +17,23 @@
 //! rest stays in the sender's memory until the transmitting port copies both to the receiver's.
 //!
 //! A guest that breaks a rule of its rings stops its own port, which says so, and works again
-//! when a front end connects anew. Nothing else is touched.
+//! when the guest's driver is reset or a front end connects anew. Nothing else is touched.
 //!
 //! Sources: virtio 1.2 §2.7 (split virtqueues) and §5.1 (network device); QEMU's
 //! docs/interop/vhost-user.rst.
 
+mod cursor;
 mod device;
 mod dirty_log;
 mod features;
 mod header;
 mod lock;
+mod mapping;
 mod memory;
 mod monitor;
+mod pieces;
 mod queue;
+mod requests;
 mod ring;
 mod rx;
 mod sigbus;

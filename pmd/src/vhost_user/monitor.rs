@@ -43,7 +43,8 @@ impl VhostMonitor {
         if let Some(violation) = shared.violation() {
             return Some(format!(
                 "the guest on {socket} broke a rule: {violation}; \
-                 the port works again when the guest's front end connects anew"
+                 the port works again when the guest's driver is reset (as a reboot does), or \
+                 its front end connects anew"
             ));
         }
         (shared.active.load(Relaxed) == 0).then(|| {
@@ -106,6 +107,7 @@ impl Monitor for VhostMonitor {
             }
             (None, None) => {}
         }
+        details.extend(status.last_violation.map(|what| ("last violation", what)));
         if status.connected.is_some() {
             details.push(("features", bit_names(status.features)));
             details.push((

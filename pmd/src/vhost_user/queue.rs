@@ -144,7 +144,7 @@ pub(super) struct Shared {
     pub(super) queues: Vec<Queue>,
     /// Bit n: virtqueue n passes frames.
     pub(super) active: AtomicU64,
-    /// The guest broke a rule: nothing passes until another one connects.
+    /// The guest broke a rule: nothing passes until its driver is reset, or another one connects.
     broken: AtomicBool,
     /// 1 and the queue's number in the upper half, the violation's in the lower; 0 for none.
     violation: AtomicU64,
@@ -165,6 +165,8 @@ pub(super) struct Status {
     pub(super) reason: Option<String>,
     pub(super) connections: u64,
     pub(super) refused: u64,
+    /// What rule a guest broke last, if the port went on since.
+    pub(super) last_violation: Option<String>,
     pub(super) features: u64,
     pub(super) protocol_features: u64,
     pub(super) regions: usize,
@@ -223,8 +225,11 @@ impl Shared {
         self.broken.store(true, Ordering::Relaxed);
     }
 
-    /// A new guest starts with a clean slate.
+    /// A new guest, or one whose driver was reset, starts with a clean slate.
     pub(super) fn mend(&self) {
+        if let Some(violation) = self.violation() {
+            self.tell(|status| status.last_violation = Some(violation));
+        }
         self.violation.store(0, Ordering::Relaxed);
         self.broken.store(false, Ordering::Relaxed);
     }

@@ -16,10 +16,11 @@ use std::{cell::UnsafeCell, mem::MaybeUninit, os::fd::BorrowedFd, sync::Arc, tim
 
 use super::{
     PortHandle,
-    features::{CSUM, Negotiated},
+    features::CSUM,
     header,
+    pieces::{MAX_PIECES, Pieces, Reader},
     queue::{Queue, Tally},
-    ring::{Piece, Pieces, Ring},
+    ring::Ring,
     violation::Violation,
 };
 use crate::{BURST, Burst, Frame, MIN_HEAD_BYTES, Run, RxQueue, Wait, guest};
@@ -35,7 +36,7 @@ const LINE_BYTES: u32 = 64;
 
 /// Pieces of the frames of one burst beyond their heads. A chain that finds no room waits for
 /// the next burst.
-const MAX_RUNS: usize = 4 * super::ring::MAX_PIECES;
+const MAX_RUNS: usize = 4 * MAX_PIECES;
 
 /// Longest frame: 64 KiB of IP and its headers, as the largest TCP segments have.
 pub(super) const MAX_FRAME_BYTES: u32 = 65_550;
@@ -142,10 +143,7 @@ impl RxQueue for VhostRx {
         let Some(ring) = entered.as_mut() else {
             return;
         };
-        for (ahead, head) in self.heads[..self.taken as usize].iter().enumerate() {
-            ring.cursor.write_used(ahead as u16, *head, 0);
-        }
-        ring.publish(self.taken);
+        ring.give_back(&self.heads[..self.taken as usize]);
         let told = ring.notify(&queue.calls);
         if ring.is_memory_lost() {
             shared.break_off(self.number, Violation::MemoryLost);
@@ -236,7 +234,7 @@ impl Walk<'_> {
                     let first = unsafe { guest::load_u64(place) };
                     if !header::is_plain(first) {
                         // SAFETY: as above.
-                        unsafe { decode_offload(place, first, negotiated, frame) }?;
+                        unsafe { header::decode_at(place, first, negotiated, frame) }?;
                     }
                 }
             } else if let Some(frame) = self.snapshot_chain(index, heads[index], ring)? {
@@ -362,7 +360,7 @@ impl Walk<'_> {
             return Err(Violation::FrameTooLong);
         }
         let head_len = frame_len.min(MIN_HEAD_BYTES as u32);
-        let mut reader = Reader { pieces, skip: 0 };
+        let mut reader = Reader::new(self.pieces);
         let mut header = [0; header::MAX_HEADER_BYTES];
         // SAFETY: as in `snapshot_single`: the pieces have `total` bytes, of which the header,
         // then the head, then the tail is taken; the runs lie within the room just checked.
@@ -387,67 +385,5 @@ impl Walk<'_> {
             header::decode(first_ten, ring.negotiated, &mut frame)?;
         }
         Ok(Some(frame))
-    }
-}
-
-/// What the header at `place`, of which `first` is the first eight bytes, says of `frame`.
-///
-/// # Safety
-///
-/// `place` has ten readable bytes.
-#[cold]
-unsafe fn decode_offload(
-    place: *const u8,
-    first: u64,
-    negotiated: Negotiated,
-    frame: &mut Frame<'_>,
-) -> Result<(), Violation> {
-    let mut header = [0; 10];
-    header[..8].copy_from_slice(&first.to_ne_bytes());
-    // SAFETY: the caller's promise.
-    unsafe { guest::copy(place.add(8), header.as_mut_ptr().add(8), 2) };
-    header::decode(header, negotiated, frame)
-}
-
-/// Reads along the pieces of a chain.
-struct Reader<'a> {
-    pieces: &'a [Piece],
-    /// Bytes of the first piece that are read.
-    skip: u32,
-}
-
-impl Reader<'_> {
-    /// The next run, of at most `most` bytes.
-    fn next_run(&mut self, most: u32) -> Option<(*const u8, u32)> {
-        let (piece, rest) = self.pieces.split_first()?;
-        let place = piece.place.wrapping_add(self.skip as usize).cast_const();
-        let left = piece.len - self.skip;
-        if left > most {
-            self.skip += most;
-            return Some((place, most));
-        }
-        self.pieces = rest;
-        self.skip = 0;
-        Some((place, left))
-    }
-
-    /// Copies the next `len` bytes, or as many as there are.
-    ///
-    /// # Safety
-    ///
-    /// The pieces are readable and `to` has room for `len` bytes.
-    unsafe fn read(&mut self, mut to: *mut u8, len: u32) {
-        let mut left = len;
-        while left > 0 {
-            let Some((place, run)) = self.next_run(left) else {
-                return;
-            };
-            // SAFETY: the caller's promise; `run` is at most what is left.
-            unsafe {
-                guest::copy(place, to, run as usize);
-                to = to.add(run as usize);
-            }
-            left -= run;
-        }
     }
 }

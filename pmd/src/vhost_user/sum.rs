@@ -1,8 +1,10 @@
 //! The Internet checksum (RFC 1071) over memory that a guest may write meanwhile.
 //!
-//! In: runs of bytes, of any length each. Out: the folded sum, as over one run.
+//! In: runs of bytes, of any length each. Out: the folded sum, as over one run, or a frame whose
+//! checksum is completed.
 
-use crate::guest;
+use super::pieces::Writer;
+use crate::{PartialChecksum, guest};
 
 /// A sum in the making. Words are summed as the processor reads them, and swapped once at the
 /// end (RFC 1071 §2, byte order independence).
@@ -47,6 +49,29 @@ impl Summer {
     pub(super) fn folded(self) -> u16 {
         u16::from_be_bytes(crate::transmit::fold(self.total).to_ne_bytes())
     }
+}
+
+/// Completes the checksum of the frame that was written to `body`, in the guest's buffers. A
+/// guest that writes there meanwhile only spoils its own frame.
+pub(super) fn complete_checksum(body: &Writer<'_>, partial: PartialChecksum, wire_len: usize) {
+    let start = partial.start as usize;
+    let mut sum = Summer::default();
+    body.runs(start, wire_len - start, |place, len| {
+        // SAFETY: the runs lie within the guest's buffers, mapped while the lock is held.
+        unsafe { sum.add(place, len) };
+    });
+    // A transmitted zero would mean "no checksum" to UDP (RFC 768).
+    let checksum = match !sum.folded() {
+        0 => 0xffff,
+        checksum => checksum,
+    };
+    let value = checksum.to_be_bytes();
+    let mut at = 0;
+    body.runs(start + partial.offset as usize, 2, |place, len| {
+        // SAFETY: the runs have two bytes together, as `value` has.
+        unsafe { guest::copy(value.as_ptr().add(at), place, len) };
+        at += len;
+    });
 }
 
 #[cfg(test)]

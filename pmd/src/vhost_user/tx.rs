@@ -9,12 +9,14 @@ use std::{mem::MaybeUninit, sync::Arc};
 
 use super::{
     PortHandle,
+    cursor::Position,
     features::MRG_RXBUF,
     header::{self, Encoded, MAX_HEADER_BYTES},
+    pieces::{MAX_PIECES, Pieces, Writer},
     queue::Tally,
-    ring::{MAX_PIECES, Piece, Pieces, Position, Ring},
+    ring::Ring,
     rx::MAX_FRAME_BYTES,
-    sum::Summer,
+    sum::complete_checksum,
     violation::Violation,
 };
 use crate::{
@@ -293,10 +295,7 @@ impl Walk<'_> {
         }
         let count = self.buffers.len() as u16;
         header[10..].copy_from_slice(&count.to_le_bytes());
-        let mut writer = Writer {
-            pieces: self.pieces.as_slice(),
-            skip: 0,
-        };
+        let mut writer = Writer::new(self.pieces);
         // SAFETY: the pieces are the guest's buffers, mapped while this side is inside the lock.
         unsafe { writer.write(header.as_ptr(), header_bytes as usize) };
         let body = writer;
@@ -397,80 +396,5 @@ unsafe fn write_pieces(burst: &TxBurst<'_>, plan: &TxPlan, mut to: *mut u8) {
             guest::copy(from, to, len);
             to = to.add(len);
         }
-    });
-}
-
-/// Writes along the pieces of a frame's buffers.
-#[derive(Clone, Copy)]
-struct Writer<'a> {
-    pieces: &'a [Piece],
-    /// Bytes of the first piece that are written.
-    skip: u32,
-}
-
-impl Writer<'_> {
-    /// Writes `len` bytes, or as many as there is room for.
-    ///
-    /// # Safety
-    ///
-    /// The pieces are writable, and `from` has `len` bytes.
-    unsafe fn write(&mut self, mut from: *const u8, mut len: usize) {
-        while len > 0 {
-            let Some((piece, rest)) = self.pieces.split_first() else {
-                return;
-            };
-            let room = (piece.len - self.skip) as usize;
-            let run = room.min(len);
-            // SAFETY: the run lies within the piece and within what is left.
-            unsafe {
-                guest::copy(from, piece.place.add(self.skip as usize), run);
-                from = from.add(run);
-            }
-            len -= run;
-            self.skip += run as u32;
-            if run == room {
-                self.pieces = rest;
-                self.skip = 0;
-            }
-        }
-    }
-
-    /// Each run of `len` bytes from byte `from` on.
-    fn runs(&self, from: usize, len: usize, mut take: impl FnMut(*mut u8, usize)) {
-        let (mut begin, end) = (0, from + len);
-        let mut skip = self.skip;
-        for piece in self.pieces {
-            let room = (piece.len - skip) as usize;
-            let (first, last) = (from.max(begin), end.min(begin + room));
-            if first < last {
-                let place = piece.place.wrapping_add(skip as usize + first - begin);
-                take(place, last - first);
-            }
-            begin += room;
-            skip = 0;
-        }
-    }
-}
-
-/// Completes the checksum of the frame that was written to `body`, in the guest's buffers. A
-/// guest that writes there meanwhile only spoils its own frame.
-fn complete_checksum(body: &Writer<'_>, partial: PartialChecksum, wire_len: usize) {
-    let start = partial.start as usize;
-    let mut sum = Summer::default();
-    body.runs(start, wire_len - start, |place, len| {
-        // SAFETY: the runs lie within the guest's buffers, mapped while the lock is held.
-        unsafe { sum.add(place, len) };
-    });
-    // A transmitted zero would mean "no checksum" to UDP (RFC 768).
-    let checksum = match !sum.folded() {
-        0 => 0xffff,
-        checksum => checksum,
-    };
-    let value = checksum.to_be_bytes();
-    let mut at = 0;
-    body.runs(start + partial.offset as usize, 2, |place, len| {
-        // SAFETY: the runs have two bytes together, as `value` has.
-        unsafe { guest::copy(value.as_ptr().add(at), place, len) };
-        at += len;
     });
 }

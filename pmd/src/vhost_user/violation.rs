@@ -1,6 +1,7 @@
 //! What a guest must not do with its rings, by name.
 
-/// A rule that a guest broke. Its port stops until a guest connects anew.
+/// A rule that a guest broke. Its port stops until the guest's driver is reset, or a front end
+/// connects anew.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub(super) enum Violation {

@@ -13,8 +13,10 @@
     reason = "each test binary uses a part of it"
 )]
 
+pub mod random;
+
 use std::{
-    io::{IoSlice, IoSliceMut, Read},
+    io::{IoSlice, Read},
     mem::MaybeUninit,
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
@@ -32,10 +34,8 @@ use pmd::{
 use rustix::{
     event::{EventfdFlags, eventfd},
     fs::{MemfdFlags, ftruncate, memfd_create},
-    net::{
-        RecvAncillaryBuffer, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
-        recvmsg, sendmsg,
-    },
+    io::retry_on_intr,
+    net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg},
 };
 
 /// Requests by number.
@@ -74,6 +74,7 @@ pub mod feature {
     pub const EVENT_IDX: u64 = 1 << 29;
     pub const PROTOCOL_FEATURES: u64 = 1 << 30;
     pub const VERSION_1: u64 = 1 << 32;
+    pub const IN_ORDER: u64 = 1 << 35;
     pub const PLAIN: u64 = VERSION_1 | PROTOCOL_FEATURES;
 }
 
@@ -339,6 +340,22 @@ impl FrontEnd {
         Ok(u32::from_le_bytes([reply[4], reply[5], reply[6], reply[7]]))
     }
 
+    /// Stops every virtqueue and starts it anew with empty rings, as a driver's reset does.
+    pub fn reset(&mut self) {
+        for number in 0..self.queues.len() {
+            self.stop_queue(number).expect("where it stood");
+        }
+        for number in 0..self.queues.len() {
+            let queue = &mut self.queues[number];
+            let entries = usize::from(queue.size);
+            (queue.index, queue.taken, queue.next) = (0, 0, 0);
+            self.memory
+                .write(queue.available, &vec![0; 6 + 2 * entries]);
+            self.memory.write(queue.used, &vec![0; 6 + 8 * entries]);
+            self.start_queue(number);
+        }
+    }
+
     /// Sends a message and waits for its acknowledgement: 0 is success. An error when the port
     /// closed the connection.
     pub fn set(
@@ -380,19 +397,16 @@ impl FrontEnd {
             assert!(control.push(SendAncillaryMessage::ScmRights(fds)));
         }
         let parts = [IoSlice::new(bytes)];
-        let _ = sendmsg(&self.stream, &parts, &mut control, SendFlags::NOSIGNAL);
+        // A fuzzer's timer interrupts.
+        let _ = retry_on_intr(|| sendmsg(&self.stream, &parts, &mut control, SendFlags::NOSIGNAL));
     }
 
     /// The body of the next message from the port.
     pub fn reply(&mut self) -> Result<Vec<u8>, String> {
         let mut header = [0; 12];
-        let mut control = RecvAncillaryBuffer::default();
-        let mut parts = [IoSliceMut::new(&mut header)];
-        let got = recvmsg(&self.stream, &mut parts, &mut control, RecvFlags::WAITALL)
-            .map_err(|e| e.to_string())?;
-        if got.bytes < 12 {
-            return Err("the port closed the connection".into());
-        }
+        self.stream
+            .read_exact(&mut header)
+            .map_err(|e| format!("the port closed the connection: {e}"))?;
         let size = u32::from_le_bytes([header[8], header[9], header[10], header[11]]);
         let mut body = vec![0; size as usize];
         self.stream

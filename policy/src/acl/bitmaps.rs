@@ -4,14 +4,15 @@
 //! In come the rules of each table; out goes, for a frame, one row of bits for each field, a bit
 //! for each table. A table can matter only if its bit is set in every row. A row depends on no
 //! more of the key than the rules compare, and a rule that matches a frame always has its table's
-//! bit there; so a verdict does not depend on what is read here.
+//! bit there; so a verdict does not depend on what is read here. Bits of rules that were taken out
+//! stay: they cost probes, which the bound counts.
 
 use std::ops::RangeInclusive;
 
 use hashbrown::HashMap;
 use ipnet::IpNet;
 
-use super::{intervals::Intervals, matcher::required_any};
+use super::{cost::Bound, intervals::Intervals, matcher::required_any, paged::Paged};
 use crate::{
     key::{Field, shape},
     reader::KeyReader,
@@ -22,37 +23,50 @@ use crate::{
 const FIELDS: usize = 6;
 
 /// Rows by field value.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Fields {
     rows: Rows,
     src: Addresses,
     dst: Addresses,
-    src_port: Intervals<u16>,
-    dst_port: Intervals<u16>,
-    protocol: Intervals<u8>,
-    ethertype: Intervals<u16>,
+    src_port: Numbers<u16>,
+    dst_port: Numbers<u16>,
+    protocol: Numbers<u8>,
+    ethertype: Numbers<u16>,
 }
 
 /// Rows by address.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Addresses {
-    ipv4: Intervals<u32>,
-    ipv6: Intervals<u128>,
+    ipv4: Numbers<u32>,
+    ipv6: Numbers<u128>,
     /// The row of frames without IP addresses.
     other: u32,
 }
 
-/// Bitmaps of tables, each once; number 0 holds all tables.
-#[derive(Debug)]
+/// Rows by number.
+#[derive(Clone, Debug)]
+struct Numbers<T> {
+    intervals: Intervals<T>,
+    /// Tables that are in every row.
+    always: Box<[u64]>,
+    /// No row sums up to more.
+    most: Bound,
+}
+
+/// Bitmaps of tables. The one at 0 holds all tables that there were at first.
+#[derive(Clone, Debug)]
 struct Rows {
     /// Words of a row.
     width: usize,
-    words: Vec<u64>,
+    /// A row is known by its first word's number.
+    words: Paged<u64, 512>,
+    /// How many words there were at first.
+    first_words: usize,
 }
 
 impl Fields {
-    /// `tables` holds the matches of each table's rules.
-    pub(super) fn compile(tables: &[Vec<&Match>]) -> Self {
+    /// `tables` holds the matches of each table's rules, `longest` the most rules of a slot.
+    pub(super) fn compile(tables: &[Vec<&Match>], longest: &[u32]) -> Self {
         let width = tables.len().div_ceil(64).max(1);
         let mut draft = Draft::new(width);
         let mut sweeps: [Sweep; 8] = std::array::from_fn(|_| Sweep::new(width));
@@ -60,7 +74,15 @@ impl Fields {
         for (table, rules) in tables.iter().enumerate() {
             draft.all[table / 64] |= 1 << (table % 64);
             for rule in rules {
-                add(&mut sweeps, &mut other, table, rule);
+                let asked = Asked::of(rule);
+                for (sweep, ranges) in sweeps.iter_mut().zip(asked.ranges) {
+                    for range in ranges {
+                        sweep.add(range.0, range.1, table);
+                    }
+                }
+                if asked.other {
+                    other[table / 64] |= 1 << (table % 64);
+                }
             }
         }
         draft.intern(&draft.all.clone());
@@ -75,7 +97,7 @@ impl Fields {
             protocol,
             ethertype,
         ] = sweeps;
-        Self {
+        let mut fields = Self {
             src: Addresses {
                 ipv4: src4.build(&mut draft, |start| start as u32),
                 ipv6: src6.build(&mut draft, |start| start),
@@ -92,9 +114,120 @@ impl Fields {
             ethertype: ethertype.build(&mut draft, |start| start as u16),
             rows: Rows {
                 width,
+                first_words: draft.words.len(),
                 words: draft.words,
             },
+        };
+        fields.rows.words.shrink();
+        fields.weigh(longest);
+        fields
+    }
+
+    /// How many tables there can be.
+    pub(super) fn capacity(&self) -> usize {
+        self.rows.width * 64
+    }
+
+    /// A rule was put into the table. `longest` holds the most rules of each table's slots.
+    pub(super) fn add(&mut self, table: usize, rule: &Match, longest: &[u32]) {
+        let asked = Asked::of(rule);
+        let [
+            src4,
+            src6,
+            dst4,
+            dst6,
+            src_port,
+            dst_port,
+            protocol,
+            ethertype,
+        ] = asked.ranges;
+        let rows = &mut self.rows;
+        let mut change = Change {
+            rows,
+            table,
+            longest,
+        };
+        let more = &mut change;
+        self.src.ipv4.add(&src4, more, |v| v as u32, |v| v + 1);
+        self.src.ipv6.add(&src6, more, |v| v, |v| v + 1);
+        self.dst.ipv4.add(&dst4, more, |v| v as u32, |v| v + 1);
+        self.dst.ipv6.add(&dst6, more, |v| v, |v| v + 1);
+        self.src_port.add(&src_port, more, |v| v as u16, |v| v + 1);
+        self.dst_port.add(&dst_port, more, |v| v as u16, |v| v + 1);
+        self.protocol.add(&protocol, more, |v| v as u8, |v| v + 1);
+        self.ethertype
+            .add(&ethertype, more, |v| v as u16, |v| v + 1);
+        if asked.other {
+            for addresses in [&mut self.src, &mut self.dst] {
+                (addresses.other, _) = change.row(addresses.other);
+            }
         }
+    }
+
+    /// A table's longest slot has so many rules more.
+    pub(super) fn lengthen(&mut self, rules: usize) {
+        let Self {
+            src,
+            dst,
+            src_port,
+            dst_port,
+            protocol,
+            ethertype,
+            ..
+        } = self;
+        for addresses in [src, dst] {
+            addresses.ipv4.most.compares += rules;
+            addresses.ipv6.most.compares += rules;
+        }
+        for most in [
+            &mut src_port.most,
+            &mut dst_port.most,
+            &mut protocol.most,
+            &mut ethertype.most,
+        ] {
+            most.compares += rules;
+        }
+    }
+
+    /// Sums every row up anew.
+    pub(super) fn weigh(&mut self, longest: &[u32]) {
+        let rows = &self.rows;
+        for addresses in [&mut self.src, &mut self.dst] {
+            addresses.ipv4.weigh(rows, longest);
+            addresses.ipv6.weigh(rows, longest);
+            // No interval's, but as good a row of the field as those.
+            addresses
+                .ipv6
+                .most
+                .raise(rows.sum(addresses.other, longest));
+        }
+        self.src_port.weigh(rows, longest);
+        self.dst_port.weigh(rows, longest);
+        self.protocol.weigh(rows, longest);
+        self.ethertype.weigh(rows, longest);
+    }
+
+    /// The most tables that are candidates of a frame, and the most rules in their longest slots,
+    /// or somewhat more.
+    pub(super) fn bound(&self) -> Bound {
+        let fields: [Bound; FIELDS] = [
+            self.src.ipv4.most.or_more(self.src.ipv6.most),
+            self.dst.ipv4.most.or_more(self.dst.ipv6.most),
+            self.src_port.most,
+            self.dst_port.most,
+            self.protocol.most,
+            self.ethertype.most,
+        ];
+        Bound {
+            probes: fields.iter().map(|most| most.probes).min().unwrap_or(0),
+            compares: fields.iter().map(|most| most.compares).min().unwrap_or(0),
+        }
+    }
+
+    /// Whether rows that no value has any more may outweigh the others.
+    pub(super) fn is_worn(&self) -> bool {
+        const FREE: usize = 4096;
+        self.rows.words.len() > 2 * self.rows.first_words + FREE
     }
 
     /// The tables that can matter to a frame, 64 at a time.
@@ -109,52 +242,41 @@ impl Fields {
                 .row(r, families, Field::IP_SRC_HIGH, Field::IP_SRC_LOW),
             self.dst
                 .row(r, families, Field::IP_DST_HIGH, Field::IP_DST_LOW),
-            self.src_port.row(value(r, Field::L4_SRC) as u16),
-            self.dst_port.row(value(r, Field::L4_DST) as u16),
-            self.protocol.row(value(r, Field::PROTOCOL) as u8),
-            self.ethertype.row(value(r, Field::ETHERTYPE) as u16),
-        ]
-        .map(|row| self.rows.get(row));
+            self.src_port.intervals.row(value(r, Field::L4_SRC) as u16),
+            self.dst_port.intervals.row(value(r, Field::L4_DST) as u16),
+            self.protocol.intervals.row(value(r, Field::PROTOCOL) as u8),
+            self.ethertype
+                .intervals
+                .row(value(r, Field::ETHERTYPE) as u16),
+        ];
+        // One by one: the compiler makes a call of `map`.
+        let words = &self.rows.words;
+        let [src, dst, src_port, dst_port, protocol, ethertype] = rows;
+        let words = [
+            words.from(src),
+            words.from(dst),
+            words.from(src_port),
+            words.from(dst_port),
+            words.from(protocol),
+            words.from(ethertype),
+        ];
         (0..self.rows.width).map(move |word| {
-            let bits = rows.iter().map(|row| row.get(word).copied().unwrap_or(0));
+            let bits = words.iter().map(|row| row.get(word).copied().unwrap_or(0));
             bits.fold(u64::MAX, |all, bits| all & bits)
         })
     }
 
-    /// The most that `weight` sums up to over the candidates of any frame, or somewhat more.
-    pub(super) fn most(&self, weight: impl Fn(usize) -> usize) -> usize {
-        let sum = |row: u32| -> usize {
-            let words = self.rows.get(row).iter().enumerate();
-            words
-                .flat_map(|(word, &bits)| ones(bits).map(move |bit| word * 64 + bit))
-                .map(&weight)
-                .sum()
-        };
-        let fields: [Vec<u32>; FIELDS] = [
-            self.src.all_rows(),
-            self.dst.all_rows(),
-            self.src_port.rows().to_vec(),
-            self.dst_port.rows().to_vec(),
-            self.protocol.rows().to_vec(),
-            self.ethertype.rows().to_vec(),
-        ];
-        let most = fields.map(|mut rows| {
-            rows.sort_unstable();
-            rows.dedup();
-            rows.into_iter().map(sum).max().unwrap_or(0)
-        });
-        most.into_iter().min().unwrap_or(0)
-    }
-
-    /// Bytes on the heap.
-    pub(super) fn heap_bytes(&self) -> usize {
-        self.rows.words.capacity() * 8
-            + self.src.heap_bytes()
-            + self.dst.heap_bytes()
-            + self.src_port.heap_bytes()
-            + self.dst_port.heap_bytes()
-            + self.protocol.heap_bytes()
-            + self.ethertype.heap_bytes()
+    /// Bytes on the heap, what `other` has too left out.
+    pub(super) fn bytes_beside(&self, other: Option<&Self>) -> usize {
+        self.rows
+            .words
+            .bytes_beside(other.map(|other| &other.rows.words))
+            + self.src.bytes_beside(other.map(|other| &other.src))
+            + self.dst.bytes_beside(other.map(|other| &other.dst))
+            + self.src_port.bytes_beside(other.map(|o| &o.src_port))
+            + self.dst_port.bytes_beside(other.map(|o| &o.dst_port))
+            + self.protocol.bytes_beside(other.map(|o| &o.protocol))
+            + self.ethertype.bytes_beside(other.map(|o| &o.ethertype))
     }
 }
 
@@ -179,66 +301,154 @@ fn value<R: KeyReader>(r: &mut R, field: Field) -> u64 {
     value
 }
 
-/// The values that a rule asks for, by field, to the sweeps of [`Fields::compile`].
-fn add(sweeps: &mut [Sweep; 8], other: &mut [u64], table: usize, rule: &Match) {
-    let family = rule.src.or(rule.dst);
-    let range = |net: Option<IpNet>, all: u128| match net {
-        None => 0..=all,
-        Some(IpNet::V4(net)) => u32::from(net.network()).into()..=u32::from(net.broadcast()).into(),
-        Some(IpNet::V6(net)) => net.network().into()..=net.broadcast().into(),
-    };
-    if !matches!(family, Some(IpNet::V6(_))) {
-        sweeps[0].add(range(rule.src, u32::MAX.into()), u32::MAX.into(), table);
-        sweeps[2].add(range(rule.dst, u32::MAX.into()), u32::MAX.into(), table);
-    }
-    if !matches!(family, Some(IpNet::V4(_))) {
-        sweeps[1].add(range(rule.src, u128::MAX), u128::MAX, table);
-        sweeps[3].add(range(rule.dst, u128::MAX), u128::MAX, table);
-    }
-    if family.is_none() && required_any(rule) == 0 {
-        other[table / 64] |= 1 << (table % 64);
-    }
-    let mut numbers = |sweep: usize, all: u16, ranges: &[RangeInclusive<u16>]| {
-        let everything = [0..=all];
-        let ranges = if ranges.is_empty() {
-            &everything
-        } else {
-            ranges
+/// The values that a rule asks for.
+struct Asked {
+    /// By field, both families of addresses apart: ranges, and the greatest value there is.
+    ranges: [Vec<(RangeInclusive<u128>, u128)>; 8],
+    /// Whether frames without IP addresses can match.
+    other: bool,
+}
+
+impl Asked {
+    fn of(rule: &Match) -> Self {
+        let (all4, all6) = (u128::from(u32::MAX), u128::MAX);
+        let family = rule.src.or(rule.dst);
+        let net = |net: Option<IpNet>, all: u128| {
+            let range = match net {
+                None => 0..=all,
+                Some(IpNet::V4(net)) => {
+                    u32::from(net.network()).into()..=u32::from(net.broadcast()).into()
+                }
+                Some(IpNet::V6(net)) => net.network().into()..=net.broadcast().into(),
+            };
+            (range, all)
         };
-        for range in ranges {
-            let (first, last) = (*range.start(), *range.end());
-            sweeps[sweep].add(first.into()..=last.into(), all.into(), table);
-        }
-    };
-    match rule.icmp {
-        Some(icmp) => {
+        let ipv4 = !matches!(family, Some(IpNet::V6(_)));
+        let ipv6 = !matches!(family, Some(IpNet::V4(_)));
+        let nets =
+            |wanted: bool, of: Option<IpNet>, all| Vec::from_iter(wanted.then(|| net(of, all)));
+        let numbers = |all: u16, ranges: &[RangeInclusive<u16>]| {
+            let everything = [0..=all];
+            let ranges = if ranges.is_empty() {
+                &everything
+            } else {
+                ranges
+            };
+            let wide = |range: &RangeInclusive<u16>| {
+                let (first, last) = (*range.start(), *range.end());
+                (first.into()..=last.into(), u128::from(all))
+            };
+            ranges.iter().map(wide).collect()
+        };
+        let exactly = |number: Option<u16>| number.map(|number| number..=number);
+        let icmp = rule.icmp.map(|icmp| {
             let first = u16::from(icmp.kind) << 8;
-            let range = match icmp.code {
+            match icmp.code {
                 Some(code) => first | u16::from(code)..=first | u16::from(code),
                 None => first..=first | 0xff,
-            };
-            numbers(4, u16::MAX, &[range]);
+            }
+        });
+        let src_ports = icmp.as_ref().map_or(&*rule.src_ports, std::slice::from_ref);
+        Self {
+            ranges: [
+                nets(ipv4, rule.src, all4),
+                nets(ipv6, rule.src, all6),
+                nets(ipv4, rule.dst, all4),
+                nets(ipv6, rule.dst, all6),
+                numbers(u16::MAX, src_ports),
+                numbers(u16::MAX, &rule.dst_ports),
+                numbers(
+                    u8::MAX.into(),
+                    exactly(rule.protocol.map(u16::from)).as_slice(),
+                ),
+                numbers(u16::MAX, exactly(rule.ethertype).as_slice()),
+            ],
+            other: family.is_none() && required_any(rule) == 0,
         }
-        None => numbers(4, u16::MAX, &rule.src_ports),
     }
-    numbers(5, u16::MAX, &rule.dst_ports);
-    let exactly = |number: Option<u16>| number.map(|number| number..=number);
-    numbers(
-        6,
-        u8::MAX.into(),
-        exactly(rule.protocol.map(u16::from)).as_slice(),
-    );
-    numbers(7, u16::MAX, exactly(rule.ethertype).as_slice());
+}
+
+/// A rule more in a table.
+struct Change<'a> {
+    rows: &'a mut Rows,
+    table: usize,
+    longest: &'a [u32],
+}
+
+impl Change<'_> {
+    /// The row with the table in it, and its sum if it is a new one.
+    fn row(&mut self, row: u32) -> (u32, Option<Bound>) {
+        let (word, bit) = (self.table / 64, 1 << (self.table % 64));
+        let mut words = self.rows.get(row).to_vec();
+        if words[word] & bit != 0 {
+            return (row, None);
+        }
+        words[word] |= bit;
+        let row = self.rows.words.push(&words);
+        (row, Some(self.rows.sum(row, self.longest)))
+    }
+}
+
+impl<T: Copy + Ord> Numbers<T> {
+    /// The table may matter to values in the ranges.
+    fn add(
+        &mut self,
+        ranges: &[(RangeInclusive<u128>, u128)],
+        more: &mut Change<'_>,
+        narrow: impl Fn(u128) -> T,
+        next: impl Fn(T) -> T,
+    ) {
+        let (word, bit) = (more.table / 64, 1 << (more.table % 64));
+        let Self {
+            intervals,
+            always,
+            most,
+        } = self;
+        // What became of a row.
+        let mut changed: HashMap<u32, u32> = HashMap::new();
+        for (range, all) in ranges {
+            if always[word] & bit != 0 {
+                return;
+            }
+            if *range == (0..=*all) {
+                always[word] |= bit;
+            }
+            let values = narrow(*range.start())..=narrow(*range.end());
+            intervals.change(&values, narrow(*all), &next, |row| {
+                *changed.entry(row).or_insert_with(|| {
+                    let (row, sum) = more.row(row);
+                    most.raise(sum.unwrap_or_default());
+                    row
+                })
+            });
+        }
+    }
+
+    fn weigh(&mut self, rows: &Rows, longest: &[u32]) {
+        let mut seen = vec![false; rows.words.len()];
+        self.most = Bound::default();
+        for row in self.intervals.rows() {
+            if !std::mem::replace(&mut seen[row as usize], true) {
+                self.most.raise(rows.sum(row, longest));
+            }
+        }
+    }
+
+    fn bytes_beside(&self, other: Option<&Self>) -> usize {
+        let other = other.map(|other| &other.intervals);
+        self.intervals.bytes_beside(other) + size_of_val(&*self.always)
+    }
 }
 
 impl Addresses {
-    #[inline]
+    #[inline(always)]
     fn row<R: KeyReader>(&self, r: &mut R, families: u64, high: Field, low: Field) -> u32 {
         match families {
-            shape::IPV4 => self.ipv4.row(value(r, low) as u32),
+            shape::IPV4 => self.ipv4.intervals.row(value(r, low) as u32),
             shape::IPV6 => {
                 let high = u128::from(value(r, high)) << 64;
-                self.ipv6.row(high | u128::from(value(r, low)))
+                let low = u128::from(value(r, low));
+                self.ipv6.intervals.row(high | low)
             }
             0 => self.other,
             // No frame is both.
@@ -246,27 +456,36 @@ impl Addresses {
         }
     }
 
-    fn all_rows(&self) -> Vec<u32> {
-        [self.ipv4.rows(), self.ipv6.rows(), &[self.other]].concat()
-    }
-
-    fn heap_bytes(&self) -> usize {
-        self.ipv4.heap_bytes() + self.ipv6.heap_bytes()
+    fn bytes_beside(&self, other: Option<&Self>) -> usize {
+        self.ipv4.bytes_beside(other.map(|other| &other.ipv4))
+            + self.ipv6.bytes_beside(other.map(|other| &other.ipv6))
     }
 }
 
 impl Rows {
     #[inline]
     fn get(&self, row: u32) -> &[u64] {
-        let first = row as usize * self.width;
-        self.words.get(first..first + self.width).unwrap_or(&[])
+        let words = self.words.from(row);
+        words.get(..self.width).unwrap_or(words)
+    }
+
+    /// Its tables, and the rules in their longest slots.
+    fn sum(&self, row: u32, longest: &[u32]) -> Bound {
+        let mut sum = Bound::default();
+        for (word, &bits) in self.get(row).iter().enumerate() {
+            for bit in ones(bits) {
+                sum.probes += 1;
+                sum.compares += longest[word * 64 + bit] as usize;
+            }
+        }
+        sum
     }
 }
 
 /// Rows while they are gathered.
 struct Draft {
     all: Vec<u64>,
-    words: Vec<u64>,
+    words: Paged<u64, 512>,
     numbers: HashMap<Vec<u64>, u32>,
 }
 
@@ -274,7 +493,7 @@ impl Draft {
     fn new(width: usize) -> Self {
         Self {
             all: vec![0; width],
-            words: Vec::new(),
+            words: Paged::default(),
             numbers: HashMap::new(),
         }
     }
@@ -284,9 +503,8 @@ impl Draft {
         if let Some(&number) = self.numbers.get(row) {
             return number;
         }
-        let number = self.numbers.len() as u32;
+        let number = self.words.push(row);
         self.numbers.insert(row.to_vec(), number);
-        self.words.extend_from_slice(row);
         number
     }
 }
@@ -320,17 +538,13 @@ impl Sweep {
         }
     }
 
-    fn build<T: Copy + Ord>(
-        mut self,
-        draft: &mut Draft,
-        narrow: impl Fn(u128) -> T,
-    ) -> Intervals<T> {
+    fn build<T: Copy + Ord>(mut self, draft: &mut Draft, narrow: impl Fn(u128) -> T) -> Numbers<T> {
         self.edges
             .retain(|(_, table, _)| self.always[table / 64] >> (table % 64) & 1 == 0);
         self.edges.sort_unstable();
         let mut open = vec![0_u32; self.always.len() * 64];
-        let mut row = self.always;
-        let (mut starts, mut rows) = (Vec::new(), Vec::new());
+        let mut row = self.always.clone();
+        let mut intervals: Vec<(T, u32)> = Vec::new();
         let mut edges = self.edges.iter().peekable();
         let mut start = 0;
         loop {
@@ -348,16 +562,19 @@ impl Sweep {
                 }
             }
             let number = draft.intern(&row);
-            if rows.last() != Some(&number) {
-                starts.push(narrow(start));
-                rows.push(number);
+            if intervals.last().is_none_or(|(_, row)| *row != number) {
+                intervals.push((narrow(start), number));
             }
             let Some((next, ..)) = edges.peek() else {
                 break;
             };
             start = *next;
         }
-        Intervals::new(starts, rows)
+        Numbers {
+            intervals: Intervals::new(&intervals),
+            always: self.always.into(),
+            most: Bound::default(),
+        }
     }
 }
 
@@ -373,12 +590,12 @@ mod tests {
             sweep.add(range.clone(), 15, *table);
         }
         let mut draft = Draft::new(1);
-        let intervals = sweep.build(&mut draft, |start| start as u8);
+        let numbers = sweep.build(&mut draft, |start| start as u8);
         for value in 0..16_u8 {
             let tables = ranges.iter().filter(|(_, r)| r.contains(&value.into()));
             let expected = tables.fold(0, |bits, (table, _)| bits | 1 << table);
             assert_eq!(
-                draft.words[intervals.row(value) as usize],
+                *draft.words.get(numbers.intervals.row(value)),
                 expected,
                 "{value}"
             );

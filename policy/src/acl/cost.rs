@@ -9,6 +9,26 @@ pub struct Bound {
     pub compares: usize,
 }
 
+impl Bound {
+    /// Each figure the greater one.
+    pub(super) fn or_more(self, other: Self) -> Self {
+        Self {
+            probes: self.probes.max(other.probes),
+            compares: self.compares.max(other.compares),
+        }
+    }
+
+    /// Becomes no less than `other`.
+    pub(super) fn raise(&mut self, other: Self) {
+        *self = self.or_more(other);
+    }
+
+    /// Whether neither figure is more than the other's.
+    pub fn within(&self, other: &Self) -> bool {
+        self.probes <= other.probes && self.compares <= other.compares
+    }
+}
+
 /// Counts operations, or does not.
 pub(super) trait Count {
     fn probe(&mut self);

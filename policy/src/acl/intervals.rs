@@ -1,66 +1,183 @@
 //! From a field's value to the row of the interval that holds it.
+//!
+//! In come values at which a row begins, then tables for ranges of values; out goes the row of a
+//! value. What must hold: the starts of a node grow, but for the last one, which fills the node up.
+
+use std::{ops::RangeInclusive, sync::Arc};
+
+use super::paged::Paged;
 
 /// Rows by intervals of a field's values: a search tree with [`FANOUT`] starts in a node, so that
 /// a search in 100,000 intervals touches five runs of memory, the first three always the same.
-#[derive(Debug)]
+/// Nodes of the last level have room for starts that are put in later.
+#[derive(Clone, Debug)]
 pub(super) struct Intervals<T> {
-    /// From the root: the starts of the next level's nodes, in the last of intervals, in whole
-    /// nodes that are filled up with the last start.
-    levels: Box<[Box<[T]>]>,
-    /// Each interval's row.
-    rows: Box<[u32]>,
+    /// From the root: the starts of the next level's nodes, in whole nodes that are filled up with
+    /// the last start.
+    above: Arc<[Box<[Starts<T>]>]>,
+    nodes: Paged<Node<T>, PAGE>,
+}
+
+/// The starts of a node, in one line of memory for fields of up to 32 bits.
+#[repr(align(64))]
+#[derive(Clone, Copy, Debug)]
+struct Starts<T>([T; FANOUT]);
+
+/// A node of the last level: intervals, each with its start and its row, filled up with the last.
+#[derive(Clone, Copy, Debug)]
+struct Node<T> {
+    starts: Starts<T>,
+    rows: [u32; FANOUT],
 }
 
 const FANOUT: usize = 16;
+/// How many starts of a node are taken at first.
+const FILLED: usize = 12;
+const PAGE: usize = 32;
+
+impl<T: Copy + Ord> Starts<T> {
+    /// The last that is not beyond the value.
+    #[inline(always)]
+    fn find(&self, value: T) -> usize {
+        let begun = self.0.iter().map(|start| u32::from(*start <= value));
+        (begun.sum::<u32>() as usize).saturating_sub(1)
+    }
+}
+
+impl<T: Copy + Ord> Node<T> {
+    /// `intervals` are from one to [`FANOUT`].
+    fn new(intervals: &[(T, u32)]) -> Self {
+        let last = intervals.len() - 1;
+        let filled: [_; FANOUT] = std::array::from_fn(|place| intervals[place.min(last)]);
+        Self {
+            starts: Starts(filled.map(|(start, _)| start)),
+            rows: filled.map(|(_, row)| row),
+        }
+    }
+
+    /// Its intervals, without what fills it up.
+    fn intervals(&self) -> Vec<(T, u32)> {
+        let mut intervals: Vec<(T, u32)> = self.starts.0.into_iter().zip(self.rows).collect();
+        intervals.dedup_by_key(|(start, _)| *start);
+        intervals
+    }
+}
 
 impl<T: Copy + Ord> Intervals<T> {
-    /// `starts` begins with the least value.
-    pub(super) fn new(starts: Vec<T>, rows: Vec<u32>) -> Self {
-        let mut levels = Vec::new();
-        let mut level = starts;
-        loop {
-            let above: Vec<T> = level.iter().copied().step_by(FANOUT).collect();
-            let nodes = above.len();
+    /// Intervals in order, each with its start and its row; the first begins with the least value.
+    pub(super) fn new(intervals: &[(T, u32)]) -> Self {
+        let nodes: Vec<Node<T>> = intervals.chunks(FILLED).map(Node::new).collect();
+        let mut above = Vec::new();
+        let mut level: Vec<T> = nodes.iter().map(|node| node.starts.0[0]).collect();
+        while level.len() > 1 {
+            let next: Vec<T> = level.iter().copied().step_by(FANOUT).collect();
             if let Some(&last) = level.last() {
-                level.resize(nodes * FANOUT, last);
+                level.resize(next.len() * FANOUT, last);
             }
-            levels.push(level.into_boxed_slice());
-            if nodes <= 1 {
-                break;
-            }
-            level = above;
+            let (starts, _) = level.as_chunks::<FANOUT>();
+            above.push(starts.iter().copied().map(Starts).collect());
+            level = next;
         }
-        levels.reverse();
+        above.reverse();
         Self {
-            levels: levels.into(),
-            rows: rows.into(),
+            above: above.into(),
+            nodes: Paged::new(&nodes),
         }
     }
 
     /// The row of the interval that holds the value.
-    #[inline]
+    #[inline(always)]
     pub(super) fn row(&self, value: T) -> u32 {
+        let node = self.nodes.get(self.find(value) as u32);
+        node.rows[node.starts.find(value)]
+    }
+
+    /// The node that holds the value.
+    #[inline(always)]
+    fn find(&self, value: T) -> usize {
         let mut node = 0;
-        for level in &self.levels {
-            let (nodes, _) = level.as_chunks::<FANOUT>();
+        for level in &*self.above {
             // Beyond the last there is what nodes were filled up with.
-            node = node.min(nodes.len() - 1);
-            let begun = nodes[node].iter().map(|start| u32::from(*start <= value));
-            node = node * FANOUT + begun.sum::<u32>() as usize - 1;
+            node = node.min(level.len() - 1);
+            node = node * FANOUT + level[node].find(value);
         }
-        self.rows[node.min(self.rows.len() - 1)]
+        node.min(self.nodes.len() - 1)
+    }
+
+    /// Gives the values in `range`, of those up to `most`, the row that `change` makes of the one
+    /// they have. `next` is the value behind another one.
+    pub(super) fn change(
+        &mut self,
+        range: &RangeInclusive<T>,
+        most: T,
+        next: impl Fn(T) -> T,
+        mut change: impl FnMut(u32) -> u32,
+    ) {
+        let (first, last) = (*range.start(), *range.end());
+        let behind = (last < most).then(|| (next(last), last));
+        for (start, value) in [Some((first, first)), behind].into_iter().flatten() {
+            // An interval that stays as it is needs no start within it.
+            let row = self.row(value);
+            if change(row) != row {
+                self.split(start);
+            }
+        }
+        for number in self.find(first)..self.nodes.len() {
+            let node = *self.nodes.get(number as u32);
+            if node.starts.0[0] > last {
+                break;
+            }
+            let mut changed = node;
+            for (start, row) in node.starts.0.into_iter().zip(&mut changed.rows) {
+                if range.contains(&start) {
+                    *row = change(*row);
+                }
+            }
+            if changed.rows != node.rows {
+                *self.nodes.get_mut(number as u32) = changed;
+            }
+        }
+    }
+
+    /// Begins an interval at `value`.
+    fn split(&mut self, value: T) {
+        let number = self.find(value) as u32;
+        let node = self.nodes.get(number);
+        let found = node.starts.find(value);
+        if node.starts.0[found] == value {
+            return;
+        }
+        let new = (value, node.rows[found]);
+        let mut intervals = node.intervals();
+        if intervals.len() < FANOUT {
+            put(&mut intervals, new);
+            *self.nodes.get_mut(number) = Node::new(&intervals);
+        } else {
+            let mut all: Vec<(T, u32)> = self.nodes.iter().flat_map(Node::intervals).collect();
+            put(&mut all, new);
+            *self = Self::new(&all);
+        }
     }
 
     /// Each interval's row.
-    pub(super) fn rows(&self) -> &[u32] {
-        &self.rows
+    pub(super) fn rows(&self) -> impl Iterator<Item = u32> {
+        self.nodes.iter().flat_map(|node| node.rows)
     }
 
-    /// Bytes on the heap.
-    pub(super) fn heap_bytes(&self) -> usize {
-        let levels = self.levels.iter().map(|level| size_of_val(&**level));
-        levels.sum::<usize>() + size_of_val(&*self.rows)
+    /// Bytes on the heap, what `other` has too left out.
+    pub(super) fn bytes_beside(&self, other: Option<&Self>) -> usize {
+        let above = match other {
+            Some(other) if Arc::ptr_eq(&self.above, &other.above) => 0,
+            _ => self.above.iter().map(|level| size_of_val(&**level)).sum(),
+        };
+        above + self.nodes.bytes_beside(other.map(|other| &other.nodes))
     }
+}
+
+/// Puts an interval in where it begins.
+fn put<T: Copy + Ord>(intervals: &mut Vec<(T, u32)>, new: (T, u32)) {
+    let place = intervals.partition_point(|(start, _)| *start < new.0);
+    intervals.insert(place, new);
 }
 
 #[cfg(test)]
@@ -69,12 +186,41 @@ mod tests {
 
     #[test]
     fn a_value_has_the_row_of_the_last_interval_that_began() {
-        for count in [1, 2, 15, 16, 17, 255, 256, 257, 300, 5000] {
+        for count in [1, 2, 11, 12, 13, 15, 16, 17, 255, 256, 257, 300, 5000] {
             let starts: Vec<u16> = (0..count).map(|number| number * 13).collect();
-            let intervals = Intervals::new(starts.clone(), (0..u32::from(count)).collect());
+            let intervals: Vec<_> = starts.iter().copied().zip(0..).collect();
+            let intervals = Intervals::new(&intervals);
             for value in (0..count * 13 + 20).chain([u16::MAX]) {
                 let expected = starts.partition_point(|start| *start <= value) - 1;
                 assert_eq!(intervals.row(value) as usize, expected, "{count} {value}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_change_reaches_its_range_and_nothing_else() {
+        for count in [1, 30, 400] {
+            let before: Vec<(u16, u32)> = (0..count).map(|number| (number * 7, 1)).collect();
+            let mut intervals = Intervals::new(&before);
+            let mut expected = vec![1_u32; 4096];
+            let mut state = 9_u64;
+            for bit in 0..300 {
+                state = state
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1);
+                let first = (state >> 33) as u16 % 4096;
+                let size = [0, 3, 900, 4095][(state >> 62) as usize];
+                let range = first..=first.saturating_add(size).min(4095);
+                let row = 1 << (bit % 20);
+                let old = intervals.clone();
+                intervals.change(&range, 4095, |value| value + 1, |old| old | row);
+                for value in 0..4096 {
+                    assert_eq!(old.row(value), expected[value as usize], "the old version");
+                    if range.contains(&value) {
+                        expected[value as usize] |= row;
+                    }
+                    assert_eq!(intervals.row(value), expected[value as usize], "{value}");
+                }
             }
         }
     }

@@ -4,7 +4,7 @@
 //! is compared last. Every read goes through the [`KeyReader`], so that what a rule compares and
 //! what a footprint mask holds are the same.
 
-use std::ops::RangeInclusive;
+use std::{ops::RangeInclusive, sync::Arc};
 
 use ipnet::IpNet;
 
@@ -81,18 +81,18 @@ impl Matcher {
 /// Comparisons that stand apart from a rule's first ones.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Rest {
-    words: Box<[WordTest]>,
+    words: Arc<[WordTest]>,
     /// Shape bits of which one must be set; zero when there is no such need.
     any_shape: u64,
-    src_ports: Box<[RangeInclusive<u16>]>,
-    dst_ports: Box<[RangeInclusive<u16>]>,
+    src_ports: Arc<[RangeInclusive<u16>]>,
+    dst_ports: Arc<[RangeInclusive<u16>]>,
 }
 
 impl Rest {
     /// `words`, and what of the match is not among [`word_tests`].
     pub(super) fn new(matches: &Match, words: &[WordTest]) -> Self {
         let ranges = |ports: &[RangeInclusive<u16>]| match ports {
-            [ports] if is_prefix(ports) => Box::default(),
+            [ports] if is_prefix(ports) => Arc::default(),
             ports => ports.into(),
         };
         Self {
@@ -113,6 +113,11 @@ impl Rest {
 
     pub(super) fn possible<R: KeyReader>(&self, r: &R) -> bool {
         self.words.iter().all(|test| test.possible(r))
+    }
+
+    /// The destination ports, where their common bits do not tell them.
+    pub(super) fn dst_ports(&self) -> &[RangeInclusive<u16>] {
+        &self.dst_ports
     }
 
     /// Bytes on the heap.

@@ -13,23 +13,33 @@
 //! before (bitmaps, hashes) only leaves out rules that do not match; docs/decisions/0006 has the
 //! measurements behind the choice.
 //!
+//! A compiled list never changes. [`Classifier::updated`] makes another one for a list that differs
+//! in some rules; the two share what is the same in both.
+//!
 //! Rooms: `matcher` (one rule), `linear`, `tuple_merge` (lookup), `plan` (which rule goes
 //! to which table, by `tuple`s), `bitmaps` (which tables a frame's fields leave, found by
-//! `intervals`), `ports` (long buckets), `cost` (counted and bounded operations).
+//! `intervals`), `buckets` (rules by hash), `ports` (long buckets), `cost` (counted and bounded
+//! operations); for updates `changes` (what differs), `update`, `orders` (which rule is first),
+//! `paged` (arrays that versions share).
 
 use std::sync::Arc;
 
 use crate::{FlowKey, RuleId, model::Action, reader::Exact, reader::KeyReader, rule::Rule};
 
 mod bitmaps;
+mod buckets;
+mod changes;
 mod cost;
 mod intervals;
 mod linear;
 mod matcher;
+mod orders;
+mod paged;
 mod plan;
 mod ports;
 mod tuple;
 mod tuple_merge;
+mod update;
 
 pub use cost::Bound;
 pub(crate) use matcher::Matcher;
@@ -49,6 +59,38 @@ pub enum Method {
     Linear,
     /// Tables of hashed rules, behind field bitmaps.
     TupleMerge,
+}
+
+/// How [`Classifier::updated`] came about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Update {
+    /// What differs was changed.
+    Patched {
+        /// The places of the rules that were put in.
+        inserted: Vec<usize>,
+        /// How often every rule had to be given another number to be told first from last by.
+        renumbered: usize,
+    },
+    /// The list was compiled whole.
+    Rebuilt(Rebuild),
+}
+
+/// Why a list was compiled whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Rebuild {
+    /// It is, or was, too short for tables.
+    Short,
+    /// More rules differ than it pays to change.
+    Changes,
+    /// The bound would have grown by more than an eighth.
+    Bound,
+    /// It would have needed more tables than rows have bits for.
+    Tables,
+    /// What changes left behind takes too much space.
+    Space,
+    /// There are no numbers left between two rules.
+    Orders,
 }
 
 /// A compiled rule list.
@@ -84,18 +126,49 @@ impl Classifier {
         Self { lookup, rules }
     }
 
+    /// Compiles another rule list, with what this one has in common with it. Both decide on their
+    /// own list; neither is disturbed by the other's end. The masks that are traced over a patched
+    /// list hold what its rules need, and may hold what rules needed that are gone.
+    pub fn updated(&self, rules: Arc<[Rule]>) -> (Self, Update) {
+        let rebuilt = |rules, why| (self.recompiled(rules), Update::Rebuilt(why));
+        // A list that was compiled for a method whatever its length keeps it.
+        let short = |rules: &[Rule]| rules.len() <= LINEAR_MOST;
+        match &self.lookup {
+            Lookup::TupleMerge(tables) if !short(&rules) || short(&self.rules) => {
+                match tables.updated(&self.rules, &rules) {
+                    Ok((tables, update)) => {
+                        let lookup = Lookup::TupleMerge(Box::new(tables));
+                        (Self { lookup, rules }, update)
+                    }
+                    Err(why) => rebuilt(rules, why),
+                }
+            }
+            _ => rebuilt(rules, Rebuild::Short),
+        }
+    }
+
+    fn recompiled(&self, rules: Arc<[Rule]>) -> Self {
+        if self.rules.len() <= LINEAR_MOST && rules.len() <= LINEAR_MOST {
+            Self::compile_as(rules, self.method())
+        } else {
+            Self::compile(rules)
+        }
+    }
+
     /// The first rule that matches: what it does and its number. A tracing reader visits every
     /// rule that could match a frame of its class, and gets `None`.
     #[inline]
     pub fn decide<R: KeyReader>(&self, r: &mut R) -> Option<(Action, RuleId)> {
-        let rule = &self.rules[self.find(r, &mut Uncounted)?];
-        Some((rule.action, rule.id))
+        self.find(r, &mut Uncounted)
     }
 
     #[inline]
-    fn find<R: KeyReader>(&self, r: &mut R, count: &mut impl Count) -> Option<usize> {
+    fn find<R: KeyReader>(&self, r: &mut R, count: &mut impl Count) -> Option<(Action, RuleId)> {
         match &self.lookup {
-            Lookup::Linear(linear) => linear.decide(r, count),
+            Lookup::Linear(linear) => {
+                let rule = &self.rules[linear.decide(r, count)?];
+                Some((rule.action, rule.id))
+            }
             Lookup::TupleMerge(tables) => tables.decide(r, count),
         }
     }
@@ -135,7 +208,17 @@ impl Classifier {
     pub fn heap_bytes(&self) -> usize {
         match &self.lookup {
             Lookup::Linear(linear) => linear.heap_bytes(),
-            Lookup::TupleMerge(tables) => tables.heap_bytes(),
+            Lookup::TupleMerge(tables) => tables.bytes_beside(None),
+        }
+    }
+
+    /// As [`Self::heap_bytes`], without what `other` has too.
+    pub fn heap_bytes_beside(&self, other: &Self) -> usize {
+        match (&self.lookup, &other.lookup) {
+            (Lookup::TupleMerge(tables), Lookup::TupleMerge(others)) => {
+                tables.bytes_beside(Some(others))
+            }
+            _ => self.heap_bytes(),
         }
     }
 

@@ -13,7 +13,7 @@ pub(super) struct PortIndex {
     starts: Box<[u16]>,
     /// Where each interval's entries begin in `entries`, and where the last one's end.
     firsts: Box<[u32]>,
-    /// Numbers of entries, in the rules' order.
+    /// Numbers of entries in the bucket, in the rules' order.
     entries: Box<[u32]>,
 }
 
@@ -21,14 +21,11 @@ pub(super) struct PortIndex {
 const NUMBERS_PER_ENTRY: usize = 4;
 
 impl PortIndex {
-    /// `ranges` holds those of the entries from number `first` on; none is every port. `None` if
-    /// the index would be too large, or of no use.
-    pub(super) fn compile(first: u32, ranges: &[&[RangeInclusive<u16>]]) -> Option<Self> {
-        const EVERY: &[RangeInclusive<u16>] = &[0..=u16::MAX];
+    /// `ranges` holds those of each entry. `None` if the index would be too large, or of no use.
+    pub(super) fn compile(ranges: &[Vec<RangeInclusive<u16>>]) -> Option<Self> {
         // Where a range begins or has ended, and whose.
         let mut edges: Vec<(u32, u32, i32)> = Vec::new();
-        for (entry, ranges) in (first..).zip(ranges) {
-            let ranges = if ranges.is_empty() { EVERY } else { ranges };
+        for (entry, ranges) in (0..).zip(ranges) {
             for range in ranges {
                 edges.push((u32::from(*range.start()), entry, 1));
                 edges.push((u32::from(*range.end()) + 1, entry, -1));
@@ -101,11 +98,10 @@ mod tests {
             vec![0..=4],
             vec![20..=20],
         ];
-        let slices: Vec<&[_]> = ranges.iter().map(Vec::as_slice).collect();
-        let index = PortIndex::compile(7, &slices).expect("of use");
+        let index = PortIndex::compile(&ranges).expect("of use");
         for port in (0..40).chain([65534, 65535]) {
             let holds = |r: &Vec<RangeInclusive<u16>>| r.iter().any(|range| range.contains(&port));
-            let expected: Vec<u32> = (7..)
+            let expected: Vec<u32> = (0..)
                 .zip(&ranges)
                 .filter_map(|(entry, ranges)| holds(ranges).then_some(entry))
                 .collect();
@@ -116,6 +112,7 @@ mod tests {
 
     #[test]
     fn entries_of_every_port_are_not_indexed() {
-        assert!(PortIndex::compile(0, &[&[], &[], &[]]).is_none());
+        let every = vec![0..=u16::MAX];
+        assert!(PortIndex::compile(&[every.clone(), every.clone(), every]).is_none());
     }
 }

@@ -6,7 +6,7 @@
 //!
 //! ```text
 //!   one row of bits for each field   a search in a tree of some levels, all fields at once
-//!   candidate tables, AND of rows    by their first rule: stop when it is behind the match in hand
+//!   candidate tables, AND of rows    stop when all that are left are behind the match in hand
 //!   a probe per candidate            a hash of three to seven words, one load
 //!   the bucket's entries, in order   a hash compare; whole rules only where that holds
 //! ```
@@ -20,78 +20,73 @@ use hashbrown::HashMap;
 use super::{
     Bound,
     bitmaps::{Fields, ones},
+    buckets::{Buckets, Entry, Name, compared, is_compared, slot_of, tag_of},
     cost::Count,
     matcher::{Rest, WordTest, required_bits},
+    orders::Orders,
     plan::{BUCKET_MOST, PlannedTable, plan},
-    ports::PortIndex,
     tuple::Tuple,
 };
 use crate::{
-    key::{Field, FlowKey},
+    RuleId,
+    key::FlowKey,
+    model::Action,
     reader::{Exact, KeyReader},
     rule::{Match, Rule},
 };
 
-/// A compiled rule list.
-#[derive(Debug)]
+/// A compiled rule list. A clone shares what neither changes.
+#[derive(Clone, Debug)]
 pub(super) struct TupleMerge {
-    fields: Fields,
-    /// By their first rule.
-    tables: Box<[Table]>,
-    /// All tables' slots.
-    slots: Box<[Slot]>,
-    /// All slots' rules by name: a probe reads eight of them with one line of memory.
-    names: Box<[Name]>,
-    /// What the rules compare, in the order of the names.
-    entries: Box<[Entry]>,
-    /// Masks that entries compare under, each once.
-    masks: Box<[[u64; 4]]>,
-    /// What entries compare besides, each once; number 0 is nothing.
-    rests: Box<[Rest]>,
-    /// Slots with many rules.
-    indexes: Box<[PortIndex]>,
+    pub(super) fields: Fields,
+    /// At first by their first rule.
+    pub(super) tables: Vec<Table>,
+    /// The most rules that a frame is compared with in a slot of each table, or somewhat more.
+    pub(super) longest: Vec<u32>,
+    pub(super) buckets: Buckets,
+    /// Where each rule of the list stands.
+    pub(super) orders: Orders,
+    /// What all this was when the whole list was compiled.
+    pub(super) first: First,
 }
 
-#[derive(Debug)]
-struct Table {
-    tuple: Tuple,
-    /// Its first rule's place in the list.
-    first_rule: u32,
-    first_slot: u32,
-    /// One less than its slots, a power of two.
-    slot_mask: u32,
-}
-
-/// The rules whose hashes share some bits.
-#[derive(Clone, Copy, Debug, Default)]
-struct Slot {
-    /// Its first name; its port index if `entries` is [`INDEXED`].
-    first: u32,
-    entries: u32,
-}
-
-const INDEXED: u32 = u32::MAX;
-
-/// Which rule it is.
+/// What changes are measured against.
 #[derive(Clone, Copy, Debug)]
-struct Name {
-    /// The half of its hash that did not choose the slot.
-    tag: u32,
-    /// Its place in the list.
-    rule: u32,
+pub(super) struct First {
+    pub(super) bound: Bound,
+    /// Rules that buckets were written with.
+    pub(super) written: usize,
 }
 
-/// One rule.
-#[derive(Debug)]
-struct Entry {
-    /// The words of [`COMPARED`], under the mask.
-    values: [u64; 4],
-    mask: u32,
-    rest: u32,
+impl First {
+    /// What the bound may grow to before the list is compiled again.
+    pub(super) fn most(&self) -> Bound {
+        Bound {
+            probes: self.bound.probes + self.bound.probes / 8 + 2,
+            compares: self.bound.compares + self.bound.compares / 8 + BUCKET_MOST as usize,
+        }
+    }
 }
 
-/// The words that most rules are told by: IPv4 addresses, ports with protocol, shape.
-const COMPARED: [usize; 4] = [3, 5, 6, 7];
+#[derive(Clone, Debug)]
+pub(super) struct Table {
+    pub(super) tuple: Tuple,
+    /// No rule of the table stands before it.
+    pub(super) first: u32,
+    /// No rule of this table or of those behind stands before it.
+    pub(super) all_first: u32,
+    pub(super) first_slot: u32,
+    /// One less than its slots, a power of two.
+    pub(super) slot_mask: u32,
+}
+
+impl Table {
+    /// The slot of the rules with a hash.
+    #[inline]
+    pub(super) fn slot(&self, hash: u64) -> u32 {
+        self.first_slot + (slot_of(hash) & self.slot_mask)
+    }
+}
 
 impl TupleMerge {
     pub(super) fn compile(rules: &[Rule]) -> Self {
@@ -104,304 +99,168 @@ impl TupleMerge {
             .map(Iterator::collect)
             .collect();
         let mut draft = Draft::new(rules, &bits);
-        let tables = planned.iter().map(|table| draft.table(table)).collect();
+        let tables: Vec<Table> = planned.iter().map(|table| draft.table(table)).collect();
+        let Draft {
+            mut buckets,
+            orders,
+            ..
+        } = draft;
+        buckets.shrink();
+        let longest: Vec<u32> = tables
+            .iter()
+            .map(|table| {
+                (table.first_slot..=table.first_slot + table.slot_mask)
+                    .map(|slot| buckets.longest(slot))
+            })
+            .map(|lengths| lengths.max().unwrap_or(0))
+            .collect();
+        let fields = Fields::compile(&matches, &longest);
         Self {
-            fields: Fields::compile(&matches),
+            first: First {
+                bound: fields.bound(),
+                written: buckets.written(),
+            },
+            fields,
             tables,
-            slots: draft.slots.into(),
-            names: draft.names.into(),
-            entries: draft.entries.into(),
-            masks: draft.masks.in_order.into(),
-            rests: draft.rests.in_order.into(),
-            indexes: draft.indexes.into(),
+            longest,
+            buckets,
+            orders,
         }
     }
 
-    /// The first rule that matches, by its place. A tracing reader visits every rule that could
-    /// match a frame of its class, and gets `None`.
+    /// The first rule that matches. A tracing reader visits every rule that could match a frame of
+    /// its class, and gets `None`.
     #[inline]
-    pub(super) fn decide<R: KeyReader>(&self, r: &mut R, count: &mut impl Count) -> Option<usize> {
+    pub(super) fn decide<R: KeyReader>(
+        &self,
+        r: &mut R,
+        count: &mut impl Count,
+    ) -> Option<(Action, RuleId)> {
         if R::TRACING {
-            for entry in &self.entries {
-                let _ = self.possible(r, entry) && self.test(r, entry);
-            }
+            self.buckets.trace(r);
             return None;
         }
-        let mut best = u32::MAX;
-        for (word, bits) in self.fields.candidates(r).enumerate() {
+        let (mut best, mut found) = (u32::MAX, None::<&Entry>);
+        'all: for (word, bits) in self.fields.candidates(r).enumerate() {
             for bit in ones(bits) {
                 let Some(table) = self.tables.get(word * 64 + bit) else {
                     break;
                 };
-                if table.first_rule >= best {
-                    return Some(best as usize);
+                if table.all_first >= best {
+                    break 'all;
+                }
+                if table.first >= best {
+                    continue;
                 }
                 count.probe();
-                best = self.search(r, table, best, count);
+                let hash = table.tuple.hash(r);
+                let slot = table.slot(hash);
+                if let Some((order, entry)) = self.buckets.search(r, slot, hash, best, count) {
+                    (best, found) = (order, Some(entry));
+                }
             }
         }
-        (best != u32::MAX).then_some(best as usize)
-    }
-
-    /// The table's first rule that matches and stands before `best`, or `best`.
-    #[inline]
-    fn search<R: KeyReader>(
-        &self,
-        r: &mut R,
-        table: &Table,
-        best: u32,
-        count: &mut impl Count,
-    ) -> u32 {
-        let hash = table.tuple.hash(r);
-        let slot = table.first_slot + (slot_of(hash) & table.slot_mask);
-        let Slot { first, entries } = self.slots[slot as usize];
-        if entries == INDEXED {
-            return self.search_index(r, first, hash, best, count);
-        }
-        let numbers = first as usize..first as usize + entries as usize;
-        for (number, name) in numbers.clone().zip(&self.names[numbers]) {
-            if name.rule >= best {
-                break;
-            }
-            count.compares(1);
-            if name.tag == tag_of(hash) && self.test(r, &self.entries[number]) {
-                return name.rule;
-            }
-        }
-        best
-    }
-
-    /// [`Self::search`] in a slot with many rules.
-    fn search_index<R: KeyReader>(
-        &self,
-        r: &mut R,
-        index: u32,
-        hash: u64,
-        best: u32,
-        count: &mut impl Count,
-    ) -> u32 {
-        let mut port = 0;
-        r.test(Field::L4_DST, Field::L4_DST.ones(), |bits| {
-            port = bits as u16;
-            true
-        });
-        for &number in self.indexes[index as usize].entries(port) {
-            let name = self.names[number as usize];
-            if name.rule >= best {
-                break;
-            }
-            count.compares(1);
-            if name.tag == tag_of(hash) && self.test(r, &self.entries[number as usize]) {
-                return name.rule;
-            }
-        }
-        best
-    }
-
-    /// Whether the entry's rule matches.
-    #[inline]
-    fn test<R: KeyReader>(&self, r: &mut R, entry: &Entry) -> bool {
-        let mut same = true;
-        for test in self.words(entry) {
-            // Four compares without a branch between them.
-            same &= test.test(r);
-        }
-        same && (entry.rest == 0 || self.rests[entry.rest as usize].test(r))
-    }
-
-    /// Whether the entry's rule can match a frame that the reader knows only in part.
-    fn possible<R: KeyReader>(&self, r: &R, entry: &Entry) -> bool {
-        self.words(entry).iter().all(|test| test.possible(r))
-            && self.rests[entry.rest as usize].possible(r)
-    }
-
-    #[inline]
-    fn words(&self, entry: &Entry) -> [WordTest; 4] {
-        let masks = &self.masks[entry.mask as usize];
-        std::array::from_fn(|index| WordTest {
-            word: COMPARED[index],
-            mask: masks[index],
-            value: entry.values[index],
-        })
+        found.map(|entry| (entry.action, entry.id))
     }
 
     /// Every candidate table is probed, and the longest slot compared in each.
     pub(super) fn bound(&self) -> Bound {
-        Bound {
-            probes: self.fields.most(|_| 1),
-            compares: self.fields.most(|table| self.longest_slot(table)),
-        }
-    }
-
-    fn longest_slot(&self, table: usize) -> usize {
-        let table = &self.tables[table];
-        let first = table.first_slot as usize;
-        let slots = &self.slots[first..=first + table.slot_mask as usize];
-        let lengths = slots.iter().map(|slot| match slot.entries {
-            INDEXED => self.indexes[slot.first as usize].longest(),
-            entries => entries as usize,
-        });
-        lengths.max().unwrap_or(0)
+        self.fields.bound()
     }
 
     pub(super) fn tables(&self) -> usize {
         self.tables.len()
     }
 
-    /// Bytes on the heap.
-    pub(super) fn heap_bytes(&self) -> usize {
-        self.fields.heap_bytes()
-            + size_of_val(&*self.tables)
-            + size_of_val(&*self.slots)
-            + size_of_val(&*self.names)
-            + size_of_val(&*self.entries)
-            + size_of_val(&*self.masks)
-            + size_of_val(&*self.rests)
-            + self.rests.iter().map(Rest::heap_bytes).sum::<usize>()
-            + size_of_val(&*self.indexes)
-            + self
-                .indexes
-                .iter()
-                .map(PortIndex::heap_bytes)
-                .sum::<usize>()
+    /// Bytes on the heap, what `other` has too left out.
+    pub(super) fn bytes_beside(&self, other: Option<&Self>) -> usize {
+        self.fields.bytes_beside(other.map(|other| &other.fields))
+            + size_of_val(self.tables.as_slice())
+            + size_of_val(self.longest.as_slice())
+            + self.buckets.bytes_beside(other.map(|other| &other.buckets))
+            + self.orders.bytes_beside(other.map(|other| &other.orders))
     }
 }
 
-/// The half of a hash that chooses the slot.
-#[inline]
-fn slot_of(hash: u64) -> u32 {
-    (hash >> 32) as u32
+/// What a rule compares beyond the words that entries hold.
+pub(super) fn rest_of(rule: &Rule, mask: &FlowKey, value: &FlowKey) -> Rest {
+    let others: Vec<WordTest> = (0..mask.0.len())
+        .filter(|&word| mask.0[word] != 0 && !is_compared(word))
+        .map(|word| WordTest {
+            word,
+            mask: mask.0[word],
+            value: value.0[word],
+        })
+        .collect();
+    Rest::new(&rule.matches, &others)
 }
 
-/// The half of a hash that names keep.
-#[inline]
-fn tag_of(hash: u64) -> u32 {
-    hash as u32
-}
-
-/// The arrays of [`TupleMerge`] while they grow.
+/// The buckets of [`TupleMerge`] while they are filled.
 struct Draft<'a> {
     rules: &'a [Rule],
     /// Each rule's mask and value.
     bits: &'a [(FlowKey, FlowKey)],
-    slots: Vec<Slot>,
-    names: Vec<Name>,
-    entries: Vec<Entry>,
-    masks: Interned<[u64; 4]>,
-    rests: Interned<Rest>,
-    indexes: Vec<PortIndex>,
+    orders: Orders,
+    /// The same, by place.
+    by_place: Vec<u32>,
+    buckets: Buckets,
+    masks: HashMap<[u64; 4], u32>,
+    rests: HashMap<Rest, u32>,
 }
 
 impl<'a> Draft<'a> {
     fn new(rules: &'a [Rule], bits: &'a [(FlowKey, FlowKey)]) -> Self {
-        let mut rests = Interned::default();
-        rests.number(Rest::default());
+        let orders = Orders::spread(rules.len());
         Self {
             rules,
             bits,
-            slots: Vec::new(),
-            names: Vec::with_capacity(rules.len()),
-            entries: Vec::with_capacity(rules.len()),
-            masks: Interned::default(),
-            rests,
-            indexes: Vec::new(),
+            by_place: orders.iter().collect(),
+            orders,
+            buckets: Buckets::default(),
+            masks: HashMap::from_iter([([0; 4], 0)]),
+            rests: HashMap::from_iter([(Rest::default(), 0)]),
         }
     }
 
     fn table(&mut self, planned: &PlannedTable) -> Table {
-        let slot_mask = planned.rules.len().next_power_of_two() as u32 - 1;
-        let mut in_slots: Vec<(u32, Name)> = planned
+        let slots = planned.rules.len().next_power_of_two() as u32;
+        let order = self.by_place[planned.rules[0] as usize];
+        let table = Table {
+            tuple: planned.tuple,
+            first: order,
+            // Tables stand by their first rule.
+            all_first: order,
+            first_slot: self.buckets.open(slots),
+            slot_mask: slots - 1,
+        };
+        let mut in_slots: Vec<(u32, u32, Name)> = planned
             .rules
             .iter()
             .map(|&rule| {
-                let hash = planned.tuple.hash(&mut Exact(&self.bits[rule as usize].1));
+                let hash = table.tuple.hash(&mut Exact(&self.bits[rule as usize].1));
+                let order = self.by_place[rule as usize];
                 let tag = tag_of(hash);
-                (slot_of(hash) & slot_mask, Name { tag, rule })
+                (table.slot(hash), rule, Name { tag, order })
             })
             .collect();
-        in_slots.sort_unstable_by_key(|(slot, name)| (*slot, name.rule));
-        let first_slot = self.slots.len() as u32;
-        let mut in_slots = in_slots.into_iter().peekable();
-        for slot in 0..=slot_mask {
-            let first = self.names.len();
-            while let Some((_, name)) = in_slots.next_if(|(in_slot, _)| *in_slot == slot) {
-                self.names.push(name);
-                let entry = self.entry(name.rule);
-                self.entries.push(entry);
-            }
-            let slot = self.slot(first);
-            self.slots.push(slot);
+        in_slots.sort_unstable_by_key(|(slot, rule, _)| (*slot, *rule));
+        for slot in in_slots.chunk_by(|a, b| a.0 == b.0) {
+            let names: Vec<Name> = slot.iter().map(|(_, _, name)| *name).collect();
+            let entries: Vec<Entry> = slot.iter().map(|(_, rule, _)| self.entry(*rule)).collect();
+            self.buckets.write(slot[0].0, &names, &entries);
         }
-        Table {
-            tuple: planned.tuple,
-            first_rule: planned.rules[0],
-            first_slot,
-            slot_mask,
-        }
-    }
-
-    /// The slot of the entries from `first` on.
-    fn slot(&mut self, first: usize) -> Slot {
-        let names = &self.names[first..];
-        if names.len() > BUCKET_MOST as usize {
-            let ports: Vec<_> = names
-                .iter()
-                .map(|name| &*self.rules[name.rule as usize].matches.dst_ports)
-                .collect();
-            if let Some(index) = PortIndex::compile(first as u32, &ports) {
-                self.indexes.push(index);
-                return Slot {
-                    first: self.indexes.len() as u32 - 1,
-                    entries: INDEXED,
-                };
-            }
-        }
-        Slot {
-            first: first as u32,
-            entries: names.len() as u32,
-        }
+        table
     }
 
     fn entry(&mut self, rule: u32) -> Entry {
         let (mask, value) = &self.bits[rule as usize];
-        let others: Vec<WordTest> = (0..mask.0.len())
-            .filter(|word| mask.0[*word] != 0 && !COMPARED.contains(word))
-            .map(|word| WordTest {
-                word,
-                mask: mask.0[word],
-                value: value.0[word],
-            })
-            .collect();
-        let matches = &self.rules[rule as usize].matches;
-        Entry {
-            values: COMPARED.map(|word| value.0[word]),
-            mask: self.masks.number(COMPARED.map(|word| mask.0[word])),
-            rest: self.rests.number(Rest::new(matches, &others)),
-        }
-    }
-}
-
-/// Values, each once, by number.
-struct Interned<T> {
-    numbers: HashMap<T, u32>,
-    in_order: Vec<T>,
-}
-
-impl<T> Default for Interned<T> {
-    fn default() -> Self {
-        Self {
-            numbers: HashMap::new(),
-            in_order: Vec::new(),
-        }
-    }
-}
-
-impl<T: Clone + Eq + std::hash::Hash> Interned<T> {
-    fn number(&mut self, value: T) -> u32 {
-        let next = self.in_order.len() as u32;
-        *self.numbers.entry(value).or_insert_with_key(|value| {
-            self.in_order.push(value.clone());
-            next
-        })
+        let rule = &self.rules[rule as usize];
+        let words = compared(mask);
+        let number = self.masks.entry(words);
+        let number = *number.or_insert_with(|| self.buckets.add_mask(words));
+        let rest = rest_of(rule, mask, value);
+        let rest = self.rests.entry(rest);
+        let rest = *rest.or_insert_with_key(|rest| self.buckets.add_rest(rest.clone()));
+        Buckets::entry(value, number, rest, rule.id, rule.action)
     }
 }

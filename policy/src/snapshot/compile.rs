@@ -1,11 +1,13 @@
 //! From the desired state to a [`Snapshot`], or the reason why it cannot be.
 
+use hashbrown::hash_map::Entry;
+
 use super::{
     Action, Arc, Attachment, Class, Classifier, Epoch, Field, FlowKey, HashMap, Judge, Masks,
-    Member, Model, NetworkId, NetworkPolicy, PortId, PortPolicy, Refusals, Rule, RuleId,
+    Member, Model, NetworkId, NetworkPolicy, PortId, PortPolicy, Refusals, Rule, RuleIndex,
     SenderPolicy, Snapshot, VlanId, VnicPolicy, model,
 };
-use crate::{conntrack, reader::Tracer, rule::MatchError};
+use crate::{acl::Update, conntrack, reader::Tracer, rule::MatchError};
 
 /// Why a desired state cannot be compiled.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -88,15 +90,26 @@ pub enum CompileError {
     },
 }
 
-impl Snapshot {
-    /// Compiles the desired state. Costs one trace per class of every rule list, which vNICs
-    /// that share a list share.
+/// Compiles one desired state after another. A rule list that differs little from one of the state
+/// before is not compiled whole: what differs is changed
+/// ([`Classifier::updated`](crate::acl::Classifier::updated)).
+#[derive(Debug, Default)]
+pub struct Compiler {
+    /// Those of the state before.
+    lists: Vec<List>,
+    rules: Arc<RuleIndex>,
+}
+
+impl Compiler {
+    /// Compiles a desired state. Costs one trace per class of every rule list, or of what is new
+    /// in it; vNICs that share a list share that.
     ///
     /// # Errors
-    /// The first fault found; nothing is compiled then.
-    pub fn compile(model: &Model, epoch: Epoch) -> Result<Self, CompileError> {
+    /// The first fault found; nothing is compiled then, and the state before stays the one that
+    /// the next is compared with.
+    pub fn compile(&mut self, model: &Model, epoch: Epoch) -> Result<Snapshot, CompileError> {
         let mut networks = compile_networks(model)?;
-        let mut lists = Lists::default();
+        let mut lists = Draft::after(self);
         let mut ports: Vec<Option<PortPolicy>> = Vec::new();
         for port in &model.ports {
             let policy = compile_port(port, &networks, &mut lists)?;
@@ -130,15 +143,30 @@ impl Snapshot {
                 }
             }
         }
-        Ok(Self {
+        let Draft { lists, rules, .. } = lists;
+        *self = Self {
+            lists,
+            rules: Arc::new(rules),
+        };
+        Ok(Snapshot {
             epoch,
             ports,
             networks,
             masks,
             tracked,
             connections: conntrack::Settings::default(),
-            rules: lists.rules,
+            rules: Arc::clone(&self.rules),
         })
+    }
+}
+
+impl Snapshot {
+    /// Compiles a desired state on its own.
+    ///
+    /// # Errors
+    /// As [`Compiler::compile`].
+    pub fn compile(model: &Model, epoch: Epoch) -> Result<Self, CompileError> {
+        Compiler::default().compile(model, epoch)
     }
 }
 
@@ -177,7 +205,7 @@ fn compile_networks(model: &Model) -> Result<Vec<Option<NetworkPolicy>>, Compile
 fn compile_port(
     port: &model::Port,
     networks: &[Option<NetworkPolicy>],
-    lists: &mut Lists,
+    lists: &mut Draft<'_>,
 ) -> Result<PortPolicy, CompileError> {
     let known = |id: NetworkId| {
         let network = networks.get(id.index()).and_then(Option::as_ref);
@@ -240,81 +268,106 @@ fn compile_port(
     })
 }
 
-/// Rule lists by identity: compiled and traced once, whoever shares them.
-#[derive(Default)]
-struct Lists {
-    by_address: HashMap<*const Rule, Compiled>,
-    rules: HashMap<RuleId, (Arc<[Rule]>, u32)>,
-}
-
-/// A rule list.
-struct Compiled {
+/// A compiled rule list.
+#[derive(Clone, Debug)]
+struct List {
     classifier: Arc<Classifier>,
-    /// What it reads.
+    /// What judging by it reads.
     masks: Masks,
-    /// The classes of which its rules may allow a frame statefully, as bits.
+    /// The classes of which its rules may allow a frame statefully, as bits. After rules were
+    /// taken out, it may be one too many.
     stateful: u16,
 }
 
-impl Lists {
+/// Rule lists by identity: compiled and traced once, whoever shares them.
+struct Draft<'a> {
+    before: &'a Compiler,
+    /// By address of the rules, a number among `lists`.
+    by_address: HashMap<*const Rule, usize>,
+    lists: Vec<List>,
+    rules: RuleIndex,
+}
+
+impl<'a> Draft<'a> {
+    fn after(before: &'a Compiler) -> Self {
+        let rules = RuleIndex {
+            lists: Vec::new(),
+            places: HashMap::with_capacity(before.rules.places.len()),
+        };
+        Self {
+            before,
+            by_address: HashMap::new(),
+            lists: Vec::new(),
+            rules,
+        }
+    }
+
     fn judge(&mut self, policy: &model::DirectionPolicy) -> Result<Judge, CompileError> {
-        let judge = |classifier: &Arc<Classifier>| Judge {
-            classifier: classifier.clone(),
+        let judge = |list: &List| Judge {
+            classifier: list.classifier.clone(),
             default: policy.default,
         };
         let address = key_of(&policy.rules);
-        if let Some(compiled) = self.by_address.get(&address) {
-            return Ok(judge(&compiled.classifier));
+        if let Some(&list) = self.by_address.get(&address) {
+            return Ok(judge(&self.lists[list]));
         }
-        for (index, rule) in policy.rules.iter().enumerate() {
-            self.check(rule)?;
-            self.rules
-                .entry(rule.id)
-                .or_insert_with(|| (policy.rules.clone(), index as u32));
-        }
-        let classifier = Arc::new(Classifier::compile(policy.rules.clone()));
-        let judge = judge(&classifier);
-        // The same list may stand with another default elsewhere; denying reads more.
-        let widest = Judge {
-            default: Action::Deny,
-            ..judge.clone()
+        self.add_rules(&policy.rules)?;
+        let list = match self.like(&policy.rules) {
+            Some(before) => List::after(before, &policy.rules),
+            None => List::new(Classifier::compile(policy.rules.clone())),
         };
-        let masks = trace(|tracer| {
-            let _ = widest.judge(tracer, Refusals::INBOUND);
-        });
-        let compiled = Compiled {
-            stateful: stateful_classes(classifier.rules()),
-            classifier,
-            masks,
-        };
-        self.by_address.insert(address, compiled);
+        let judge = judge(&list);
+        self.by_address.insert(address, self.lists.len());
+        self.lists.push(list);
         Ok(judge)
     }
 
-    fn check(&self, rule: &Rule) -> Result<(), CompileError> {
-        rule.matches
-            .validate()
-            .map_err(|error| CompileError::Rule {
-                place: rule.origin.place.clone(),
-                position: rule.origin.position,
-                acl: rule.origin.acl.clone(),
-                error,
-            })?;
-        match self.rules.get(&rule.id) {
-            Some((list, index)) if !same_origin(&list[*index as usize], rule) => {
-                Err(CompileError::DuplicateRule {
+    /// The list of the state before that has a rule of these.
+    fn like(&self, rules: &[Rule]) -> Option<&'a List> {
+        let before = self.before;
+        let known = |rule: &Rule| before.rules.places.get(&rule.id);
+        let (list, _) = rules.iter().find_map(known)?;
+        before.lists.get(*list as usize)
+    }
+
+    fn add_rules(&mut self, rules: &Arc<[Rule]>) -> Result<(), CompileError> {
+        let list = self.rules.lists.len() as u32;
+        self.rules.lists.push(rules.clone());
+        for (place, rule) in (0..).zip(rules.iter()) {
+            rule.matches
+                .validate()
+                .map_err(|error| CompileError::Rule {
+                    place: rule.origin.place.clone(),
+                    position: rule.origin.position,
+                    acl: rule.origin.acl.clone(),
+                    error,
+                })?;
+            let (list, place) = match self.rules.places.entry(rule.id) {
+                Entry::Occupied(first) => *first.get(),
+                Entry::Vacant(new) => {
+                    new.insert((list, place));
+                    continue;
+                }
+            };
+            let first = &self.rules.lists[list as usize][place as usize];
+            if !same_origin(first, rule) {
+                return Err(CompileError::DuplicateRule {
                     id: rule.id.0,
-                    first: list[*index as usize].origin.place.clone(),
+                    first: first.origin.place.clone(),
                     second: rule.origin.place.clone(),
-                })
+                });
             }
-            _ => Ok(()),
         }
+        Ok(())
+    }
+
+    fn list(&self, judge: &Judge) -> Option<&List> {
+        let list = self.by_address.get(&key_of(judge.classifier.rules()))?;
+        Some(&self.lists[*list])
     }
 
     fn masks(&self, judge: &Judge) -> Option<&Masks> {
-        let compiled = self.by_address.get(&key_of(judge.classifier.rules()))?;
-        Some(&compiled.masks)
+        self.list(judge).map(|list| &list.masks)
     }
 
     /// The classes of which a frame may be allowed statefully, as bits.
@@ -322,8 +375,44 @@ impl Lists {
         if judge.default == Action::AllowStateful {
             return trackable_classes();
         }
-        let compiled = self.by_address.get(&key_of(judge.classifier.rules()));
-        compiled.map_or(0, |compiled| compiled.stateful)
+        self.list(judge).map_or(0, |list| list.stateful)
+    }
+}
+
+impl List {
+    fn new(classifier: Classifier) -> Self {
+        let classifier = Arc::new(classifier);
+        // The same list may stand with another default elsewhere; denying reads more.
+        let widest = Judge {
+            classifier: classifier.clone(),
+            default: Action::Deny,
+        };
+        let masks = trace(|tracer| {
+            let _ = widest.judge(tracer, Refusals::INBOUND);
+        });
+        let stateful = stateful_classes(classifier.rules());
+        Self {
+            classifier,
+            masks,
+            stateful,
+        }
+    }
+
+    /// The masks of a list that was changed are those that it had, with what the new rules read.
+    fn after(before: &Self, rules: &Arc<[Rule]>) -> Self {
+        let (classifier, update) = before.classifier.updated(rules.clone());
+        let Update::Patched { inserted, .. } = update else {
+            return Self::new(classifier);
+        };
+        let inserted = inserted.iter().filter_map(|place| rules.get(*place));
+        let new = Self::new(Classifier::compile(inserted.cloned().collect()));
+        let mut masks = before.masks;
+        widen(&mut masks, &new.masks);
+        Self {
+            classifier: Arc::new(classifier),
+            masks,
+            stateful: before.stateful | new.stateful,
+        }
     }
 }
 
@@ -355,7 +444,7 @@ fn widen(masks: &mut Masks, more: &Masks) {
 fn compile_masks(
     ports: &[Option<PortPolicy>],
     networks: &[Option<NetworkPolicy>],
-    lists: &Lists,
+    lists: &Draft<'_>,
 ) -> Vec<Masks> {
     let vnic_of = |port: PortId| ports[port.index()].as_ref()?.vnic.as_ref();
     // What judging a frame of the network on its way out could read.
@@ -400,7 +489,7 @@ fn compile_masks(
 fn compile_tracked(
     ports: &[Option<PortPolicy>],
     networks: &[Option<NetworkPolicy>],
-    lists: &Lists,
+    lists: &Draft<'_>,
 ) -> Vec<u16> {
     let vnic_of = |port: PortId| ports[port.index()].as_ref()?.vnic.as_ref();
     let by_network: Vec<u16> = networks

@@ -4,6 +4,7 @@
 //! never waits for workers on the server's own thread; every route is in the `OpenAPI` document.
 
 pub mod bounded;
+mod stream;
 #[cfg(test)]
 mod tests;
 pub mod types;
@@ -23,7 +24,7 @@ use utoipa::{IntoParams, OpenApi};
 
 use crate::{
     config,
-    control::{Applied, Control, ControlError, Origin},
+    control::{Applied, Control, ControlError, Origin, compare},
     metrics,
 };
 
@@ -39,6 +40,8 @@ pub const ROUTES: &[(&str, &str)] = &[
     ("post", "/v1/ports"),
     ("get", "/v1/ports/{name}"),
     ("delete", "/v1/ports/{name}"),
+    ("get", "/v1/sets"),
+    ("post", "/v1/sets/{name}"),
     ("get", "/v1/workers"),
     ("get", "/v1/queues"),
     ("post", "/v1/queues/assign"),
@@ -49,9 +52,13 @@ pub const ROUTES: &[(&str, &str)] = &[
     ("get", "/v1/vms/{vm}/connections"),
     ("put", "/v1/vms/{vm}/connections"),
     ("get", "/v1/drops"),
+    ("get", "/v1/rules"),
+    ("get", "/v1/drops/samples"),
+    ("post", "/v1/explain"),
     ("get", "/v1/stats"),
     ("get", "/v1/config"),
     ("post", "/v1/apply"),
+    ("post", "/v1/compare"),
 ];
 
 #[derive(OpenApi)]
@@ -65,6 +72,8 @@ pub const ROUTES: &[(&str, &str)] = &[
         add_port,
         port,
         remove_port,
+        sets,
+        change_set,
         workers,
         queues,
         assign,
@@ -75,9 +84,13 @@ pub const ROUTES: &[(&str, &str)] = &[
         export_connections,
         import_connections,
         drops,
+        rules,
+        stream::drop_samples,
+        explain,
         stats,
         config_text,
-        apply
+        apply,
+        compare_traffic
     )
 )]
 struct Document;
@@ -95,6 +108,8 @@ pub fn router(control: Arc<Control>) -> Router {
         .route("/v1/health", get(health))
         .route("/v1/ports", get(ports).post(add_port))
         .route("/v1/ports/{name}", get(port).delete(remove_port))
+        .route("/v1/sets", get(sets))
+        .route("/v1/sets/{name}", post(change_set))
         .route("/v1/workers", get(workers))
         .route("/v1/queues", get(queues))
         .route("/v1/queues/assign", post(assign))
@@ -109,9 +124,13 @@ pub fn router(control: Arc<Control>) -> Router {
                 .layer(DefaultBodyLimit::max(MOST_EXPORTED_BYTES)),
         )
         .route("/v1/drops", get(drops))
+        .route("/v1/rules", get(rules))
+        .route("/v1/drops/samples", get(stream::drop_samples))
+        .route("/v1/explain", post(explain))
         .route("/v1/stats", get(stats))
         .route("/v1/config", get(config_text))
         .route("/v1/apply", post(apply))
+        .route("/v1/compare", post(compare_traffic))
         .fallback(unknown)
         .layer(DefaultBodyLimit::max(config::MAX_BYTES))
         .with_state(control)
@@ -142,9 +161,10 @@ impl Error {
 impl From<ControlError> for Error {
     fn from(error: ControlError) -> Self {
         let status = match &error {
-            ControlError::Config(_) | ControlError::Compile(_) | ControlError::TooMany => {
-                StatusCode::UNPROCESSABLE_ENTITY
-            }
+            ControlError::Config(_)
+            | ControlError::Compile(_)
+            | ControlError::TooCostly(..)
+            | ControlError::TooMany => StatusCode::UNPROCESSABLE_ENTITY,
             ControlError::NotFound { .. } => StatusCode::NOT_FOUND,
             ControlError::Restart(_) | ControlError::Open { .. } | ControlError::Refused(_) => {
                 StatusCode::CONFLICT
@@ -237,13 +257,19 @@ async fn port(State(control): Shared, Path(name): Path<String>) -> Answer<types:
 #[utoipa::path(post, path = "/v1/ports", request_body(content = String, content_type = "application/toml"),
     responses((status = 200, body = Applied), (status = 409, body = types::Failure), (status = 422, body = types::Failure)))]
 async fn add_port(State(control): Shared, headers: HeaderMap, body: String) -> Answer<Applied> {
-    let json = headers
-        .get(header::CONTENT_TYPE)
-        .is_some_and(|kind| kind.as_bytes().starts_with(b"application/json"));
-    let port = if json { from_json(&body)? } else { body };
+    let port = if is_json(&headers) {
+        from_json(&body)?
+    } else {
+        body
+    };
     apart(control, move |control| control.add_port(&port))
         .await
         .map(Json)
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    let kind = headers.get(header::CONTENT_TYPE);
+    kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/json"))
 }
 
 /// A JSON object as fields in TOML, each on one line, so that no field can end the section.
@@ -270,6 +296,27 @@ async fn remove_port(State(control): Shared, Path(name): Path<String>) -> Answer
         .map(Json)
 }
 
+/// Every set of addresses or ports
+#[utoipa::path(get, path = "/v1/sets", responses((status = 200, body = [types::Set])))]
+async fn sets(State(control): Shared) -> Answer<Vec<types::Set>> {
+    apart(control, |control| Ok(control.sets())).await.map(Json)
+}
+
+/// Puts members into a set and takes others out, in one step
+#[utoipa::path(post, path = "/v1/sets/{name}", params(("name" = String, Path)), request_body = types::SetChange,
+    responses((status = 200, body = Applied), (status = 400, body = types::Failure), (status = 404, body = types::Failure), (status = 409, body = types::Failure), (status = 422, body = types::Failure)))]
+async fn change_set(
+    State(control): Shared,
+    Path(name): Path<String>,
+    body: String,
+) -> Answer<Applied> {
+    let change: types::SetChange = serde_json::from_str(&body)
+        .map_err(|error| Error::new(StatusCode::BAD_REQUEST, format!("the body: {error}")))?;
+    apart(control, move |control| control.change_set(&name, &change))
+        .await
+        .map(Json)
+}
+
 /// Every worker
 #[utoipa::path(get, path = "/v1/workers", responses((status = 200, body = [types::Worker])))]
 async fn workers(State(control): Shared) -> Answer<Vec<types::Worker>> {
@@ -290,8 +337,7 @@ async fn queues(State(control): Shared) -> Answer<Vec<types::Queue>> {
 #[utoipa::path(post, path = "/v1/queues/assign", request_body = types::Assignment,
     responses((status = 200, body = [types::Queue]), (status = 400, body = types::Failure), (status = 404, body = types::Failure)))]
 async fn assign(State(control): Shared, body: String) -> Answer<Vec<types::Queue>> {
-    let wanted: types::Assignment = serde_json::from_str(&body)
-        .map_err(|error| Error::new(StatusCode::BAD_REQUEST, format!("the body: {error}")))?;
+    let wanted: types::Assignment = read(&body)?;
     apart(control, move |control| {
         control.assign(&wanted.port, wanted.queue, wanted.worker)?;
         Ok(control.queues())
@@ -416,6 +462,28 @@ async fn drops(State(control): Shared) -> Answer<Vec<types::Drop>> {
         .map(Json)
 }
 
+/// Rules in force and what they decided
+#[utoipa::path(get, path = "/v1/rules", responses((status = 200, body = [types::RuleHits])))]
+async fn rules(State(control): Shared) -> Answer<Vec<types::RuleHits>> {
+    apart(control, Control::rules).await.map(Json)
+}
+
+/// What would become of frames, and why; nothing changes
+#[utoipa::path(post, path = "/v1/explain", request_body = types::ExplainRequest,
+    responses((status = 200, body = [types::Explanation]), (status = 404, body = types::Failure), (status = 409, body = types::Failure)))]
+async fn explain(State(control): Shared, body: String) -> Answer<Vec<types::Explanation>> {
+    let wanted: types::ExplainRequest = read(&body)?;
+    apart(control, move |control| control.explain(&wanted))
+        .await
+        .map(Json)
+}
+
+/// A body in JSON.
+fn read<T: serde::de::DeserializeOwned>(body: &str) -> Result<T, Error> {
+    serde_json::from_str(body)
+        .map_err(|error| Error::new(StatusCode::BAD_REQUEST, format!("the body: {error}")))
+}
+
 /// Everything that is counted
 #[utoipa::path(get, path = "/v1/stats", responses((status = 200, body = types::Stats)))]
 async fn stats(State(control): Shared) -> Answer<types::Stats> {
@@ -442,19 +510,53 @@ struct ApplyQuery {
     file: Option<String>,
 }
 
-/// Applies a whole configuration; the body is TOML
+/// Applies a whole configuration; the body is TOML, or the same as a JSON object
 #[utoipa::path(post, path = "/v1/apply", params(ApplyQuery), request_body(content = String, content_type = "application/toml"),
     responses((status = 200, body = Applied), (status = 409, body = types::Failure), (status = 422, body = types::Failure)))]
 async fn apply(
     State(control): Shared,
     Query(query): Query<ApplyQuery>,
+    headers: HeaderMap,
     body: String,
 ) -> Answer<Applied> {
     let origin = Origin {
         file: query.file.unwrap_or_else(|| "request".into()),
-        text: body,
+        text: if is_json(&headers) {
+            from_json(&body)?
+        } else {
+            body
+        },
     };
     apart(control, move |control| control.apply(origin, query.dry_run))
+        .await
+        .map(Json)
+}
+
+/// Which flows a configuration would judge otherwise than the running one; nothing changes
+#[utoipa::path(post, path = "/v1/compare", request_body = types::CompareRequest,
+    responses((status = 200, body = types::Compared), (status = 404, body = types::Failure), (status = 409, body = types::Failure), (status = 422, body = types::Failure)))]
+async fn compare_traffic(State(control): Shared, body: String) -> Answer<types::Compared> {
+    let wanted: types::CompareRequest = read(&body)?;
+    let refuse = |what: &str| Err(Error::new(StatusCode::BAD_REQUEST, what));
+    let traffic = match (wanted.live_s, &wanted.port) {
+        (Some(_), _) if !wanted.frames.is_empty() => {
+            return refuse("give frames or live_s, not both");
+        }
+        (Some(seconds), port) => {
+            let mut collector = control.collect(port.as_deref(), seconds)?;
+            while collector.look() && !control.streams_end() {
+                tokio::time::sleep(compare::PAUSE).await;
+            }
+            collector.finish()
+        }
+        (None, Some(port)) => control.captured(port, &wanted.frames)?,
+        (None, None) => return refuse("name the port that the frames come in by"),
+    };
+    let origin = Origin {
+        file: wanted.file,
+        text: wanted.text,
+    };
+    apart(control, move |control| control.compare(&origin, &traffic))
         .await
         .map(Json)
 }

@@ -83,7 +83,10 @@ fn the_document_lists_every_route_and_no_other() {
 fn every_route_is_served() {
     let server = Server::start();
     for (method, path) in ROUTES {
-        let path = path.replace("{name}", "a");
+        // A stream is asked for no longer than it takes to begin.
+        let path = path
+            .replace("{name}", "a")
+            .replace("samples", "samples?seconds=0");
         let answer = server.ask(&method.to_uppercase(), &path, None);
         if let Err(error) = &answer {
             assert!(!error.contains("no such path"), "{method} {path}: {error}");
@@ -153,6 +156,52 @@ fn ports_come_and_go() {
         .ask("POST", "/v1/ports", Some(sly))
         .expect_err("refused");
     assert!(refused.contains("without [headers]"), "{refused}");
+}
+
+#[test]
+fn sets_are_shown_and_changed() {
+    let server = Server::start();
+    let sets = "[[address_set]]\nname = \"office\"\naddresses = [\"192.0.2.1\"]\n";
+    let wanted = text(&["a"]) + sets;
+    server
+        .ask("POST", "/v1/apply", Some(&wanted))
+        .expect("applied");
+    let change = "{\"add\": [\"192.0.2.2\"], \"remove\": [\"192.0.2.1\"]}";
+    let applied = server
+        .ask("POST", "/v1/sets/office", Some(change))
+        .expect("changed");
+    assert_eq!(applied["changes"][0]["kind"], "address_set");
+    let sets = server.ask("GET", "/v1/sets", None).expect("answer");
+    assert_eq!(sets[0]["members"], serde_json::json!(["192.0.2.2"]));
+    let refused = server
+        .ask("POST", "/v1/sets/ofice", Some("{\"add\": []}"))
+        .expect_err("unknown");
+    assert!(refused.contains("did you mean \"office\"?"), "{refused}");
+}
+
+#[test]
+fn a_configuration_may_be_given_in_json() {
+    let rules = serde_json::json!({
+        "network": [{ "name": "blue", "tenant": "acme" }],
+        "acl": [{ "name": "web", "rules": [
+            "allow in tcp to any port 443 stateful",
+            { "action": "deny", "protocol": "udp", "dst_ports": ["1-5", 9] },
+        ] }],
+    });
+    let toml = super::from_json(&rules.to_string()).expect("an object");
+    let machine = crate::config::Machine {
+        cores: vec![0],
+        memory_bytes: 0,
+    };
+    let config = crate::config::parse("request", &toml, &machine).expect("valid");
+    let texts: Vec<_> = config.acls[0].rules.iter().map(|rule| &rule.text).collect();
+    assert_eq!(
+        texts,
+        [
+            "allow in tcp to any port 443 stateful",
+            "deny udp to any port 1-5,9"
+        ]
+    );
 }
 
 #[test]

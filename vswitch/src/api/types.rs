@@ -86,6 +86,8 @@ pub struct PortCounts {
     pub forwarded: u64,
     /// Destinations handed to this port.
     pub offered: u64,
+    /// Those of them that the switch itself made.
+    pub originated: u64,
     /// Frames judged by the flow cache.
     pub cache_hits: u64,
     /// Frames judged by the slow path.
@@ -102,6 +104,50 @@ pub struct PortStats {
     /// What was counted.
     #[serde(flatten)]
     pub counts: PortCounts,
+}
+
+/// What looking up the rules of a vNIC costs at most, whatever the frame.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Lookup {
+    /// The vNIC.
+    pub vnic: String,
+    /// `in` (to the VM) or `out`.
+    pub direction: String,
+    /// Rules, with what sets stand for put in.
+    pub rules: u64,
+    /// `linear` or `tuple_merge`.
+    pub method: String,
+    /// Hashed tables that the rules stand in.
+    pub tables: u64,
+    /// Most tables that are looked into.
+    pub probes: u64,
+    /// Most rules that are compared.
+    pub compares: u64,
+    /// The two together: what `max_lookup_cost` bounds.
+    pub cost: u64,
+}
+
+/// A set of addresses or ports.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Set {
+    /// Its name.
+    pub name: String,
+    /// `address_set`, `port_set`, or `group` for the addresses of a group's members.
+    pub kind: String,
+    /// What is in it.
+    pub members: Vec<String>,
+    /// How many written rules name it.
+    pub rules: u64,
+}
+
+/// Members to put into a set and to take out of it, in one step.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct SetChange {
+    /// Addresses, prefixes, ports or ranges of ports. Those that are there stay.
+    pub add: Vec<String>,
+    /// The same; each must be there, as it was put in.
+    pub remove: Vec<String>,
 }
 
 /// A receive queue and who polls it.
@@ -183,8 +229,15 @@ pub struct Drop {
     pub port: String,
     /// The reason's name.
     pub reason: String,
+    /// Where in the walk it was decided.
+    #[serde(default)]
+    pub stage: String,
     /// The reason in words.
     pub text: String,
+    /// False for what a full ledger counted by reason only: rules may have decided, which ones is
+    /// not known.
+    #[serde(default)]
+    pub itemised: bool,
     /// The rule that decided, if one did.
     pub rule: Option<Rule>,
     /// The VM behind the port, if there is one.
@@ -206,6 +259,20 @@ pub struct Rule {
     pub text: String,
     /// `file:line`.
     pub place: String,
+}
+
+/// A rule in force and what it decided.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RuleHits {
+    /// The rule.
+    #[serde(flatten)]
+    pub rule: Rule,
+    /// Frames that it let pass.
+    pub passed: u64,
+    /// Frames that it denied or rejected.
+    pub dropped: u64,
+    /// Seconds since it last decided, at most a few too low; none when it never did.
+    pub last_hit_s_ago: Option<u32>,
 }
 
 /// Everything that is counted.
@@ -320,4 +387,226 @@ pub struct Failure {
     pub error: String,
     /// Each problem of a configuration.
     pub details: Vec<crate::config::Problem>,
+}
+
+/// Frames to be explained: those given, or one made for a flow.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ExplainRequest {
+    /// The port that they would come in by.
+    pub port: String,
+    /// Whole frames, at most 1000.
+    #[serde(default)]
+    pub frames: Vec<FrameText>,
+    /// The flow that a frame is to be made for.
+    pub flow: Option<FlowText>,
+}
+
+/// A frame as text.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct FrameText {
+    /// Hexadecimal digits: all of it, or its first 256 bytes at least.
+    pub hex: String,
+    /// Its whole length, bytes; as many as there are digits for when absent.
+    pub len_bytes: Option<usize>,
+    /// How often it was seen, where that matters; 1 when absent.
+    pub seen: Option<u64>,
+}
+
+/// A flow, for which a frame is made.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct FlowText {
+    /// `tcp` (a SYN), `udp` or `icmp` (an echo request).
+    pub protocol: String,
+    /// Source and destination, as in `10.0.0.1:1024,10.0.0.2:22`; for ICMP without ports.
+    pub addresses: String,
+    /// The sender's Ethernet address; that of the port's vNIC when absent.
+    pub src_mac: Option<String>,
+    /// The receiver's Ethernet address; that of the vNIC with the destination address when absent.
+    pub dst_mac: Option<String>,
+    /// The tag that the frame comes with.
+    pub vlan: Option<u16>,
+}
+
+/// What would become of a frame, and why.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Explanation {
+    /// The port that it would come in by.
+    pub port: String,
+    /// The frame in one line.
+    pub frame: String,
+    /// The epoch whose policy was asked.
+    pub epoch: u64,
+    /// Its class, which chooses the footprint mask.
+    pub class: String,
+    /// What policy could read of frames of this class from this port.
+    pub mask: Vec<String>,
+    /// The stages that it got to, in order.
+    pub stages: Vec<ExplainedStage>,
+    /// What becomes of it, in words.
+    pub verdict: String,
+    /// The reason for which it reaches nobody: for which it is dropped, or the first destination's
+    /// when it is dropped at each.
+    pub reason: Option<String>,
+    /// What to do about that.
+    pub advice: Option<String>,
+    /// Where it goes, or would go but for the policy there.
+    pub destinations: Vec<ExplainedDestination>,
+    /// Whether the flow cache would keep the verdict.
+    pub cacheable: bool,
+    /// Whether the cache would have answered: of each worker that has a queue of the port.
+    pub cache: Vec<CacheAnswer>,
+}
+
+/// One stage of the walk.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ExplainedStage {
+    /// Its name.
+    pub stage: String,
+    /// The port whose policy was asked.
+    pub port: String,
+    /// Whether the frame passed.
+    pub passed: bool,
+    /// What was found, in words.
+    pub text: String,
+    /// The reason for which it did not pass.
+    pub reason: Option<String>,
+    /// The rule that decided, if one did.
+    pub rule: Option<Rule>,
+    /// What a lookup among rules took.
+    pub looked_at: Option<LookedAt>,
+}
+
+/// What a lookup among rules took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct LookedAt {
+    /// Rules in the list.
+    pub rules: usize,
+    /// Tables they stand in; 0 for a list that is looked through in order.
+    pub tables: usize,
+    /// Rules that were compared, if only by their first comparison.
+    pub rules_compared: usize,
+    /// Tables that were probed.
+    pub tables_probed: usize,
+}
+
+/// A port that a frame is bound for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ExplainedDestination {
+    /// The port.
+    pub port: String,
+    /// The VLAN it leaves with; absent when it leaves untagged.
+    pub vlan: Option<u16>,
+    /// What is done to its tag, in words.
+    pub tag: String,
+    /// True when it is handed to the port's driver.
+    pub sent: bool,
+    /// The reason for which it is not.
+    pub reason: Option<String>,
+}
+
+/// What a worker's flow cache has for a frame.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct CacheAnswer {
+    /// The worker.
+    pub worker: usize,
+    /// Whether the cache would answer; else the slow path does.
+    pub hit: bool,
+    /// The answer.
+    pub verdict: Option<String>,
+    /// Frames that it answered so far.
+    pub hits: u64,
+}
+
+/// One line of the stream of dropped frames.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct DropLine {
+    /// Frames dropped, since the line before, of which no sample was taken.
+    pub skipped: u64,
+    /// A sample; absent in lines that come when there is none for a while.
+    pub sample: Option<DropSample>,
+}
+
+/// A dropped frame, or several of which it is not known which they were.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct DropSample {
+    /// When, seconds since 1970.
+    pub time_s: f64,
+    /// The port in whose account it was dropped.
+    pub port: String,
+    /// The port it came in by, where that is known.
+    pub ingress: Option<String>,
+    /// The VM behind `port`, if there is one.
+    pub vm: Option<String>,
+    /// The reason's name.
+    pub reason: String,
+    /// Where in the walk it was decided.
+    pub stage: String,
+    /// The rule that decided, if one did.
+    pub rule: Option<Rule>,
+    /// How many frames this is.
+    pub frames: u32,
+    /// The whole length, bytes; 0 when it is not known which frames they were.
+    pub len_bytes: u32,
+    /// The frame in one line; empty when it is not known.
+    pub frame: String,
+    /// Its first 128 bytes, in hexadecimal digits.
+    pub hex: String,
+}
+
+/// A configuration that is to be compared with the running one, over traffic: over `frames` that
+/// come in by `port`, or over what comes in for `live_s` seconds.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CompareRequest {
+    /// The file's name, for messages and rules.
+    pub file: String,
+    /// The whole configuration.
+    pub text: String,
+    /// The port; with `live_s` any when absent.
+    pub port: Option<String>,
+    /// Frames, one of each flow, at most 20,000.
+    #[serde(default)]
+    pub frames: Vec<FrameText>,
+    /// How long to look at what comes in, 1 to 300 seconds.
+    pub live_s: Option<u32>,
+}
+
+/// Which flows two configurations judge differently.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Compared {
+    /// Flows that both were asked about.
+    pub flows: u64,
+    /// Their frames.
+    pub frames: u64,
+    /// Frames that came and were not looked at: the rate of samples or the number of flows was
+    /// exhausted.
+    pub frames_not_looked_at: u64,
+    /// Flows that would be judged otherwise.
+    pub changed_flows: u64,
+    /// Their frames.
+    pub changed_frames: u64,
+    /// They, those seen most often first; at most 1000.
+    pub changed: Vec<ChangedFlow>,
+}
+
+/// A flow that two configurations judge differently.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ChangedFlow {
+    /// The port it comes in by.
+    pub port: String,
+    /// One of its frames in one line.
+    pub frame: String,
+    /// How many were seen.
+    pub seen: u64,
+    /// What becomes of them now.
+    pub now: String,
+    /// The rule that decides so, if one does.
+    pub now_rule: Option<Rule>,
+    /// What would become of them.
+    pub then: String,
+    /// The rule that would decide so, if one did.
+    pub then_rule: Option<Rule>,
 }

@@ -1,9 +1,12 @@
 //! One request to the switch over its control socket.
 
-use std::{fmt::Write, path::PathBuf, time::Duration};
+use std::{fmt::Write, ops::ControlFlow, path::PathBuf, time::Duration};
 
 use http_body_util::{BodyExt, Full};
-use hyper::{Request, StatusCode, body::Bytes};
+use hyper::{
+    Request, Response, StatusCode,
+    body::{Bytes, Incoming},
+};
 use hyper_util::rt::TokioIo;
 
 use crate::api::types::Failure;
@@ -36,11 +39,20 @@ pub(crate) enum Failed {
 /// Speaks to one socket.
 pub(crate) struct Client {
     socket: PathBuf,
+    patience: Duration,
 }
 
 impl Client {
     pub(crate) fn new(socket: PathBuf) -> Self {
-        Self { socket }
+        Self {
+            socket,
+            patience: PATIENCE,
+        }
+    }
+
+    /// Waits so long for an answer.
+    pub(crate) fn patient(self, patience: Duration) -> Self {
+        Self { patience, ..self }
     }
 
     /// Sends a request and returns the answer's body.
@@ -55,11 +67,47 @@ impl Client {
             .build()?;
         let exchange = self.exchange(method, path, body);
         Ok(runtime.block_on(async {
-            match tokio::time::timeout(PATIENCE, exchange).await {
+            match tokio::time::timeout(self.patience, exchange).await {
                 Ok(outcome) => outcome,
-                Err(_) => Err(Failed::Broken(format!("after {} s", PATIENCE.as_secs()))),
+                Err(_) => Err(Failed::Broken(format!(
+                    "after {} s",
+                    self.patience.as_secs()
+                ))),
             }
         })?)
+    }
+
+    /// Reads an answer line by line as it comes, until it ends or `take` breaks.
+    pub(crate) fn lines(
+        &self,
+        path: &str,
+        mut take: impl FnMut(&str) -> anyhow::Result<ControlFlow<()>>,
+    ) -> anyhow::Result<()> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        runtime.block_on(async {
+            let (response, _connection) = self.send("GET", path, None).await?;
+            let status = response.status();
+            let mut body = response.into_body();
+            if status != StatusCode::OK {
+                let bytes = body.collect().await.map_err(|error| broken(&error))?;
+                let text = String::from_utf8_lossy(&bytes.to_bytes()).into_owned();
+                return Err(Failed::Refused(failure(status, &text)).into());
+            }
+            let mut rest = Vec::new();
+            while let Some(frame) = body.frame().await {
+                let frame = frame.map_err(|error| broken(&error))?;
+                rest.extend_from_slice(frame.data_ref().map_or(&[][..], |bytes| bytes));
+                while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+                    let line: Vec<u8> = rest.drain(..=end).collect();
+                    if take(String::from_utf8_lossy(&line).trim_end())?.is_break() {
+                        return Ok(());
+                    }
+                }
+            }
+            Ok(())
+        })
     }
 
     async fn exchange(
@@ -68,7 +116,25 @@ impl Client {
         path: &str,
         body: Option<String>,
     ) -> Result<String, Failed> {
-        let broken = |error: &dyn std::fmt::Display| Failed::Broken(error.to_string());
+        let (response, _connection) = self.send(method, path, body).await?;
+        let status = response.status();
+        let body = response.into_body().collect();
+        let body = body.await.map_err(|error| broken(&error))?.to_bytes();
+        let text = String::from_utf8_lossy(&body).into_owned();
+        if status == StatusCode::OK {
+            Ok(text)
+        } else {
+            Err(Failed::Refused(failure(status, &text)))
+        }
+    }
+
+    /// Sends a request. The answer goes on as long as the connection is kept.
+    async fn send(
+        &self,
+        method: &str,
+        path: &str,
+        body: Option<String>,
+    ) -> Result<(Response<Incoming>, Connection), Failed> {
         let stream = tokio::net::UnixStream::connect(&self.socket)
             .await
             .map_err(|error| {
@@ -82,7 +148,7 @@ impl Client {
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
             .map_err(|error| broken(&error))?;
-        let driver = tokio::spawn(connection);
+        let driver = Connection(tokio::spawn(connection));
         let request = Request::builder()
             .method(method)
             .uri(path)
@@ -90,21 +156,23 @@ impl Client {
             .header("content-type", "application/toml")
             .body(Full::new(Bytes::from(body.unwrap_or_default())))
             .map_err(|error| broken(&error))?;
-        let response = sender
-            .send_request(request)
-            .await
-            .map_err(|error| broken(&error))?;
-        let status = response.status();
-        let body = response.into_body().collect();
-        let body = body.await.map_err(|error| broken(&error))?.to_bytes();
-        driver.abort();
-        let text = String::from_utf8_lossy(&body).into_owned();
-        if status == StatusCode::OK {
-            Ok(text)
-        } else {
-            Err(Failed::Refused(failure(status, &text)))
-        }
+        let response = sender.send_request(request);
+        let response = response.await.map_err(|error| broken(&error))?;
+        Ok((response, driver))
     }
+}
+
+/// What moves the bytes of one connection; they stop when it is dropped.
+struct Connection(tokio::task::JoinHandle<hyper::Result<()>>);
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+fn broken(error: &dyn std::fmt::Display) -> Failed {
+    Failed::Broken(error.to_string())
 }
 
 /// What the switch said, for a person.

@@ -4,7 +4,11 @@
 //! `docs/cli.md`). What must hold: an error says what to do, and the exit status tells the kinds
 //! apart: 0 done, 1 refused or failed, 2 wrong usage, 3 no switch runs on the socket.
 
+mod capture;
 pub(crate) mod client;
+mod compare;
+mod drops;
+mod explain;
 mod tables;
 
 use std::{
@@ -22,7 +26,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use crate::{
     api::types,
     config::{self, Machine},
-    control::{Applied, Origin, lifecycle},
+    control::{Applied, Origin, cost, lifecycle},
     doctor,
 };
 use client::{Client, Failed};
@@ -71,7 +75,13 @@ enum Command {
         /// Show what would change, and change nothing
         #[arg(long)]
         dry_run: bool,
+        #[command(flatten)]
+        traffic: compare::Traffic,
     },
+    /// Tell what would become of a frame, and why; nothing changes
+    Explain(explain::Explain),
+    /// Show dropped frames as they happen: when, where, why, by which rule
+    Drops(drops::Drops),
     /// Show one aspect of the running switch
     #[command(subcommand)]
     Show(Show),
@@ -80,6 +90,9 @@ enum Command {
     /// Add or remove a port until the next apply
     #[command(subcommand)]
     Port(Port),
+    /// Change a set of addresses or ports until the next apply
+    #[command(subcommand)]
+    Set(Set),
     /// Move receive queues between workers
     #[command(subcommand)]
     Queue(Queue),
@@ -139,6 +152,17 @@ enum Show {
     },
     /// Dropped frames by port, reason and rule
     Drops,
+    /// Rules and how many frames each decided
+    Rules {
+        /// Of this ACL alone
+        #[arg(long, value_name = "NAME")]
+        acl: Option<String>,
+        /// Those alone that never decided
+        #[arg(long)]
+        unused: bool,
+    },
+    /// Sets of addresses and ports, and what is in them
+    Sets,
     /// The running configuration
     Config,
 }
@@ -155,6 +179,26 @@ enum Port {
     Remove {
         /// The port
         name: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum Set {
+    /// Put addresses, prefixes, ports or ranges of ports into a set, all in one step
+    Add {
+        /// The set
+        name: String,
+        /// Such as 10.0.0.7, 10.1.0.0/16, 443 or 8000-8999
+        #[arg(required = true, value_name = "MEMBER")]
+        members: Vec<String>,
+    },
+    /// Take members out of a set, all in one step
+    Remove {
+        /// The set
+        name: String,
+        /// As they were put in
+        #[arg(required = true, value_name = "MEMBER")]
+        members: Vec<String>,
     },
 }
 
@@ -230,10 +274,17 @@ impl Cli {
                 })?;
             }
             Command::Check { file } => check(&shared, &file)?,
-            Command::Apply { file, dry_run } => apply(&shared, &file, dry_run)?,
+            Command::Apply {
+                file,
+                dry_run,
+                traffic,
+            } => apply(&shared, &file, dry_run, &traffic)?,
+            Command::Explain(explain) => explain.execute(&shared)?,
+            Command::Drops(drops) => drops.execute(&shared)?,
             Command::Show(show) => show.execute(&shared)?,
             Command::Stats => shared.get::<types::Stats>("/v1/stats", tables::stats)?,
             Command::Port(port) => port.execute(&shared)?,
+            Command::Set(set) => set.execute(&shared)?,
             Command::Queue(Queue::Assign {
                 port,
                 queue,
@@ -319,38 +370,62 @@ fn read(file: &Path) -> anyhow::Result<Origin> {
 fn check(shared: &Shared, file: &Path) -> anyhow::Result<()> {
     let origin = read(file)?;
     let outcome = config::parse(&origin.file, &origin.text, &Machine::this());
+    let lookups = outcome.as_ref().map(cost::lookups);
     if shared.json {
         let problems = outcome.as_ref().err().map_or(&[][..], |p| &p.0);
+        let refusal = lookups.as_ref().ok().and_then(|rows| rows.as_ref().err());
         print_json(&serde_json::json!({
             "file": origin.file,
-            "ok": outcome.is_ok(),
+            "ok": outcome.is_ok() && refusal.is_none(),
             "problems": problems,
+            "refusal": refusal.map(ToString::to_string),
+            "lookups": lookups.as_ref().ok().and_then(|rows| rows.as_ref().ok()),
         }))?;
-        return match outcome {
-            Ok(_) => Ok(()),
-            Err(_) => Err(anyhow::anyhow!("the configuration has problems")),
+        return match (&outcome, refusal) {
+            (Ok(_), None) => Ok(()),
+            _ => Err(anyhow::anyhow!("the configuration has problems")),
         };
     }
+    let lookups = match lookups {
+        Ok(lookups) => lookups?,
+        Err(problems) => return Err(problems.clone().into()),
+    };
     let config = outcome?;
+    let table = tables::lookups(&lookups);
     print(&format!(
-        "{}: ok ({} ports, {} networks, {} vNICs, {} ACLs with {} rules)",
+        "{}: ok ({} ports, {} networks, {} vNICs, {} ACLs and {} groups with {} rules){}{table}",
         origin.file,
         config.ports.len(),
         config.networks.len(),
         config.vnics.len(),
         config.acls.len(),
-        config.acls.iter().map(|acl| acl.rules.len()).sum::<usize>(),
+        config.groups.len(),
+        config::lists::Lists::new(&config).rules().len(),
+        if table.is_empty() { "" } else { "\n\n" },
     ))
 }
 
-fn apply(shared: &Shared, file: &Path, dry_run: bool) -> anyhow::Result<()> {
+fn apply(
+    shared: &Shared,
+    file: &Path,
+    dry_run: bool,
+    traffic: &compare::Traffic,
+) -> anyhow::Result<()> {
     let origin = read(file)?;
+    let text = origin.text.clone();
     let path = format!(
         "/v1/apply?dry_run={dry_run}&file={}",
         client::percent_encoded(&origin.file)
     );
-    let body = shared.client().request("POST", &path, Some(origin.text))?;
-    shared.show::<Applied>(&body, tables::applied)
+    let body = shared.client().request("POST", &path, Some(text))?;
+    if !traffic.is_asked_for() {
+        return shared.show::<Applied>(&body, tables::applied);
+    }
+    if !shared.json {
+        shared.show::<Applied>(&body, tables::applied)?;
+        print("")?;
+    }
+    traffic.compare(shared, origin)
 }
 
 fn assign(shared: &Shared, port: String, queue: usize, worker: usize) -> anyhow::Result<()> {
@@ -418,6 +493,17 @@ impl Show {
                 shared.get::<Vec<_>>(&path, |rows| tables::connections(rows))
             }
             Self::Drops => shared.get::<Vec<_>>("/v1/drops", |rows| tables::drops(rows)),
+            Self::Rules { acl, unused } => {
+                let text = |rows: &Vec<types::RuleHits>| {
+                    let is_shown = |row: &&types::RuleHits| {
+                        acl.as_ref().is_none_or(|acl| *acl == row.rule.acl)
+                            && !(unused && row.last_hit_s_ago.is_some())
+                    };
+                    tables::rules(rows.iter().filter(is_shown))
+                };
+                shared.get("/v1/rules", text)
+            }
+            Self::Sets => shared.get::<Vec<_>>("/v1/sets", |rows| tables::sets(rows)),
             Self::Config => shared.get("/v1/config", |config: &types::Config| config.text.clone()),
         }
     }
@@ -473,6 +559,26 @@ impl Connections {
                 })
             }
         }
+    }
+}
+
+impl Set {
+    fn execute(self, shared: &Shared) -> anyhow::Result<()> {
+        let mut change = types::SetChange::default();
+        let name = match self {
+            Self::Add { name, members } => {
+                change.add = members;
+                name
+            }
+            Self::Remove { name, members } => {
+                change.remove = members;
+                name
+            }
+        };
+        let path = format!("/v1/sets/{}", client::percent_encoded(&name));
+        let body = serde_json::to_string(&change)?;
+        let body = shared.client().request("POST", &path, Some(body))?;
+        shared.show::<Applied>(&body, tables::applied)
     }
 }
 

@@ -5,18 +5,20 @@ use std::fmt::Write;
 use comfy_table::{CellAlignment, Table, presets};
 
 use crate::{
-    api::types::{Connection, Drop, Flow, Mac, Port, PortCounts, Queue, Stats, Worker},
+    api::types::{
+        Connection, Drop, Flow, Lookup, Mac, Port, PortCounts, Queue, RuleHits, Set, Stats, Worker,
+    },
     control::Applied,
     doctor::{Finding, Status},
 };
 
 /// A column: its head, and whether its values are numbers.
-type Column = (&'static str, bool);
+pub(super) type Column = (&'static str, bool);
 const TEXT: bool = false;
 const NUMBER: bool = true;
 
 /// Lays rows out in columns; `empty` is said when there is no row.
-fn table(columns: &[Column], rows: &[Vec<String>], empty: &str) -> String {
+pub(super) fn table(columns: &[Column], rows: &[Vec<String>], empty: &str) -> String {
     if rows.is_empty() {
         return empty.to_owned();
     }
@@ -36,6 +38,57 @@ fn table(columns: &[Column], rows: &[Vec<String>], empty: &str) -> String {
         }
     }
     table.trim_fmt()
+}
+
+/// What looking up each vNIC's rules costs at most.
+pub(super) fn lookups(rows: &[Lookup]) -> String {
+    let columns = [
+        ("VNIC", TEXT),
+        ("DIRECTION", TEXT),
+        ("RULES", NUMBER),
+        ("METHOD", TEXT),
+        ("MOST PROBES", NUMBER),
+        ("MOST COMPARES", NUMBER),
+    ];
+    let cells = rows.iter().map(|row| {
+        vec![
+            row.vnic.clone(),
+            row.direction.clone(),
+            row.rules.to_string(),
+            row.method.clone(),
+            row.probes.to_string(),
+            row.compares.to_string(),
+        ]
+    });
+    table(&columns, &cells.collect::<Vec<_>>(), "")
+}
+
+/// Sets; of long ones the first members.
+pub(super) fn sets(rows: &[Set]) -> String {
+    const SHOWN: usize = 8;
+    let columns = [
+        ("NAME", TEXT),
+        ("KIND", TEXT),
+        ("RULES", NUMBER),
+        ("COUNT", NUMBER),
+        ("MEMBERS", TEXT),
+    ];
+    let cells = rows.iter().map(|row| {
+        let shown = &row.members[..row.members.len().min(SHOWN)];
+        let more = if row.members.len() > SHOWN {
+            ", …"
+        } else {
+            ""
+        };
+        vec![
+            row.name.clone(),
+            row.kind.clone(),
+            row.rules.to_string(),
+            row.members.len().to_string(),
+            shown.join(", ") + more,
+        ]
+    });
+    table(&columns, &cells.collect::<Vec<_>>(), "there is no set")
 }
 
 fn dropped(counts: &PortCounts) -> u64 {
@@ -312,8 +365,11 @@ pub(super) fn drops(drops: &[Drop]) -> String {
                 drop.reason.clone(),
                 drop.frames.to_string(),
                 drop.vm.clone().unwrap_or_default(),
-                rule.map(|rule| format!("{} #{}: {}", rule.acl, rule.position, rule.text))
-                    .unwrap_or_default(),
+                match rule {
+                    Some(rule) => format!("{} #{}: {}", rule.acl, rule.position, rule.text),
+                    None if !drop.itemised => "(of many, not known which)".into(),
+                    None => String::new(),
+                },
                 rule.map(|rule| rule.place.clone()).unwrap_or_default(),
                 drop.text.clone(),
             ]
@@ -331,6 +387,36 @@ pub(super) fn drops(drops: &[Drop]) -> String {
         ],
         &rows,
         "No frame was dropped.",
+    )
+}
+
+pub(super) fn rules<'a>(rules: impl Iterator<Item = &'a RuleHits>) -> String {
+    let rows: Vec<_> = rules
+        .map(|hits| {
+            let last = hits.last_hit_s_ago;
+            vec![
+                hits.rule.acl.clone(),
+                hits.rule.position.to_string(),
+                hits.passed.to_string(),
+                hits.dropped.to_string(),
+                last.map_or("never".into(), |seconds| format!("{seconds} s ago")),
+                hits.rule.text.clone(),
+                hits.rule.place.clone(),
+            ]
+        })
+        .collect();
+    table(
+        &[
+            ("ACL", TEXT),
+            ("#", NUMBER),
+            ("PASSED", NUMBER),
+            ("DROPPED", NUMBER),
+            ("LAST", TEXT),
+            ("RULE", TEXT),
+            ("WRITTEN AT", TEXT),
+        ],
+        &rows,
+        "No such rule.",
     )
 }
 
@@ -471,7 +557,9 @@ mod tests {
         let drop = Drop {
             port: "p1".into(),
             reason: "acl_in".into(),
+            stage: "inbound rules".into(),
             text: "Denied.".into(),
+            itemised: true,
             rule: Some(Rule {
                 id: 4,
                 acl: "web".into(),

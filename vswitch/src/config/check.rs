@@ -4,10 +4,10 @@
 use std::{collections::HashMap, ops::Range};
 
 use super::{
-    Machine,
+    Machine, check_rules,
     problem::nearest,
     read::{Draft, Named},
-    types::Network,
+    types::{Network, Vnic},
 };
 
 /// The most ports of a switch.
@@ -27,9 +27,14 @@ pub(super) fn all(draft: &Draft<'_>, machine: &Machine) {
         port_networks(draft, port);
         port_workers(draft, port);
     }
+    unique(draft, "group", &draft.groups, usize::MAX);
+    unique(draft, "address_set", &draft.address_sets, usize::MAX);
+    unique(draft, "port_set", &draft.port_sets, usize::MAX);
     resources(draft);
     vnics(draft);
     tenants(draft);
+    check_rules::references(draft);
+    check_rules::groups(draft, &|vnic| tenant_of(draft, vnic));
 }
 
 fn cores(draft: &Draft<'_>, machine: &Machine) {
@@ -143,14 +148,14 @@ fn unique<T>(draft: &Draft<'_>, kind: &str, named: &[Named<'_, T>], most: usize)
     }
 }
 
-fn names<'n, T>(named: &'n [Named<'_, T>]) -> impl Iterator<Item = &'n str> {
+pub(super) fn names<'n, T>(named: &'n [Named<'_, T>]) -> impl Iterator<Item = &'n str> {
     named
         .iter()
         .filter_map(|item| item.name.as_ref().map(|name| name.value.as_str()))
 }
 
 /// Notes a name that none of `named` has.
-fn exists<T>(
+pub(super) fn exists<T>(
     draft: &Draft<'_>,
     kind: &str,
     named: &[Named<'_, T>],
@@ -306,32 +311,52 @@ fn vnics(draft: &Draft<'_>) {
     }
 }
 
-/// A vNIC's networks have one tenant, and so have all vNICs of a VM; an address is used once in
-/// a network.
+/// The networks of a vNIC's port.
+fn networks_of<'n>(draft: &'n Draft<'_>, vnic: &Vnic) -> Vec<&'n Network> {
+    let mut ports = draft.ports.iter().filter_map(|p| p.value.as_ref());
+    let port = ports.find(|port| port.name == vnic.port);
+    let names = port.map_or_else(Vec::new, |port| port.attachment.networks());
+    let networks = names.into_iter().filter_map(|n| network_of(draft, n));
+    networks.collect()
+}
+
+/// Whose a vNIC is.
+fn tenant_of(draft: &Draft<'_>, vnic: &Vnic) -> Option<String> {
+    let own = vnic.tenant.as_ref().map(ToString::to_string);
+    let first = || Some(networks_of(draft, vnic).first()?.tenant.to_string());
+    own.or_else(first)
+}
+
+/// A vNIC is in networks of its own tenant, or of one that shares them with it; all vNICs of a VM
+/// have one tenant; an address is used once in a network.
 fn tenants(draft: &Draft<'_>) {
-    let mut tenant_of_vm: HashMap<&str, (&str, &str)> = HashMap::new();
+    let mut tenant_of_vm: HashMap<&str, (String, String)> = HashMap::new();
     let mut mac_owner: HashMap<(&str, policy::Mac), &str> = HashMap::new();
     for named in &draft.vnics {
         let Some(vnic) = &named.value else { continue };
-        let mut ports = draft.ports.iter().filter_map(|p| p.value.as_ref());
-        let Some(port) = ports.find(|port| port.name == vnic.port) else {
-            continue;
-        };
-        for network_name in port.attachment.networks() {
-            let Some(network) = network_of(draft, network_name) else {
-                continue;
-            };
-            let (tenant, other) = *tenant_of_vm
-                .entry(&vnic.vm)
-                .or_insert((&network.tenant, &network.name));
-            if tenant != &*network.tenant {
+        for network in networks_of(draft, vnic) {
+            let tenant = vnic.tenant.as_ref().unwrap_or(&network.tenant);
+            if let Some(problem) = crossing(vnic, network) {
+                let help = format!(
+                    "if \"{}\" agrees, add shared_with = [\"{tenant}\"] to the network; else bind the vNIC to a port of \"{tenant}\"'s networks",
+                    network.tenant
+                );
+                let span = named.section.value_span("tenant");
+                draft.reader.report(&span, problem, help);
+                break;
+            }
+            let (first, of) = tenant_of_vm.entry(&vnic.vm).or_insert_with(|| {
+                let of = format!("network \"{}\"", network.name);
+                (tenant.to_string(), of)
+            });
+            if *first != **tenant {
                 draft.reader.report(
                     &named.section.value_span("port"),
                     format!(
-                        "VM \"{}\" would be in networks of two tenants: \"{other}\" of \"{tenant}\" and \"{}\" of \"{}\"",
-                        vnic.vm, network.name, network.tenant
+                        "VM \"{}\" would be of two tenants: of \"{first}\" by {of}, and of \"{tenant}\" by network \"{}\"",
+                        vnic.vm, network.name
                     ),
-                    "a VM belongs to one tenant; bind this vNIC to a port of that tenant's networks",
+                    "a VM belongs to one tenant; bind this vNIC to a port of that tenant's networks, or name its tenant",
                 );
                 break;
             }
@@ -347,4 +372,17 @@ fn tenants(draft: &Draft<'_>) {
             }
         }
     }
+}
+
+/// What is wrong with a vNIC's being in a network of another tenant. Both sides must say so: the
+/// vNIC by its `tenant`, the network by `shared_with`.
+fn crossing(vnic: &Vnic, network: &Network) -> Option<String> {
+    let tenant = vnic.tenant.as_ref()?;
+    let own = *tenant == network.tenant;
+    (!own && !network.shared_with.contains(tenant)).then(|| {
+        format!(
+            "vNIC \"{}\" of tenant \"{tenant}\" would be in network \"{}\" of \"{}\"",
+            vnic.name, network.name, network.tenant
+        )
+    })
 }

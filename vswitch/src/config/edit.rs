@@ -1,4 +1,4 @@
-//! Adding a port to a configuration's text and taking one out of it. Every other line keeps its
+//! Adding a port to a configuration's text, taking one out of it, changing what a set holds. Every other line keeps its
 //! number, so that rules keep the places they were written at.
 
 use std::ops::Range;
@@ -89,6 +89,46 @@ fn nested(value: &DeValue<'_>, headers: &mut Vec<usize>) {
     }
 }
 
+/// A set that is not in the text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("it is not in the text of the running configuration")]
+pub struct SetError;
+
+/// The text with other members in a set. Comments between the old ones go.
+///
+/// # Errors
+///
+/// [`SetError`]: there is no such set, or it has no list of members.
+pub fn replace_members(
+    text: &str,
+    kind: &str,
+    name: &str,
+    field: &str,
+    members: &[String],
+) -> Result<String, SetError> {
+    let root = DeTable::parse(text).map_err(|_| SetError)?;
+    let sets = root.get_ref().get(kind).ok_or(SetError)?;
+    let sets = sets.get_ref().as_array().ok_or(SetError)?;
+    let tables = sets.iter().filter_map(|set| set.get_ref().as_table());
+    let is_wanted = |table: &&DeTable<'_>| {
+        let found = table.get("name");
+        found.and_then(|value| value.get_ref().as_str()) == Some(name)
+    };
+    let table = tables.into_iter().find(is_wanted).ok_or(SetError)?;
+    let span = table.get(field).ok_or(SetError)?.span();
+    let lines = text[span.clone()].matches('\n').count();
+    let quoted = members
+        .iter()
+        .map(|m| toml::Value::String(m.clone()).to_string());
+    let list = quoted.collect::<Vec<_>>().join(", ");
+    let gap = "\n".repeat(lines);
+    Ok(format!(
+        "{}[{list}{gap}]{}",
+        &text[..span.start],
+        &text[span.end..]
+    ))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -108,6 +148,21 @@ mod tests {
             without.trim_end(),
             TEXT[..TEXT.rfind("[[port").expect("b")].trim_end()
         );
+    }
+
+    #[test]
+    fn members_are_replaced_and_nothing_else_moves() {
+        let text = "[[port_set]]\nname = \"web\"\nports = [\n  80, # plain\n  443,\n]\n[[acl]]\nname = \"x\"\n";
+        let members = ["80".to_owned(), "8000-8999".to_owned()];
+        let changed = replace_members(text, "port_set", "web", "ports", &members).expect("there");
+        assert_eq!(
+            changed,
+            "[[port_set]]\nname = \"web\"\nports = [\"80\", \"8000-8999\"\n\n\n]\n[[acl]]\nname = \"x\"\n"
+        );
+        let empty = replace_members(&changed, "port_set", "web", "ports", &[]).expect("there");
+        assert!(empty.contains("ports = [\n\n\n]\n[[acl]]"), "{empty}");
+        let unknown = replace_members(text, "port_set", "wob", "ports", &members);
+        assert_eq!(unknown, Err(SetError));
     }
 
     #[test]

@@ -13,8 +13,10 @@
 //! `docs/config.md` documents it field by field.
 
 mod check;
+mod check_rules;
 pub mod connections;
 mod edit;
+pub mod lists;
 mod port;
 pub mod problem;
 mod read;
@@ -23,7 +25,7 @@ pub mod schema;
 mod section;
 pub mod types;
 
-pub use edit::{RemoveError, append_port, remove_port};
+pub use edit::{RemoveError, SetError, append_port, remove_port, replace_members};
 pub use problem::{Problem, Problems};
 pub use read::DEFAULT_SOCKET;
 pub use types::Config;
@@ -78,6 +80,9 @@ pub fn parse(file: &str, text: &str, machine: &Machine) -> Result<Config, Proble
         check::all(&draft, machine);
         draft.into_config()
     };
+    if reader.count() == 0 {
+        check_rules::expansions(&config, &reader);
+    }
     let problems = reader.into_problems();
     if problems.is_empty() {
         Ok(config)

@@ -39,6 +39,11 @@ impl<'t> Source<'t> {
         (line, self.text[start..offset].chars().count() + 1)
     }
 
+    /// The text at a span.
+    pub(crate) fn text(&self, span: &Range<usize>) -> Option<&'t str> {
+        self.text.get(span.clone())
+    }
+
     /// `file:line` of a byte offset.
     pub(crate) fn place(&self, offset: usize) -> String {
         format!("{}:{}", self.file, self.position(offset).0)
@@ -128,22 +133,7 @@ fn list(problems: &[Problem]) -> String {
     text + &format!("{count} {plural}")
 }
 
-/// "did you mean" with the nearest of `valid`, and all of them when there are few.
-pub(crate) fn nearest<'v>(wrong: &str, valid: impl IntoIterator<Item = &'v str>) -> String {
-    const LISTED_AT_MOST: usize = 16;
-    let valid: Vec<&str> = valid.into_iter().collect();
-    let best = valid
-        .iter()
-        .map(|name| (strsim::jaro_winkler(wrong, name), *name))
-        .filter(|(score, _)| *score > 0.75)
-        .max_by(|a, b| a.0.total_cmp(&b.0));
-    match best {
-        Some((_, name)) => format!("did you mean \"{name}\"?"),
-        None if valid.is_empty() => "there is none yet".into(),
-        None if valid.len() <= LISTED_AT_MOST => format!("valid are: {}", valid.join(", ")),
-        None => String::new(),
-    }
-}
+pub(crate) use policy::nearest::nearest;
 
 #[cfg(test)]
 mod tests {
@@ -165,11 +155,5 @@ mod tests {
         assert_eq!(source.position(1), (1, 1));
         assert_eq!(source.position(99), (1, 2));
         assert_eq!(source.problem(5..9, "m", "").width, 1);
-    }
-
-    #[test]
-    fn the_nearest_name_is_offered() {
-        assert_eq!(nearest("bleu", ["blue", "red"]), "did you mean \"blue\"?");
-        assert_eq!(nearest("zzz", ["blue", "red"]), "valid are: blue, red");
     }
 }

@@ -16,11 +16,22 @@ use super::{
     connections::{self, Connections},
     port, rules, schema,
     section::{At, Reader, Section},
-    types::{Acl, Config, Direction, Network, Port, Switch, Vnic, Workers},
+    types::{
+        Acl, AddressSet, Config, Direction, Group, Network, Policy, Port, PortSet, Switch, Vnic,
+        Workers,
+    },
 };
 
 /// Where the control socket is unless `[switch]` says otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/vswitch/vswitch.sock";
+
+/// The most operations that looking up a vNIC's rules may take, unless `[policy]` says otherwise:
+/// several times what published lists of 58,000 rules need (docs/decisions/0006).
+const DEFAULT_LOOKUP_COST: u32 = 1024;
+/// The most addresses of a set.
+const MOST_ADDRESSES: usize = 16_384;
+/// The most ports and ranges of a set: each is compared.
+const MOST_PORTS: usize = 256;
 
 /// A named section: its name if it has a usable one, its content if it has no problem.
 pub(super) struct Named<'d, T> {
@@ -41,6 +52,10 @@ pub(super) struct Draft<'d> {
     pub(super) ports: Vec<Named<'d, Port>>,
     pub(super) vnics: Vec<Named<'d, Vnic>>,
     pub(super) acls: Vec<Named<'d, Acl>>,
+    pub(super) groups: Vec<Named<'d, Group>>,
+    pub(super) address_sets: Vec<Named<'d, AddressSet>>,
+    pub(super) port_sets: Vec<Named<'d, PortSet>>,
+    policy: Policy,
 }
 
 impl Draft<'_> {
@@ -58,6 +73,10 @@ impl Draft<'_> {
             ports: values(self.ports),
             vnics: values(self.vnics),
             acls: values(self.acls),
+            groups: values(self.groups),
+            address_sets: values(self.address_sets),
+            port_sets: values(self.port_sets),
+            policy: self.policy,
         }
     }
 }
@@ -87,6 +106,12 @@ pub(super) fn draft<'d>(
         acls: named(&root, "acl", &schema::ACL, |section, name| {
             Some(rules::acl(section, name))
         }),
+        groups: named(&root, "group", &schema::GROUP, |section, name| {
+            Some(rules::group(section, name))
+        }),
+        address_sets: named(&root, "address_set", &schema::ADDRESS_SET, address_set),
+        port_sets: named(&root, "port_set", &schema::PORT_SET, port_set),
+        policy: policy(root.section("policy", &schema::POLICY).as_ref()),
     }
 }
 
@@ -181,7 +206,59 @@ fn metrics(section: &Section<'_>) -> Option<SocketAddr> {
     address
 }
 
+fn policy(section: Option<&Section<'_>>) -> Policy {
+    let cost = section.and_then(|section| section.integer("max_lookup_cost", 1..=u32::MAX));
+    Policy {
+        max_lookup_cost: cost.unwrap_or(DEFAULT_LOOKUP_COST),
+    }
+}
+
+fn address_set(section: &Section<'_>, name: &Arc<str>) -> Option<AddressSet> {
+    let addresses = section.strings("addresses");
+    too_many(section, "addresses", addresses.len(), MOST_ADDRESSES);
+    if section.get("addresses").is_none() {
+        section.missing("addresses");
+        return None;
+    }
+    let nets = addresses.iter().filter_map(|text| {
+        let net = rules::net(&text.value).map_err(|help| {
+            let message = format!("\"{}\" cannot be in a set of addresses", text.value);
+            section.reader.report(&text.span, message, help);
+        });
+        net.ok()
+    });
+    Some(AddressSet {
+        name: Arc::clone(name),
+        addresses: nets.collect(),
+    })
+}
+
+fn port_set(section: &Section<'_>, name: &Arc<str>) -> Option<PortSet> {
+    let ports = section.words("ports");
+    too_many(section, "ports", ports.len(), MOST_PORTS);
+    if section.get("ports").is_none() {
+        section.missing("ports");
+        return None;
+    }
+    let ranges = ports.iter().filter_map(|w| rules::port_range(section, w));
+    Some(PortSet {
+        name: Arc::clone(name),
+        ports: ranges.collect(),
+    })
+}
+
+fn too_many(section: &Section<'_>, field: &str, count: usize, most: usize) {
+    if count > most {
+        section.reader.report(
+            &section.value_span(field),
+            format!("there are {count} {field} in the set; {most} are allowed"),
+            "make two sets of it",
+        );
+    }
+}
+
 fn network(section: &Section<'_>, name: &Arc<str>) -> Option<Network> {
+    let shared_with = section.strings("shared_with");
     let tenant = section.required("tenant");
     let vlan = section.integer("vlan", 1..=4094_u16).and_then(VlanId::new);
     let mac_limit = section.integer("mac_limit", 1..=1_048_576);
@@ -189,6 +266,7 @@ fn network(section: &Section<'_>, name: &Arc<str>) -> Option<Network> {
     Some(Network {
         name: Arc::clone(name),
         tenant: tenant?.value.into(),
+        shared_with: shared_with.into_iter().map(|t| t.value.into()).collect(),
         vlan,
         mac_limit: mac_limit.unwrap_or(16_384),
         ageing_s: ageing_s.unwrap_or(300),
@@ -205,17 +283,21 @@ fn vnic(section: &Section<'_>, name: &Arc<str>) -> Option<Vnic> {
     let ipv6 = prefixes::<Ipv6Net, std::net::Ipv6Addr>(section, "ipv6");
     let checks = checks(section);
     let connection_limit = section.integer("connection_limit", 1..=1_u32 << 26);
+    let tenant = section.string("tenant");
+    let groups = section.strings("groups");
     let inbound = direction(section, "inbound", Action::Deny);
     let outbound = direction(section, "outbound", Action::Allow);
     Some(Vnic {
         name: Arc::clone(name),
         vm: vm?.value.into(),
+        tenant: tenant.map(|tenant| tenant.value.into()),
         port: port?.value.into(),
         mac: mac?,
         ipv4,
         ipv6,
         checks,
         connection_limit: connection_limit.unwrap_or(DEFAULT_LIMIT),
+        groups: groups.into_iter().map(|group| group.value.into()).collect(),
         inbound,
         outbound,
     })

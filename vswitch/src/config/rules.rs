@@ -1,59 +1,25 @@
-//! ACL rules: from a table of the file to a [`Match`].
+//! Rules: from a text or a table of the file to a [`WrittenRule`], and the lists of them.
 
-use std::{ops::RangeInclusive, str::FromStr, sync::Arc};
+use std::{ops::Range, ops::RangeInclusive, sync::Arc};
 
 use ipnet::IpNet;
 use policy::{
-    Mac, VlanId,
-    model::{Action, RateLimit},
-    rule::{FlagsMatch, FragmentMatch, IcmpMatch, MacMatch, Match},
+    VlanId,
+    model::Action,
+    rule::{
+        Direction, FlagsMatch, IcmpMatch, MacMatch, Match, Members, WrittenRule, text,
+        words::{self, ETHERTYPES, FLAGS, FRAGMENTS, PROTOCOLS},
+    },
 };
+use toml::{Spanned, de::DeValue};
 
 use super::{
     problem::nearest,
     schema,
     section::{At, Section},
-    types::{Acl, AclRule},
+    types::{Acl, AclRule, Group},
 };
 
-/// IP protocols by name (IANA "Assigned Internet Protocol Numbers").
-const PROTOCOLS: &[(&str, u8)] = &[
-    ("icmp", 1),
-    ("igmp", 2),
-    ("tcp", 6),
-    ("udp", 17),
-    ("gre", 47),
-    ("esp", 50),
-    ("ah", 51),
-    ("icmpv6", 58),
-    ("ospf", 89),
-    ("vrrp", 112),
-    ("sctp", 132),
-];
-/// Ethertypes by name (IANA "IEEE 802 Numbers").
-const ETHERTYPES: &[(&str, u16)] = &[
-    ("ipv4", 0x0800),
-    ("arp", 0x0806),
-    ("ipv6", 0x86dd),
-    ("lldp", 0x88cc),
-];
-/// TCP flags, FIN lowest (RFC 9293 §3.1).
-const FLAGS: &[(&str, u8)] = &[
-    ("fin", 1),
-    ("syn", 2),
-    ("rst", 4),
-    ("psh", 8),
-    ("ack", 16),
-    ("urg", 32),
-    ("ece", 64),
-    ("cwr", 128),
-];
-const FRAGMENTS: &[(&str, FragmentMatch)] = &[
-    ("no", FragmentMatch::No),
-    ("any", FragmentMatch::Any),
-    ("first", FragmentMatch::First),
-    ("later", FragmentMatch::Later),
-];
 /// What a rule or a default does, by name.
 pub(super) const ACTIONS: &[(&str, Action)] = &[
     (Action::Allow.name(), Action::Allow),
@@ -61,33 +27,100 @@ pub(super) const ACTIONS: &[(&str, Action)] = &[
     (Action::Deny.name(), Action::Deny),
     (Action::Reject.name(), Action::Reject),
 ];
+const DIRECTIONS: &[(&str, Direction)] = &[("in", Direction::In), ("out", Direction::Out)];
 
 /// Reads an ACL; a rule with a problem is left out, and the problem noted.
 pub(super) fn acl(section: &Section<'_>, name: &Arc<str>) -> Acl {
-    let mut rules = section.sections("rules", &schema::RULE);
-    let headed = section.sections("rule", &schema::RULE);
-    if !rules.is_empty() && !headed.is_empty() {
-        section.reader.report(
-            &headed[0].span,
-            format!("ACL \"{name}\" has rules in two places"),
-            "their order would be unclear; write all of them under rules or all as [[acl.rule]]",
-        );
-    }
-    rules.extend(headed);
     Acl {
         name: Arc::clone(name),
-        rules: rules.iter().filter_map(rule).collect(),
+        rules: list(section, &format!("ACL \"{name}\"")),
     }
 }
 
-fn rule(section: &Section<'_>) -> Option<AclRule> {
+/// Reads a group. Its rules say which direction they are for.
+pub(super) fn group(section: &Section<'_>, name: &Arc<str>) -> Group {
+    let rules = list(section, &format!("group \"{name}\""));
+    for rule in rules.iter().filter(|rule| rule.rule.direction.is_none()) {
+        section.reader.report(
+            &rule.span,
+            "a rule of a group must say which direction it is for",
+            "write in (to the members' VMs) or out (from them) behind the action, or direction = \"in\" or \"out\"",
+        );
+    }
+    Group {
+        name: Arc::clone(name),
+        rules,
+    }
+}
+
+fn list(section: &Section<'_>, owner: &str) -> Vec<AclRule> {
+    let mut items = section.items("rules");
+    let headed = section.items("rule");
+    if let (false, Some(first)) = (items.is_empty(), headed.first()) {
+        section.reader.report(
+            &first.span(),
+            format!("{owner} has rules in two places"),
+            "their order would be unclear; write all of them under rules or each under a header of its own",
+        );
+    }
+    items.extend(headed);
+    items
+        .into_iter()
+        .filter_map(|item| rule(section, item))
+        .collect()
+}
+
+fn rule<'d>(list: &Section<'d>, item: &'d Spanned<DeValue<'d>>) -> Option<AclRule> {
+    let span = item.span();
+    let rule = match item.get_ref() {
+        DeValue::String(text) => from_text(list, text, &span)?,
+        DeValue::Table(table) => from_table(&Section::open(
+            list.reader,
+            table,
+            span.clone(),
+            &schema::RULE,
+        ))?,
+        _ => {
+            list.wrong_type("rules", item, "a list of rules: texts in quotes, or tables");
+            return None;
+        }
+    };
+    Some(AclRule {
+        text: rule.to_string(),
+        rule,
+        place: list.reader.source.place(span.start),
+        span,
+    })
+}
+
+/// Reads the one-line form. What is wrong is pointed at within the quotes, unless the text in the
+/// file is written with escapes.
+fn from_text(list: &Section<'_>, text: &str, span: &Range<usize>) -> Option<WrittenRule> {
+    let error = match text.parse() {
+        Ok(rule) => return Some(rule),
+        Err(error) => error,
+    };
+    let error: text::TextError = error;
+    let inside = span.start + 1..span.end.saturating_sub(1);
+    let span = if list.reader.source.text(&inside) == Some(text) {
+        inside.start + error.span.start..inside.start + error.span.end
+    } else {
+        span.clone()
+    };
+    list.reader.report(&span, error.message, error.help);
+    None
+}
+
+fn from_table(section: &Section<'_>) -> Option<WrittenRule> {
     let reader = section.reader;
     let problems_before = reader.count();
     let action = section
         .required("action")
         .and_then(|text| reader.choice(&text, ACTIONS));
-    let log = section.bool("log").unwrap_or(false);
-    let limit = section.string("limit").and_then(|text| reader.parse(&text));
+    let (src, src_members) = address(section, "src");
+    let (dst, dst_members) = address(section, "dst");
+    let (src_ports, src_port_sets) = ports(section, "src_ports");
+    let (dst_ports, dst_port_sets) = ports(section, "dst_ports");
     let matches = Match {
         eth_src: section.string("eth_src").and_then(|t| mac(section, &t)),
         eth_dst: section.string("eth_dst").and_then(|t| mac(section, &t)),
@@ -95,97 +128,72 @@ fn rule(section: &Section<'_>) -> Option<AclRule> {
             .word("ethertype")
             .and_then(|t| number(section, &t, ETHERTYPES, "an ethertype")),
         vlan: section.integer("vlan", 1..=4094_u16).and_then(VlanId::new),
-        src: section.string("src").and_then(|t| network(section, &t)),
-        dst: section.string("dst").and_then(|t| network(section, &t)),
+        src,
+        dst,
         protocol: section
             .word("protocol")
             .and_then(|t| number(section, &t, PROTOCOLS, "a protocol")),
-        src_ports: ports(section, "src_ports"),
-        dst_ports: ports(section, "dst_ports"),
+        src_ports,
+        dst_ports,
         icmp: icmp(section),
         tcp_flags: section.string("tcp_flags").and_then(|t| flags(section, &t)),
         fragment: section
             .string("fragment")
             .and_then(|t| reader.choice(&t, FRAGMENTS)),
     };
-    let action = action?;
-    if reader.count() > problems_before {
+    let direction = section.string("direction");
+    let limit = section.string("limit");
+    let rule = WrittenRule {
+        direction: direction.and_then(|t| reader.choice(&t, DIRECTIONS)),
+        src: src_members,
+        dst: dst_members,
+        src_port_sets,
+        dst_port_sets,
+        log: section.bool("log").unwrap_or(false),
+        limit: limit.and_then(|text| reader.parse(&text)),
+        priority: section
+            .integer("priority", 0..=u16::MAX)
+            .unwrap_or(WrittenRule::DEFAULT_PRIORITY),
+        ..WrittenRule::new(action.unwrap_or(Action::Deny), matches)
+    };
+    if action.is_none() || reader.count() > problems_before {
         return None;
     }
-    if let Err(error) = matches.validate() {
+    if let Err(error) = rule.validate() {
         reader.report(&section.span, error.to_string(), "");
         return None;
     }
-    Some(AclRule {
-        action,
-        log,
-        limit,
-        text: text(action, log, limit, &matches),
-        matches,
-        place: reader.source.place(section.span.start),
-    })
-}
-
-fn text(action: Action, log: bool, limit: Option<RateLimit>, matches: &Match) -> String {
-    let (verb, stateful) = match action {
-        Action::Allow => ("allow", ""),
-        Action::AllowStateful => ("allow", " stateful"),
-        Action::Deny => ("deny", ""),
-        Action::Reject => ("reject", ""),
-    };
-    let log = if log { " log" } else { "" };
-    let limit = limit.map_or(String::new(), |limit| format!(" limit {limit}"));
-    format!("{verb} {matches}{stateful}{log}{limit}")
+    Some(rule)
 }
 
 fn mac(section: &Section<'_>, text: &At<String>) -> Option<MacMatch> {
-    let part = |part: &str| {
-        section.reader.parse::<Mac>(&At {
-            value: part.to_owned(),
-            span: text.span.clone(),
-        })
-    };
-    let (address, mask) = match text.value.split_once('/') {
-        Some((address, mask)) => (part(address)?, part(mask)?),
-        None => (part(&text.value)?, Mac::BROADCAST),
-    };
-    let outside = address.to_u64() & !mask.to_u64();
-    if outside != 0 {
-        section.reader.report(
-            &text.span,
-            "the address has bits outside its mask".to_owned(),
-            format!(
-                "write \"{}/{mask}\"",
-                Mac::from_u64(address.to_u64() & mask.to_u64())
-            ),
-        );
-        return None;
+    match text::mac_match(&text.value) {
+        Ok(mac) => Some(mac),
+        Err((message, help)) => {
+            section.reader.report(&text.span, message, help);
+            None
+        }
     }
-    Some(MacMatch { address, mask })
 }
 
-/// An address or a prefix without host bits.
-fn network(section: &Section<'_>, text: &At<String>) -> Option<IpNet> {
-    let found = IpNet::from_str(&text.value)
-        .ok()
-        .or_else(|| text.value.parse::<std::net::IpAddr>().ok().map(IpNet::from));
-    let Some(net) = found else {
-        section.reader.report(
-            &text.span,
-            format!("\"{}\" is not an IP address or prefix", text.value),
-            "write it as in 10.0.0.0/8 or fd00::1",
-        );
-        return None;
+/// An address, a prefix without host bits, or the name of a set or group.
+fn address(section: &Section<'_>, field: &str) -> (Option<IpNet>, Option<Members>) {
+    let Some(text) = section.string(field) else {
+        return (None, None);
     };
-    if net.trunc() != net {
-        section.reader.report(
-            &text.span,
-            format!("\"{}\" has bits behind its prefix", text.value),
-            format!("write \"{}\" or \"{}\"", net.trunc(), net.addr()),
-        );
-        return None;
+    text::address(&text.value).unwrap_or_else(|help| {
+        let message = format!("\"{}\" is no address for {field}", text.value);
+        section.reader.report(&text.span, message, help);
+        (None, None)
+    })
+}
+
+/// A member of a set: an address or a prefix without host bits.
+pub(super) fn net(text: &str) -> Result<IpNet, String> {
+    match text::address(text)? {
+        (Some(net), _) => Ok(net),
+        _ => Err("a set holds addresses and prefixes, not other sets".into()),
     }
-    Some(net)
 }
 
 fn number<T: TryFrom<u64> + Copy>(
@@ -194,16 +202,9 @@ fn number<T: TryFrom<u64> + Copy>(
     names: &[(&str, T)],
     what: &str,
 ) -> Option<T> {
-    let lower = text.value.to_ascii_lowercase();
-    if let Some((_, value)) = names.iter().find(|(name, _)| *name == lower) {
-        return Some(*value);
-    }
-    let parsed = match lower.strip_prefix("0x") {
-        Some(digits) => u64::from_str_radix(digits, 16).ok(),
-        None => lower.parse().ok(),
-    };
-    let found = parsed.and_then(|n| T::try_from(n).ok());
+    let found = words::number_of(names, &text.value);
     if found.is_none() {
+        let lower = text.value.to_ascii_lowercase();
         section.reader.report(
             &text.span,
             format!("\"{}\" is not {what}", text.value),
@@ -213,34 +214,37 @@ fn number<T: TryFrom<u64> + Copy>(
     found
 }
 
-fn ports(section: &Section<'_>, field: &str) -> Vec<RangeInclusive<u16>> {
-    let mut ranges = Vec::new();
+fn ports(section: &Section<'_>, field: &str) -> (Vec<RangeInclusive<u16>>, Vec<Arc<str>>) {
+    let (mut ranges, mut sets) = (Vec::new(), Vec::new());
     for word in section.words(field) {
-        let range = match word.value.split_once('-') {
-            Some((low, high)) => low.trim().parse().ok().zip(high.trim().parse().ok()),
-            None => word.value.parse().ok().map(|port| (port, port)),
-        };
-        match range {
-            Some((low, high)) if low <= high => ranges.push(low..=high),
-            _ => section.reader.report(
-                &word.span,
-                format!("\"{}\" is not a port or a range of ports", word.value),
-                "write it as in 80 or \"8000-8999\", from 0 to 65535, lower one first",
-            ),
+        let set = word.value.strip_prefix('@');
+        if let Some(name) = set.filter(|name| words::is_name(name)) {
+            sets.push(name.into());
+        } else {
+            ranges.extend(port_range(section, &word));
         }
     }
-    if ranges.is_empty()
-        && section
-            .get(field)
-            .is_some_and(|v| v.get_ref().as_array().is_some_and(|a| a.is_empty()))
-    {
+    let list = section.get(field).and_then(|v| v.get_ref().as_array());
+    if list.is_some_and(|list| list.is_empty()) {
         section.reader.report(
             &section.value_span(field),
             format!("{field} is empty, so the rule could never match"),
             "leave it out to match every port",
         );
     }
-    ranges
+    (ranges, sets)
+}
+
+pub(super) fn port_range(section: &Section<'_>, word: &At<String>) -> Option<RangeInclusive<u16>> {
+    let range = text::port_range(&word.value);
+    if range.is_none() {
+        section.reader.report(
+            &word.span,
+            format!("\"{}\" is not a port or a range of ports", word.value),
+            "write it as in 80 or \"8000-8999\", from 0 to 65535, lower one first",
+        );
+    }
+    range
 }
 
 fn icmp(section: &Section<'_>) -> Option<IcmpMatch> {
@@ -264,10 +268,10 @@ fn flags(section: &Section<'_>, text: &At<String>) -> Option<FlagsMatch> {
     let bits = |list: &str| {
         let mut bits = 0;
         for name in list.split(',').map(str::trim).filter(|n| !n.is_empty()) {
-            let lower = name.to_ascii_lowercase();
-            if let Some((_, bit)) = FLAGS.iter().find(|(flag, _)| *flag == lower) {
+            if let Some(bit) = words::value_of(FLAGS, name) {
                 bits |= bit;
             } else {
+                let lower = name.to_ascii_lowercase();
                 section.reader.report(
                     &text.span,
                     format!("\"{name}\" is not a TCP flag"),

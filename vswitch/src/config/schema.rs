@@ -18,10 +18,14 @@ pub const ROOT: Schema = Schema {
         "workers",
         "connections",
         "metrics",
+        "policy",
         "network",
         "port",
         "vnic",
         "acl",
+        "group",
+        "address_set",
+        "port_set",
     ],
 };
 /// `[switch]`
@@ -59,10 +63,22 @@ pub const METRICS: Schema = Schema {
     name: "[metrics]",
     fields: &["listen"],
 };
+/// `[policy]`
+pub const POLICY: Schema = Schema {
+    name: "[policy]",
+    fields: &["max_lookup_cost"],
+};
 /// `[[network]]`
 pub const NETWORK: Schema = Schema {
     name: "[[network]]",
-    fields: &["name", "tenant", "vlan", "mac_limit", "ageing_s"],
+    fields: &[
+        "name",
+        "tenant",
+        "shared_with",
+        "vlan",
+        "mac_limit",
+        "ageing_s",
+    ],
 };
 /// `[[port]]`
 pub const PORT: Schema = Schema {
@@ -152,12 +168,14 @@ pub const VNIC: Schema = Schema {
     fields: &[
         "name",
         "vm",
+        "tenant",
         "port",
         "mac",
         "ipv4",
         "ipv6",
         "anti_spoofing",
         "connection_limit",
+        "groups",
         "inbound",
         "outbound",
     ],
@@ -177,11 +195,28 @@ pub const ACL: Schema = Schema {
     name: "[[acl]]",
     fields: &["name", "rules", "rule"],
 };
-/// A rule of an ACL
+/// `[[group]]`
+pub const GROUP: Schema = Schema {
+    name: "[[group]]",
+    fields: &["name", "rules", "rule"],
+};
+/// `[[address_set]]`
+pub const ADDRESS_SET: Schema = Schema {
+    name: "[[address_set]]",
+    fields: &["name", "addresses"],
+};
+/// `[[port_set]]`
+pub const PORT_SET: Schema = Schema {
+    name: "[[port_set]]",
+    fields: &["name", "ports"],
+};
+/// A rule of an ACL or a group
 pub const RULE: Schema = Schema {
-    name: "an ACL rule",
+    name: "a rule",
     fields: &[
         "action",
+        "direction",
+        "priority",
         "log",
         "limit",
         "eth_src",
@@ -207,6 +242,7 @@ pub const ALL: &[Schema] = &[
     WORKERS,
     CONNECTIONS,
     METRICS,
+    POLICY,
     NETWORK,
     PORT,
     STORM,
@@ -215,5 +251,8 @@ pub const ALL: &[Schema] = &[
     ANTI_SPOOFING,
     DIRECTION,
     ACL,
+    GROUP,
+    ADDRESS_SET,
+    PORT_SET,
     RULE,
 ];

@@ -143,7 +143,8 @@ impl<'d> Section<'d> {
         self.get(field).map_or(self.span.clone(), Spanned::span)
     }
 
-    fn wrong_type(&self, field: &str, value: &Spanned<DeValue<'_>>, wanted: &str) {
+    /// Notes that a value is of another type than is wanted.
+    pub(crate) fn wrong_type(&self, field: &str, value: &Spanned<DeValue<'_>>, wanted: &str) {
         self.reader.report(
             &value.span(),
             format!(
@@ -330,7 +331,8 @@ impl<'d> Section<'d> {
         })
     }
 
-    fn items(&self, field: &str) -> Vec<&'d Spanned<DeValue<'d>>> {
+    /// The items of a list; none when absent.
+    pub(crate) fn items(&self, field: &str) -> Vec<&'d Spanned<DeValue<'d>>> {
         let Some(value) = self.get(field) else {
             return Vec::new();
         };

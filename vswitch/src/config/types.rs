@@ -1,16 +1,16 @@
 //! A configuration that was checked: every name resolves, every value is in range.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc};
+use std::{net::SocketAddr, ops::RangeInclusive, path::PathBuf, sync::Arc};
 
-use ipnet::{Ipv4Net, Ipv6Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use pmd::{
     af_xdp::{Mode, ZeroCopy},
     vhost_user::{Features, Role},
 };
 use policy::{
     Mac, VlanId,
-    model::{Action, RateLimit, SenderChecks, StormLimits},
-    rule::Match,
+    model::{Action, SenderChecks, StormLimits},
+    rule::WrittenRule,
 };
 
 use super::connections::Connections;
@@ -26,6 +26,8 @@ pub struct Config {
     pub connections: Connections,
     /// `[metrics]`: where Prometheus may ask; `None` is nowhere but on the control socket.
     pub metrics: Option<SocketAddr>,
+    /// `[policy]`
+    pub policy: Policy,
     /// `[[network]]`, in the order of the file.
     pub networks: Vec<Network>,
     /// `[[port]]`, in the order of the file.
@@ -34,6 +36,12 @@ pub struct Config {
     pub vnics: Vec<Vnic>,
     /// `[[acl]]`, in the order of the file.
     pub acls: Vec<Acl>,
+    /// `[[group]]`, in the order of the file.
+    pub groups: Vec<Group>,
+    /// `[[address_set]]`, in the order of the file.
+    pub address_sets: Vec<AddressSet>,
+    /// `[[port_set]]`, in the order of the file.
+    pub port_sets: Vec<PortSet>,
 }
 
 /// `[switch]`
@@ -58,6 +66,13 @@ pub struct Workers {
     pub flow_cache_entries: usize,
 }
 
+/// `[policy]`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// Most probes and compares that looking up a vNIC's rules may take.
+    pub max_lookup_cost: u32,
+}
+
 /// `[[network]]`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Network {
@@ -65,6 +80,8 @@ pub struct Network {
     pub name: Arc<str>,
     /// Whose it is.
     pub tenant: Arc<str>,
+    /// Other tenants whose vNICs may be in it.
+    pub shared_with: Vec<Arc<str>>,
     /// Its VLAN on trunks.
     pub vlan: Option<VlanId>,
     /// Most addresses it learns.
@@ -236,6 +253,8 @@ pub struct Vnic {
     pub name: Arc<str>,
     /// The VM.
     pub vm: Arc<str>,
+    /// Whose it is; `None` is of the tenant of its networks.
+    pub tenant: Option<Arc<str>>,
     /// The port it is bound to, by name.
     pub port: Arc<str>,
     /// Its Ethernet address.
@@ -248,6 +267,8 @@ pub struct Vnic {
     pub checks: SenderChecks,
     /// Most connections that it may have opened at once.
     pub connection_limit: u32,
+    /// The groups whose rules it has and whose member it is, by name.
+    pub groups: Vec<Arc<str>>,
     /// Policy for frames to it.
     pub inbound: Direction,
     /// Policy for frames from it.
@@ -272,19 +293,42 @@ pub struct Acl {
     pub rules: Vec<AclRule>,
 }
 
-/// A rule of an ACL.
+/// `[[group]]`
+#[derive(Clone, Debug)]
+pub struct Group {
+    /// Its name.
+    pub name: Arc<str>,
+    /// In order. Each says which direction it is for.
+    pub rules: Vec<AclRule>,
+}
+
+/// A rule of an ACL or a group.
 #[derive(Clone, Debug)]
 pub struct AclRule {
-    /// What happens.
-    pub action: Action,
-    /// Whether it is logged.
-    pub log: bool,
-    /// How often it may happen.
-    pub limit: Option<RateLimit>,
-    /// To which frames.
-    pub matches: Match,
+    /// What was written.
+    pub rule: WrittenRule,
     /// The rule in one line.
     pub text: String,
     /// `file:line`.
     pub place: String,
+    /// The bytes of the configuration's text.
+    pub span: std::ops::Range<usize>,
+}
+
+/// `[[address_set]]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AddressSet {
+    /// Its name.
+    pub name: Arc<str>,
+    /// What is in it, in the order of the file.
+    pub addresses: Vec<IpNet>,
+}
+
+/// `[[port_set]]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortSet {
+    /// Its name.
+    pub name: Arc<str>,
+    /// What is in it, in the order of the file.
+    pub ports: Vec<RangeInclusive<u16>>,
 }

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{
-    Condition, Control, ControlError, Hands, Opened, Origin, PortState, compile,
+    Condition, Control, ControlError, Hands, Opened, Origin, PortState, compile, cost,
     diff::{self, Change},
     supervisor::Retry,
 };
@@ -129,7 +129,8 @@ impl Control {
         })
     }
 
-    fn edit(
+    /// Applies the running configuration with its text edited.
+    pub(super) fn edit(
         &self,
         edit: impl FnOnce(&str) -> Result<String, ControlError>,
     ) -> Result<Applied, ControlError> {
@@ -337,7 +338,13 @@ impl Control {
 fn compile(hands: &mut Hands, config: &Config) -> Result<Snapshot, ControlError> {
     let model = compile::model(config, &mut hands.ids).ok_or(ControlError::TooMany)?;
     hands.epoch += 1;
-    Snapshot::compile(&model, Epoch(hands.epoch))
-        .map(|snapshot| snapshot.with_connections(config.connections.settings))
-        .map_err(ControlError::Compile)
+    let compiled = hands.compiler.compile(&model, Epoch(hands.epoch));
+    let mut snapshot = compiled.map_err(ControlError::Compile)?;
+    if cost::within(&snapshot, config.policy.max_lookup_cost).is_err() {
+        // A list that was changed may cost somewhat more than the same list compiled whole.
+        let whole = Snapshot::compile(&model, Epoch(hands.epoch));
+        snapshot = whole.map_err(ControlError::Compile)?;
+        cost::within(&snapshot, config.policy.max_lookup_cost)?;
+    }
+    Ok(snapshot.with_connections(config.connections.settings))
 }

@@ -1,23 +1,24 @@
-//! From the configuration to the model that policy compiles: names become numbers.
+//! From the configuration to the model that policy compiles: names become numbers, and rules lists.
 
 use std::{collections::HashMap, sync::Arc};
 
 use policy::{
-    NetworkId, PortId,
+    NetworkId, PortId, RuleId,
     model::{self, Model},
-    rule::{Origin, Rule},
+    rule::{Origin, Rule, Sets},
 };
 
 use super::ids::Ids;
 use crate::config::{
-    Config,
+    self, Config,
+    lists::Lists,
     types::{Attachment, Direction, Vnic},
 };
 
 /// The model of a configuration. New names get numbers; none is released. `None` when numbers
 /// run out.
 pub(super) fn model(config: &Config, ids: &mut Ids) -> Option<Model> {
-    let acls = acls(config, ids);
+    let mut lists = RuleLists::new(config, ids);
     let mut networks = Vec::with_capacity(config.networks.len());
     for network in &config.networks {
         networks.push(model::Network {
@@ -40,40 +41,71 @@ pub(super) fn model(config: &Config, ids: &mut Ids) -> Option<Model> {
             mac_limit: port.mac_limit,
             storm: port.storm,
             misses_per_turn: port.misses_per_turn,
-            vnic: bound.map(|vnic| self::vnic(vnic, &acls)),
+            vnic: bound.map(|vnic| self::vnic(vnic, &mut lists)),
         });
     }
     Some(Model { networks, ports })
 }
 
-type Acls<'c> = HashMap<&'c str, Arc<[Rule]>>;
+/// The rule lists of vNICs, with the sets put in. Equal lists are one, whoever uses them; rules
+/// that no vNIC has are never written out.
+struct RuleLists<'c> {
+    lists: Lists<'c>,
+    sets: Sets,
+    /// The number and place of each rule of `lists`.
+    named: Vec<(RuleId, Arc<Origin>)>,
+    made: HashMap<Vec<usize>, Arc<[Rule]>>,
+}
 
-fn acls<'c>(config: &'c Config, ids: &mut Ids) -> Acls<'c> {
-    let mut origins = Vec::new();
-    for acl in &config.acls {
-        for (position, rule) in (1..).zip(&acl.rules) {
-            origins.push(Arc::new(Origin {
-                acl: acl.name.to_string(),
-                position,
-                place: rule.place.clone(),
-                text: rule.text.clone(),
-            }));
+impl<'c> RuleLists<'c> {
+    fn new(config: &'c Config, ids: &mut Ids) -> Self {
+        let lists = Lists::new(config);
+        let origins = lists.rules().iter().map(|listed| {
+            Arc::new(Origin {
+                acl: listed.list.clone(),
+                position: listed.position,
+                place: listed.rule.place.clone(),
+                text: listed.rule.text.clone(),
+            })
+        });
+        let origins: Vec<_> = origins.collect();
+        Self {
+            lists,
+            sets: config::lists::sets(config),
+            named: ids
+                .rules
+                .renumber(&origins)
+                .into_iter()
+                .zip(origins)
+                .collect(),
+            made: HashMap::new(),
         }
     }
-    let mut numbered = ids.rules.renumber(&origins).into_iter().zip(origins);
-    let rules = config.acls.iter().map(|acl| {
-        let rules = acl.rules.iter().zip(numbered.by_ref());
-        let rules = rules.map(|(rule, (id, origin))| Rule {
-            id,
-            action: rule.action,
-            log: rule.log,
-            limit: rule.limit,
-            matches: rule.matches.clone(),
-            origin,
-        });
-        (&*acl.name, rules.collect())
-    });
-    rules.collect()
+
+    fn of(&mut self, vnic: &Vnic, direction: policy::rule::Direction) -> Arc<[Rule]> {
+        let numbers = self.lists.of(vnic, direction);
+        if let Some(made) = self.made.get(&numbers) {
+            return Arc::clone(made);
+        }
+        let list: Arc<[Rule]> = numbers.iter().flat_map(|n| self.plain(*n)).collect();
+        self.made.insert(numbers, Arc::clone(&list));
+        list
+    }
+
+    /// The plain rules that a written one stands for.
+    fn plain(&self, number: usize) -> impl Iterator<Item = Rule> + use<'_, 'c> {
+        let written = &self.lists.rules()[number].rule.rule;
+        let (id, origin) = &self.named[number];
+        let matches = written.expand(&self.sets).into_iter();
+        matches.map(|matches| Rule {
+            id: *id,
+            action: written.action,
+            log: written.log,
+            limit: written.limit,
+            matches,
+            origin: Arc::clone(origin),
+        })
+    }
 }
 
 fn attachment(attachment: &Attachment, ids: &Ids) -> Option<model::Attachment> {
@@ -92,15 +124,13 @@ fn attachment(attachment: &Attachment, ids: &Ids) -> Option<model::Attachment> {
     })
 }
 
-fn vnic(vnic: &Vnic, acls: &Acls<'_>) -> model::Vnic {
-    let direction = |direction: &Direction| model::DirectionPolicy {
-        rules: direction
-            .acl
-            .as_ref()
-            .and_then(|name| acls.get(&**name))
-            .map_or_else(|| [].into(), Arc::clone),
-        default: direction.default,
+fn vnic(vnic: &Vnic, lists: &mut RuleLists<'_>) -> model::Vnic {
+    let mut direction = |to, policy: &Direction| model::DirectionPolicy {
+        rules: lists.of(vnic, to),
+        default: policy.default,
     };
+    let inbound = direction(policy::rule::Direction::In, &vnic.inbound);
+    let outbound = direction(policy::rule::Direction::Out, &vnic.outbound);
     model::Vnic {
         name: Arc::clone(&vnic.name),
         vm: Arc::clone(&vnic.vm),
@@ -109,7 +139,7 @@ fn vnic(vnic: &Vnic, acls: &Acls<'_>) -> model::Vnic {
         ipv6: vnic.ipv6.clone(),
         connection_limit: vnic.connection_limit,
         checks: vnic.checks,
-        inbound: direction(&vnic.inbound),
-        outbound: direction(&vnic.outbound),
+        inbound,
+        outbound,
     }
 }

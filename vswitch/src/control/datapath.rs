@@ -1,13 +1,16 @@
 //! What control asks of the datapath, so that its order of doing things can be tested without
 //! one.
 
+use std::collections::HashMap;
+
 use pmd::Health;
-use policy::{Epoch, PortId, conntrack::Connections, snapshot::Snapshot};
+use policy::{Epoch, FlowKey, PortId, RuleId, conntrack::Connections, snapshot::Snapshot};
 
 use crate::{
     bridge::MacRow,
     counters::{PortCounts, WorkerCounts},
-    engine::{DropRow, Engine, EngineError, FlowRow, PortQueues, QueueRow},
+    drop_watch::{Filter, Watch},
+    engine::{DropRow, Engine, EngineError, FlowRow, Outlook, PortQueues, QueueRow, RuleHits},
 };
 
 /// The datapath, as [`Engine`] is it. What changes something returns when every worker has
@@ -32,6 +35,17 @@ pub trait Datapath: Send + Sync {
     fn drops(&self) -> Vec<DropRow>;
     fn connections(&self) -> &Connections;
     fn now_s(&self) -> u32;
+    /// What each rule that decided anything decided.
+    fn rules(&self) -> Result<HashMap<RuleId, RuleHits>, EngineError>;
+    fn outlook(&self) -> Outlook;
+    fn look_up(
+        &self,
+        port: PortId,
+        masked: &FlowKey,
+        epoch: Epoch,
+    ) -> Result<Vec<(usize, Option<FlowRow>)>, EngineError>;
+    fn watch(&self, filter: Filter) -> Option<Watch>;
+    fn now_ns(&self) -> u64;
     fn epoch(&self) -> Epoch;
     fn alive(&self) -> bool;
     fn stop(self: Box<Self>);
@@ -79,6 +93,26 @@ impl Datapath for Engine {
     }
     fn now_s(&self) -> u32 {
         Engine::now_s(self)
+    }
+    fn rules(&self) -> Result<HashMap<RuleId, RuleHits>, EngineError> {
+        Engine::rules(self)
+    }
+    fn outlook(&self) -> Outlook {
+        Engine::outlook(self)
+    }
+    fn look_up(
+        &self,
+        port: PortId,
+        masked: &FlowKey,
+        epoch: Epoch,
+    ) -> Result<Vec<(usize, Option<FlowRow>)>, EngineError> {
+        Engine::look_up(self, port, masked, epoch)
+    }
+    fn watch(&self, filter: Filter) -> Option<Watch> {
+        Engine::watch(self, filter)
+    }
+    fn now_ns(&self) -> u64 {
+        Engine::now_ns(self)
     }
     fn epoch(&self) -> Epoch {
         Engine::epoch(self)

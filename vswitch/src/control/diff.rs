@@ -2,12 +2,13 @@
 
 use std::fmt::{self, Debug};
 
+use policy::rule::{net_text, range_text};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::config::{
     Config,
-    types::{Acl, AclRule, Driver, Network, Port, Vnic},
+    types::{AclRule, AddressSet, Driver, Network, Port, PortSet, Vnic},
 };
 
 /// One thing that differs.
@@ -15,7 +16,8 @@ use crate::config::{
 pub struct Change {
     /// `added`, `removed` or `changed`.
     pub change: ChangeKind,
-    /// `network`, `port`, `vnic`, `acl` or `connections`.
+    /// `network`, `port`, `vnic`, `acl`, `group`, `address_set`, `port_set`, `policy` or
+    /// `connections`.
     pub kind: String,
     /// Its name.
     pub name: String,
@@ -83,7 +85,44 @@ pub fn changes(running: &Config, wanted: &Config) -> Vec<Change> {
         &running.acls,
         &wanted.acls,
         |a| &a.name,
-        acl,
+        |old, new| rules(&old.rules, &new.rules),
+    );
+    compare(
+        &mut changes,
+        "group",
+        &running.groups,
+        &wanted.groups,
+        |g| &g.name,
+        |old, new| rules(&old.rules, &new.rules),
+    );
+    compare(
+        &mut changes,
+        "address_set",
+        &running.address_sets,
+        &wanted.address_sets,
+        |s| &s.name,
+        address_set,
+    );
+    compare(
+        &mut changes,
+        "port_set",
+        &running.port_sets,
+        &wanted.port_sets,
+        |s| &s.name,
+        port_set,
+    );
+    compare(
+        &mut changes,
+        "policy",
+        &[running.policy],
+        &[wanted.policy],
+        |_| "policy",
+        |old, new| {
+            let mut details = Vec::new();
+            let (old, new) = (old.max_lookup_cost, new.max_lookup_cost);
+            field(&mut details, "max_lookup_cost", &old, &new);
+            details
+        },
     );
     let details = connections(running, wanted);
     if !details.is_empty() {
@@ -209,6 +248,12 @@ fn field<T: PartialEq + Debug>(details: &mut Vec<String>, name: &str, old: &T, n
 fn network(old: &Network, new: &Network) -> Vec<String> {
     let mut details = Vec::new();
     field(&mut details, "tenant", &old.tenant, &new.tenant);
+    field(
+        &mut details,
+        "shared_with",
+        &old.shared_with,
+        &new.shared_with,
+    );
     let vid = |n: &Network| n.vlan.map(policy::VlanId::get);
     field(&mut details, "vlan", &vid(old), &vid(new));
     field(&mut details, "mac_limit", &old.mac_limit, &new.mac_limit);
@@ -289,6 +334,8 @@ fn driver(details: &mut Vec<String>, old: &Driver, new: &Driver) {
 fn vnic(old: &Vnic, new: &Vnic) -> Vec<String> {
     let mut details = Vec::new();
     field(&mut details, "vm", &old.vm, &new.vm);
+    field(&mut details, "tenant", &old.tenant, &new.tenant);
+    field(&mut details, "groups", &old.groups, &new.groups);
     field(&mut details, "port", &old.port, &new.port);
     field(&mut details, "mac", &old.mac, &new.mac);
     field(&mut details, "ipv4", &old.ipv4, &new.ipv4);
@@ -313,43 +360,53 @@ fn connections(running: &Config, wanted: &Config) -> Vec<String> {
     details
 }
 
-/// How many rules of an ACL are shown at most.
-const RULES_SHOWN: usize = 20;
+/// How many lines of one list are shown at most.
+const LINES_SHOWN: usize = 20;
 
-fn acl(old: &Acl, new: &Acl) -> Vec<String> {
-    let same = |a: &AclRule, b: &AclRule| a.text == b.text;
-    if old.rules.len() == new.rules.len()
-        && old.rules.iter().zip(&new.rules).all(|(a, b)| same(a, b))
-    {
+fn rules(old: &[AclRule], new: &[AclRule]) -> Vec<String> {
+    let texts = |rules: &[AclRule]| rules.iter().map(|rule| rule.text.clone()).collect();
+    lines(texts(old), texts(new), "rules")
+}
+
+fn address_set(old: &AddressSet, new: &AddressSet) -> Vec<String> {
+    let texts = |set: &AddressSet| set.addresses.iter().copied().map(net_text).collect();
+    lines(texts(old), texts(new), "addresses")
+}
+
+fn port_set(old: &PortSet, new: &PortSet) -> Vec<String> {
+    let texts = |set: &PortSet| set.ports.iter().map(range_text).collect();
+    lines(texts(old), texts(new), "ports")
+}
+
+/// What went and what came, one line each.
+fn lines(old: Vec<String>, new: Vec<String>, what: &str) -> Vec<String> {
+    if old == new {
         return Vec::new();
     }
-    let texts = |acl: &Acl| {
+    let count = |texts: &[String]| {
         let mut counts = std::collections::HashMap::<String, i64>::new();
-        for rule in &acl.rules {
-            *counts.entry(rule.text.clone()).or_default() += 1;
+        for text in texts {
+            *counts.entry(text.clone()).or_default() += 1;
         }
         counts
     };
-    let (mut before, mut after) = (texts(old), texts(new));
+    let (mut before, mut after) = (count(&old), count(&new));
     let mut details = Vec::new();
-    for (sign, rules, others) in [
-        ("- ", &old.rules, &mut after),
-        ("+ ", &new.rules, &mut before),
-    ] {
-        for rule in rules {
-            let left = others.entry(rule.text.clone()).or_default();
+    for (sign, texts, others) in [("- ", old, &mut after), ("+ ", new, &mut before)] {
+        for text in texts {
+            let left = others.entry(text.clone()).or_default();
             *left -= 1;
             if *left < 0 {
-                details.push(format!("{sign}{}", rule.text));
+                details.push(format!("{sign}{text}"));
             }
         }
     }
     if details.is_empty() {
-        details.push("the rules are in another order".into());
+        details.push(format!("the {what} are in another order"));
     }
-    let more = details.len().saturating_sub(RULES_SHOWN);
+    let more = details.len().saturating_sub(LINES_SHOWN);
     if more > 0 {
-        details.truncate(RULES_SHOWN);
+        details.truncate(LINES_SHOWN);
         details.push(format!("and {more} more"));
     }
     details

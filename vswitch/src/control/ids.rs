@@ -115,6 +115,11 @@ impl Rules {
         }
     }
 
+    /// The rules of the desired state.
+    pub(super) fn live(&self) -> impl Iterator<Item = RuleId> + '_ {
+        self.live.values().copied()
+    }
+
     /// Where a rule was written.
     pub(super) fn origin(&self, id: RuleId) -> Option<&Arc<Origin>> {
         self.origins.get(&id)

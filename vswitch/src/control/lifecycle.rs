@@ -230,6 +230,7 @@ async fn server(
     let _ = sd_notify::notify(&[NotifyState::Ready]);
     until_signal(control, file, signals).await;
     let _ = sd_notify::notify(&[NotifyState::Stopping]);
+    control.end_streams();
     let _ = down.send(true);
     // A client that keeps its connection open must not keep the switch from stopping.
     let drain = async {

@@ -16,31 +16,44 @@
 //! while the datapath is asked.
 
 mod apply;
+pub mod compare;
 mod compile;
 mod connections;
+pub mod cost;
 mod datapath;
 pub mod diff;
 mod drivers;
+pub mod explain;
+mod flow_frame;
 mod ids;
 pub mod lifecycle;
+mod sets;
 mod supervisor;
 #[cfg(test)]
 pub(crate) mod tests;
 mod view;
+mod watch;
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Instant,
 };
 
 use parking_lot::{Mutex, RwLock};
 use pmd::{Counts, Details, Monitor, OpenError, PortInfo};
-use policy::{PortId, snapshot::CompileError};
+use policy::{
+    PortId,
+    snapshot::{CompileError, Compiler},
+};
 
 pub use apply::Applied;
 pub use datapath::Datapath;
 pub use drivers::{Drivers, Opener};
+pub use watch::{DropFeed, WatchRequest};
 
 use crate::{
     config::{
@@ -66,6 +79,8 @@ pub struct Control {
     opener: Box<Opener>,
     machine: Machine,
     started: Instant,
+    /// The process is about to end: streams end too.
+    stopping: AtomicBool,
     hands: Mutex<Hands>,
     state: RwLock<State>,
 }
@@ -74,6 +89,8 @@ pub struct Control {
 #[derive(Default)]
 struct Hands {
     ids: Ids,
+    /// Compiles what is wanted after what was wanted before.
+    compiler: Compiler,
     /// The last epoch that was published.
     epoch: u64,
     /// Of every port that is open.
@@ -159,6 +176,9 @@ pub enum ControlError {
     /// The policy could not be compiled.
     #[error("the policy could not be compiled, so nothing was changed: {0}")]
     Compile(CompileError),
+    /// Looking up a vNIC's rules may take longer than the operator allows.
+    #[error("{}", too_costly(.0, *.1))]
+    TooCostly(crate::api::types::Lookup, u32),
     /// There are more ports or networks than numbers.
     #[error("there are too many ports or networks; nothing was changed")]
     TooMany,
@@ -178,6 +198,13 @@ pub enum ControlError {
     Refused(String),
 }
 
+fn too_costly(row: &crate::api::types::Lookup, most: u32) -> String {
+    format!(
+        "vNIC \"{}\": looking up its rules ({}, {} of them) may take {} operations for one frame, and max_lookup_cost of [policy] allows {most}; nothing was changed. Many rules that differ in nothing but port ranges, TCP flags or ICMP types cost most: merge them, or raise max_lookup_cost",
+        row.vnic, row.direction, row.rules, row.cost
+    )
+}
+
 impl Control {
     /// A control with nothing configured. `first` is the configuration that the datapath's
     /// workers were started with; it is not applied yet.
@@ -192,6 +219,9 @@ impl Control {
             ports: Vec::new(),
             vnics: Vec::new(),
             acls: Vec::new(),
+            groups: Vec::new(),
+            address_sets: Vec::new(),
+            port_sets: Vec::new(),
             ..first.clone()
         };
         Self {
@@ -199,6 +229,7 @@ impl Control {
             opener,
             machine,
             started: Instant::now(),
+            stopping: AtomicBool::new(false),
             hands: Mutex::default(),
             state: RwLock::new(State {
                 config: Arc::new(config),
@@ -212,6 +243,16 @@ impl Control {
     /// True when every worker answers.
     pub fn alive(&self) -> bool {
         self.datapath.alive()
+    }
+
+    /// Ends what would go on for as long as a client wants it.
+    pub fn end_streams(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether [`Control::end_streams`] was called.
+    pub fn streams_end(&self) -> bool {
+        self.stopping.load(Ordering::Relaxed)
     }
 
     /// The running configuration.

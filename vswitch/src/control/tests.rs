@@ -1,6 +1,8 @@
 //! The order in which control does things, against a datapath and drivers that write down what
 //! they are asked.
 
+mod rules;
+
 use std::{
     collections::{HashMap, HashSet},
     fmt::Write,
@@ -10,14 +12,16 @@ use std::{
 
 use parking_lot::Mutex;
 use pmd::{Health, OpenError};
-use policy::{Epoch, PortId, conntrack::Connections, snapshot::Snapshot};
+use policy::{Epoch, FlowKey, PortId, conntrack::Connections, snapshot::Snapshot};
 
 use super::{Control, ControlError, Datapath, Origin};
 use crate::{
+    api::types::{ExplainRequest, FrameText},
     bridge::MacRow,
     config::{self, Machine, types::Port},
     counters::{PortCounts, WorkerCounts},
-    engine::{DropRow, EngineError, FlowRow, PortQueues, QueueRow},
+    drop_watch::{Filter, Watch, Watches},
+    engine::{DropRow, EngineError, FlowRow, Outlook, PortQueues, QueueRow, RuleHits},
 };
 
 /// What happens to the world outside control, and what control did to it.
@@ -129,6 +133,7 @@ impl Datapath for FakeDatapath {
         vec![DropRow {
             port: PortId(0),
             denial,
+            itemised: true,
             frames: 3,
         }]
     }
@@ -137,6 +142,35 @@ impl Datapath for FakeDatapath {
         NOTHING.get_or_init(|| Connections::new(16, [1; 6]))
     }
     fn now_s(&self) -> u32 {
+        0
+    }
+    fn rules(&self) -> Result<HashMap<policy::RuleId, RuleHits>, EngineError> {
+        let hits = RuleHits {
+            passed: 0,
+            dropped: 3,
+            last_s: 8,
+        };
+        Ok(HashMap::from([(policy::RuleId(0), hits)]))
+    }
+    fn outlook(&self) -> Outlook {
+        let clock = pmd::Clock::calibrate();
+        let connections = Connections::new(16, [1; 6]);
+        let shared = Arc::new(crate::published::Shared::new(clock, connections));
+        let bundle = shared.current.load_full();
+        Outlook { bundle, shared }
+    }
+    fn look_up(
+        &self,
+        _: PortId,
+        _: &FlowKey,
+        _: Epoch,
+    ) -> Result<Vec<(usize, Option<FlowRow>)>, EngineError> {
+        Ok(vec![(0, None)])
+    }
+    fn watch(&self, filter: Filter) -> Option<Watch> {
+        Watches::new([]).start(filter)
+    }
+    fn now_ns(&self) -> u64 {
         0
     }
     fn epoch(&self) -> Epoch {
@@ -514,4 +548,79 @@ fn drops_name_their_rule_even_after_it_is_gone() {
     let without = text(&["a"]).replace("{ action = \"deny\", protocol = \"tcp\" }", "");
     control.apply(origin(&without), false).expect("applied");
     assert_eq!(control.drops().remove(0).rule.expect("a rule"), rule);
+}
+
+fn frame_text(hex: &str, seen: u64) -> FrameText {
+    FrameText {
+        hex: hex.into(),
+        seen: Some(seen),
+        ..FrameText::default()
+    }
+}
+
+/// To everybody.
+const BROADCAST: &str = "ffffffffffff 020000000001 88b5 00";
+
+#[test]
+fn a_configuration_is_compared_over_captured_frames_and_nothing_changes() {
+    let (control, world) = running(&["a"]);
+    log(&world);
+    // Twice the same flow; the stand-in's policy lets nothing pass.
+    let frames = [frame_text(BROADCAST, 3), frame_text(BROADCAST, 2)];
+    let traffic = control.captured("a", &frames).expect("read");
+    let wanted = origin(&text(&["a", "b"]));
+    let compared = control.compare(&wanted, &traffic).expect("compared");
+    assert_eq!((compared.flows, compared.frames), (1, 5));
+    assert_eq!((compared.changed_flows, compared.changed_frames), (1, 5));
+    let changed = &compared.changed[0];
+    assert_eq!(
+        (&*changed.now, &*changed.then),
+        ("dropped: no_policy", "flooded to b")
+    );
+    assert_eq!(log(&world), [""; 0]);
+    assert_eq!(control.config().ports.len(), 1);
+}
+
+#[test]
+fn what_is_compared_is_bounded() {
+    let (control, _world) = running(&["a"]);
+    let refused = |frames: &[FrameText]| match control.captured("a", frames) {
+        Ok(_) => panic!("accepted"),
+        Err(error) => error.to_string(),
+    };
+    let many = vec![frame_text(BROADCAST, 1); super::compare::MOST_FLOWS + 1];
+    assert!(refused(&many).contains("at most 20000"));
+    assert!(refused(&[frame_text("0g", 1)]).contains("hexadecimal"));
+    let cut_off = FrameText {
+        len_bytes: Some(300),
+        ..frame_text(BROADCAST, 1)
+    };
+    assert!(refused(&[cut_off]).contains("the first 256"));
+    for seconds in [0, 301] {
+        assert!(control.collect(None, seconds).is_err(), "{seconds} s");
+    }
+}
+
+#[test]
+fn an_explanation_needs_a_port_and_a_frame() {
+    let (control, world) = running(&["a"]);
+    log(&world);
+    let mut request = ExplainRequest {
+        port: "aa".into(),
+        ..ExplainRequest::default()
+    };
+    let unknown = control.explain(&request).expect_err("no such port");
+    assert!(
+        unknown.to_string().contains("there is no port"),
+        "{unknown}"
+    );
+    request.port = "a".into();
+    let nothing = control.explain(&request).expect_err("nothing to explain");
+    assert!(nothing.to_string().contains("name a frame"), "{nothing}");
+    request.frames = vec![frame_text(BROADCAST, 1)];
+    let rows = control.explain(&request).expect("explained");
+    assert_eq!(rows[0].verdict, "dropped: no_policy");
+    assert!(rows[0].advice.is_some());
+    assert!(!rows[0].cache[0].hit);
+    assert_eq!(log(&world), [""; 0]);
 }

@@ -106,7 +106,9 @@ impl Control {
             let vnic = state.config.vnics.iter().find(|vnic| *vnic.port == *port);
             types::Drop {
                 reason: row.denial.reason.name().to_owned(),
+                stage: row.denial.reason.stage().name().to_owned(),
                 text: row.denial.reason.text().to_owned(),
+                itemised: row.itemised,
                 rule: row.denial.rule.map(|id| rule_row(&state, id)),
                 vm: vnic.map(|vnic| vnic.vm.to_string()),
                 port,
@@ -114,6 +116,32 @@ impl Control {
             }
         });
         drops.collect()
+    }
+
+    /// Every rule in force and what it decided, in the order of their ACLs.
+    ///
+    /// # Errors
+    ///
+    /// When a worker does not answer.
+    pub fn rules(&self) -> Result<Vec<types::RuleHits>, super::ControlError> {
+        let hits = self.datapath.rules()?;
+        let now_s = (self.datapath.now_ns() / 1_000_000_000) as u32;
+        let state = self.state.read();
+        let row = |id| {
+            let hits = hits.get(&id);
+            types::RuleHits {
+                rule: rule_row(&state, id),
+                passed: hits.map_or(0, |hits| hits.passed),
+                dropped: hits.map_or(0, |hits| hits.dropped),
+                last_hit_s_ago: hits.map(|hits| now_s.saturating_sub(hits.last_s)),
+            }
+        };
+        let mut rows: Vec<_> = state.ids.rules.live().map(row).collect();
+        rows.sort_by(|a, b| {
+            let (a, b) = (&a.rule, &b.rule);
+            (&a.acl, a.position, a.id).cmp(&(&b.acl, b.position, b.id))
+        });
+        Ok(rows)
     }
 
     /// Everything that is counted.
@@ -267,11 +295,13 @@ fn condition(condition: &Condition) -> (&'static str, &str) {
     }
 }
 
-fn name_of(names: &HashMap<PortId, String>, id: PortId) -> String {
-    names
-        .get(&id)
-        .cloned()
-        .unwrap_or_else(|| format!("(removed port {})", id.0))
+pub(super) fn name_of(names: &HashMap<PortId, String>, id: PortId) -> String {
+    names.get(&id).cloned().unwrap_or_else(|| removed(id))
+}
+
+/// What a port is called that is no more.
+pub(super) fn removed(id: PortId) -> String {
+    format!("(removed port {})", id.0)
 }
 
 fn queue_row(row: &QueueRow, names: &HashMap<PortId, String>) -> types::Queue {
@@ -282,7 +312,7 @@ fn queue_row(row: &QueueRow, names: &HashMap<PortId, String>) -> types::Queue {
     }
 }
 
-fn rule_row(state: &State, id: policy::RuleId) -> types::Rule {
+pub(super) fn rule_row(state: &State, id: policy::RuleId) -> types::Rule {
     match state.ids.rules.origin(id) {
         Some(origin) => types::Rule {
             id: id.0,
@@ -310,6 +340,7 @@ fn counts_row(counts: PortCounts) -> types::PortCounts {
         replicas: counts.replicas,
         forwarded: counts.forwarded,
         offered: counts.offered,
+        originated: counts.originated,
         cache_hits: counts.cache_hits,
         cache_misses: counts.cache_misses,
         drops: counts
@@ -340,7 +371,7 @@ fn worker_row(counts: &WorkerCounts) -> types::Worker {
 }
 
 /// What becomes of a flow's frames, in words.
-fn verdict(verdict: &FlowVerdict, ports: &HashMap<PortId, String>) -> String {
+pub(super) fn verdict(verdict: &FlowVerdict, ports: &HashMap<PortId, String>) -> String {
     let destinations = match verdict {
         FlowVerdict::Drop(reason) => return format!("drop {reason}"),
         FlowVerdict::Forward(destinations) => destinations,

@@ -13,6 +13,7 @@ use crate::{
     counters::WorkerCounters,
     drop_ledger::LedgerRows,
     published::{Acknowledged, Shared},
+    rule_ledger::RuleRows,
     runner::{Command, Runner},
     worker::Worker,
 };
@@ -25,6 +26,7 @@ pub(super) struct WorkerHandle {
     pub(super) counters: Arc<WorkerCounters>,
     pub(super) acknowledged: Arc<Acknowledged>,
     pub(super) ledger: Arc<LedgerRows>,
+    pub(super) rules: Arc<RuleRows>,
     pub(super) thread: JoinHandle<()>,
 }
 
@@ -70,6 +72,7 @@ pub(super) fn start_worker(
         Arc::clone(&worker.acknowledged),
     );
     let ledger = worker.slow_path.ledger.rows();
+    let rules = worker.slow_path.rules.rows();
     let max_sleep_us = (!settings.busy_poll).then_some(settings.max_sleep_us);
     let runner = Runner {
         worker,
@@ -89,6 +92,7 @@ pub(super) fn start_worker(
         counters,
         acknowledged,
         ledger,
+        rules,
         thread,
     })
 }

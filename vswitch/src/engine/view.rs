@@ -3,16 +3,19 @@
 //! In: questions, from any thread. Out: rows. Nothing here changes what the workers do.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
     time::Duration,
 };
 
-use policy::{Denial, DropReason, Epoch, PortId, conntrack::Connections};
+use policy::{Denial, DropReason, Epoch, FlowKey, PortId, RuleId, Stage, conntrack::Connections};
 
 use super::{Engine, EngineError, PATIENCE};
 use crate::{
     bridge::MacRow,
     counters::{PortCounts, WorkerCounts},
+    drop_watch::{Filter, Watch},
+    published::{Bundle, Shared},
     runner::{Command, FlowRow},
 };
 
@@ -37,8 +40,30 @@ pub struct DropRow {
     pub port: PortId,
     /// Why, and by which rule.
     pub denial: Denial,
+    /// False for what no ledger itemises: a rule may have decided, but not which is known.
+    pub itemised: bool,
     /// How many.
     pub frames: u64,
+}
+
+/// What a rule decided.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RuleHits {
+    /// Frames that it let pass, each counted once for each receiver whose rule it is.
+    pub passed: u64,
+    /// Frames that it denied or rejected.
+    pub dropped: u64,
+    /// When it last decided, in seconds of the clock.
+    pub last_s: u32,
+}
+
+/// What frames would meet: the snapshot in force when it was asked for, and the MAC tables.
+#[derive(Clone, Debug)]
+pub struct Outlook {
+    /// The snapshot, with the ports' counters and limits.
+    pub bundle: Arc<Bundle>,
+    /// The MAC tables, and the clock.
+    pub shared: Arc<Shared>,
 }
 
 impl Engine {
@@ -114,8 +139,55 @@ impl Engine {
         Ok(rows)
     }
 
-    /// Drops by port, reason and rule, over all workers. What no ledger itemises (a driver's
-    /// refusals, and what a full ledger had no row for) stands under its reason, without a rule.
+    /// What frames from ports would meet now.
+    pub fn outlook(&self) -> Outlook {
+        Outlook {
+            bundle: self.shared.current.load_full(),
+            shared: Arc::clone(&self.shared),
+        }
+    }
+
+    /// Which of the workers that own a receive queue of `port` have a flow in their cache: each
+    /// with the entry, if it has one. Nothing is touched.
+    ///
+    /// # Errors
+    ///
+    /// When a worker does not answer.
+    pub fn look_up(
+        &self,
+        port: PortId,
+        masked: &FlowKey,
+        epoch: Epoch,
+    ) -> Result<Vec<(usize, Option<FlowRow>)>, EngineError> {
+        let owners: BTreeSet<usize> = {
+            let state = self.state.lock();
+            let record = state.ports.get(&port);
+            record.map_or_else(BTreeSet::new, |r| r.placement.iter().copied().collect())
+        };
+        let mut answers = Vec::new();
+        for worker in owners {
+            let found = self.call(worker, |reply| Command::Look {
+                masked: *masked,
+                epoch,
+                reply,
+            })?;
+            answers.push((worker, found));
+        }
+        Ok(answers)
+    }
+
+    /// Samples of frames, until the watch is dropped; `None` when too many watch already.
+    pub fn watch(&self, filter: Filter) -> Option<Watch> {
+        self.watches.start(filter)
+    }
+
+    /// The clock that samples are stamped by, in nanoseconds.
+    pub fn now_ns(&self) -> u64 {
+        self.shared.clock.ns_at(pmd::clock::cycles())
+    }
+
+    /// Drops by port, reason and rule, over all workers. What a full ledger had no row for stands
+    /// under its reason, marked; what drivers refuse is in no ledger, for no rule decides there.
     pub fn drops(&self) -> Vec<DropRow> {
         // Before the ledgers: a frame dropped in between must not look as if none itemised it.
         let ports: Vec<PortId> = self.state.lock().ports.keys().copied().collect();
@@ -125,13 +197,14 @@ impl Engine {
             .collect();
         let mut rows: BTreeMap<_, DropRow> = BTreeMap::new();
         let mut itemised: HashMap<(PortId, DropReason), u64> = HashMap::new();
-        let mut count = |port, denial: Denial, frames| {
+        let mut count = |port, denial: Denial, itemised, frames| {
             let empty = DropRow {
                 port,
                 denial,
+                itemised,
                 frames: 0,
             };
-            let row = rows.entry((port, denial.reason as u8, denial.rule));
+            let row = rows.entry((port, denial.reason as u8, denial.rule, itemised));
             row.or_insert(empty).frames += frames;
         };
         for entry in self
@@ -142,17 +215,51 @@ impl Engine {
             *itemised
                 .entry((entry.port, entry.denial.reason))
                 .or_default() += entry.frames;
-            count(entry.port, entry.denial, entry.frames);
+            count(entry.port, entry.denial, true, entry.frames);
         }
         for (port, drops) in totals {
             for (reason, total) in drops {
                 let known = itemised.get(&(port, reason)).copied().unwrap_or(0);
                 if total > known {
-                    count(port, Denial::new(reason), total - known);
+                    let itemised = reason.stage() == Stage::Transmit;
+                    count(port, Denial::new(reason), itemised, total - known);
                 }
             }
         }
         rows.into_values().collect()
+    }
+
+    /// What each rule that decided anything decided so far, over all ports and workers.
+    ///
+    /// # Errors
+    ///
+    /// When a worker does not answer.
+    pub fn rules(&self) -> Result<HashMap<RuleId, RuleHits>, EngineError> {
+        let _one_at_a_time = self.listing.lock();
+        for worker in 0..self.workers.len() {
+            self.call(worker, |reply| Command::Settle { reply })?;
+        }
+        let mut hits: HashMap<RuleId, RuleHits> = HashMap::new();
+        for worker in &self.workers {
+            for row in worker.rules.entries() {
+                let hits = hits.entry(row.rule).or_default();
+                hits.passed += row.frames;
+                hits.last_s = hits.last_s.max(row.last_s);
+            }
+            for row in worker.ledger.entries() {
+                if let Some(rule) = row.denial.rule {
+                    let hits = hits.entry(rule).or_default();
+                    hits.dropped += row.frames;
+                    hits.last_s = hits.last_s.max(row.last_s);
+                }
+            }
+        }
+        Ok(hits)
+    }
+
+    /// Seconds of the clock that hits are told in.
+    pub fn now_s(&self) -> u32 {
+        (self.shared.clock.ns_at(pmd::clock::cycles()) / 1_000_000_000) as u32
     }
 
     /// The epoch in force.
@@ -172,10 +279,5 @@ impl Engine {
     /// The connections of all workers.
     pub fn connections(&self) -> &Connections {
         &self.shared.connections
-    }
-
-    /// The time that connections and addresses are aged by, in seconds of the clock.
-    pub fn now_s(&self) -> u32 {
-        (self.shared.clock.ns_at(pmd::clock::cycles()) / 1_000_000_000) as u32
     }
 }

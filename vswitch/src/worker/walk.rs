@@ -26,6 +26,9 @@ use crate::{
     verdict::{Denied, Destination, DestinationLog, Verdict},
 };
 
+/// How many rejected frames a second the sender behind a port is told of (RFC 4443 §2.4 (f)).
+const REJECTS_PER_SECOND: u32 = 200;
+
 /// What the stages know of one frame of the burst.
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(64))]
@@ -343,18 +346,26 @@ impl Walk<'_> {
         let decision = self
             .slow_path
             .resolve(inputs, frame.head(), &slot.parsed(frame));
+        let rules = &self.slow_path.rules;
+        rules.count(decision.outbound, 1, self.now.s);
+        if let Verdict::Unicast(to) = decision.verdict {
+            rules.count(to.allowed, 1, self.now.s);
+        }
         if decision.cacheable {
             let Decision {
                 verdict,
                 network,
                 generation,
                 token,
+                outbound,
                 ..
             } = decision;
             let mut entry = Entry::new(slot.key, epoch, verdict).resting_on(token);
             (entry.network, entry.generation) = (network, generation);
+            entry.outbound = outbound;
             entry.refresh_s = next_refresh_s(&entry, self.bundle, self.now);
-            self.cache.insert(slot.hash, entry);
+            let rules = &self.slow_path.rules;
+            self.cache.insert(slot.hash, entry, rules, self.now.s);
         }
         (decision.verdict, decision.cost)
     }
@@ -372,9 +383,18 @@ impl Walk<'_> {
                 match self.slots.frames[index].verdict {
                     Verdict::Unicast(destination) => {
                         outcome.forwarded += 1;
+                        // Of a flooded frame's receivers another may be the one it is for.
+                        if destination.is_rejected() {
+                            self.reject(frames, index);
+                        }
                         self.send(frames, index, destination);
                     }
-                    Verdict::Drop(denied) => self.drop(group.port, denied),
+                    Verdict::Drop(denied) => {
+                        if denied.reason == DropReason::RejectOut {
+                            self.reject(frames, index);
+                        }
+                        self.drop(frames, index, group.port, denied);
+                    }
                     Verdict::Flood(kind, list) => {
                         self.flood(frames, index, kind, list, &mut outcome);
                     }
@@ -403,12 +423,14 @@ impl Walk<'_> {
         ) && let Err(reason) = shared.storm.pass(kind, &port.storm, self.now.ns)
         {
             let row = self.slow_path.ledger.slot(ingress, Denial::new(reason));
-            self.drop(ingress, Denied { reason, row });
+            self.drop(frames, index, ingress, Denied { reason, row });
             return;
         }
         let len = self.slow_path.lists.get(list).len();
         for place in 0..len {
             let destination = self.slow_path.lists.get(list)[place];
+            let rules = &self.slow_path.rules;
+            rules.count(destination.allowed, 1, self.now.s);
             self.send(frames, index, destination);
         }
         outcome.forwarded += len as u64;
@@ -432,18 +454,65 @@ impl Walk<'_> {
             if let Some(counters) = port_counters(self.bundle, to.port, self.id) {
                 counters.offered.add(1);
             }
-            self.drop(to.port, denied);
+            self.drop(frames, index, to.port, denied);
             return;
         }
         let own = self.slots.frames[index].tag();
         self.outbox.plan_tagged(self.bundle, frames, index, own, to);
     }
 
+    /// Tells the sender of a rejected frame so, if it may be told.
+    #[cold]
+    fn reject(&mut self, frames: &[Frame<'_>], index: usize) {
+        let slot = &self.slots.frames[index];
+        let ingress = slot.ingress();
+        let gate = self.bundle.port(ingress).map(|shared| &shared.rejects);
+        if !gate.is_some_and(|gate| gate.pass(REJECTS_PER_SECOND, self.now.ns)) {
+            return;
+        }
+        let (parsed, tci) = (slot.parsed(&frames[index]), slot.tag().map(|tag| tag.tci));
+        let head = frames[index].head();
+        self.outbox
+            .originate(self.bundle, frames, index, ingress, |to| {
+                policy::reject::reply(to, head, &parsed, tci)
+            });
+    }
+
     #[inline]
-    fn drop(&mut self, account: policy::PortId, denied: Denied) {
-        self.slow_path.ledger.count(denied.row);
+    fn drop(
+        &mut self,
+        frames: &[Frame<'_>],
+        index: usize,
+        account: policy::PortId,
+        denied: Denied,
+    ) {
+        self.slow_path.ledger.count(denied.row, self.now.s);
         if let Some(counters) = port_counters(self.bundle, account, self.id) {
             counters.drop_frames(denied.reason, 1);
+        }
+        if self.outbox.taps.watch_drops() {
+            self.show_drop(&frames[index], index, account, denied);
+        }
+    }
+
+    /// Gives whoever watches drops a sample.
+    #[cold]
+    fn show_drop(&self, frame: &Frame<'_>, index: usize, account: policy::PortId, denied: Denied) {
+        let ingress = self.slots.frames[index].ingress();
+        let itemised = self.slow_path.ledger.denial(denied.row);
+        let denial = itemised.unwrap_or(Denial::new(denied.reason));
+        let taps = &self.outbox.taps;
+        taps.dropped(self.now.ns, Some(ingress), (account, denial), frame);
+    }
+
+    /// Gives whoever watches received frames samples.
+    #[cold]
+    pub(super) fn show_received(&self, frames: &[Frame<'_>]) {
+        for group in self.groups {
+            for frame in &frames[group.range()] {
+                let taps = &self.outbox.taps;
+                taps.received(self.now.ns, group.port, frame);
+            }
         }
     }
 }

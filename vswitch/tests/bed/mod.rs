@@ -348,6 +348,11 @@ impl Bed {
         self.now += (ms as f64 / 1000.0 * self.shared.clock.cycles_per_s()) as u64;
     }
 
+    /// The time of the next turn, in nanoseconds.
+    pub(crate) fn now_ns(&self) -> u64 {
+        self.shared.clock.ns_at(self.now)
+    }
+
     /// The time of the next turn, in seconds.
     pub(crate) fn now_s(&self) -> u32 {
         (self.shared.clock.ns_at(self.now) / 1_000_000_000) as u32
@@ -395,16 +400,16 @@ impl Bed {
         let mut total = PortCounts::default();
         for port in 0..self.ports.len() as u16 {
             let counts = self.counts(port);
-            let by_stage = |stage| -> u64 {
+            let by_side = |side| -> u64 {
                 let drops = counts.drops.iter();
                 drops
-                    .filter(|(r, _)| r.stage() == stage)
+                    .filter(|(r, _)| r.side() == side)
                     .map(|(_, n)| n)
                     .sum()
             };
             let (ingress, egress) = (
-                by_stage(policy::Stage::Ingress),
-                by_stage(policy::Stage::Egress),
+                by_side(policy::Side::Ingress),
+                by_side(policy::Side::Egress),
             );
             assert_eq!(
                 counts.rx_frames + counts.replicas,
@@ -429,11 +434,12 @@ impl Bed {
             total.tx_frames += counts.tx_frames;
             total.forwarded += counts.forwarded;
             total.offered += counts.offered;
+            total.originated += counts.originated;
             total.drops.extend(counts.drops);
         }
-        assert_eq!(total.forwarded, total.offered);
+        assert_eq!(total.forwarded + total.originated, total.offered);
         assert_eq!(
-            total.rx_frames + total.replicas,
+            total.rx_frames + total.replicas + total.originated,
             total.tx_frames + total.dropped_total()
         );
         let workers = || self.workers.iter().map(|worker| &worker.counters);

@@ -3,7 +3,8 @@
 //! In: the same models and frames that the real one gets. Out: what leaves where, byte by byte,
 //! and the drops by (port, reason). It shares with the switch the types of the desired state and
 //! nothing else: it has its own reading of frames ([`view`]) and of rules ([`judge`]), no keys, no
-//! masks, no cache, and looks at everything anew for every frame.
+//! masks, no cache, and looks at everything anew for every frame. The one thing it takes over is the
+//! text of a rejection, which others judge (`policy/tests/reject.rs`).
 
 mod judge;
 mod view;
@@ -21,6 +22,10 @@ const OUTBOUND: [DropReason; 2] = [DropReason::AclOut, DropReason::RejectOut];
 const INBOUND: [DropReason; 2] = [DropReason::AclIn, DropReason::RejectIn];
 
 const GROUP_BIT: u8 = 1;
+
+/// Rejected frames that a sender is told of before time passes: a tenth of a second's worth at 200
+/// a second, and one.
+const MOST_TOLD: u32 = 21;
 
 #[derive(Clone, Copy)]
 struct Location {
@@ -40,6 +45,8 @@ pub(crate) struct Reference {
     /// How often an address moved, or was learned after it had been asked for: whatever was
     /// decided for frames to it is void.
     pub(crate) voided: u64,
+    /// Rejected frames by port, since time passed last.
+    rejected: BTreeMap<u16, u32>,
 }
 
 /// Where a frame goes, and the tag it leaves with.
@@ -53,6 +60,7 @@ impl Reference {
             drops: BTreeMap::new(),
             asked: BTreeSet::new(),
             voided: 0,
+            rejected: BTreeMap::new(),
         };
         switch.adopt(model);
         switch
@@ -83,6 +91,7 @@ impl Reference {
     /// Every learned address has aged out.
     pub(crate) fn age_all(&mut self) {
         self.macs.retain(|_, at| at.fixed);
+        self.rejected.clear();
     }
 
     /// A frame arrives; `beside` is the tag that came beside it. Returns what leaves where.
@@ -96,9 +105,29 @@ impl Reference {
             Ok(sent) => sent,
             Err(reason) => {
                 self.count(port, reason);
-                Vec::new()
+                if reason == DropReason::RejectOut {
+                    self.tell(port, frame, beside)
+                } else {
+                    Vec::new()
+                }
             }
         }
+    }
+
+    /// What leaves to tell the sender of a frame that it was rejected.
+    fn tell(&mut self, port: u16, frame: &[u8], beside: Option<u16>) -> Vec<(u16, Vec<u8>)> {
+        let rejected = self.rejected.entry(port).or_insert(0);
+        *rejected += 1;
+        if *rejected > MOST_TOLD {
+            return Vec::new();
+        }
+        let parsed = policy::parse(frame, frame.len(), beside, policy::PortId(port));
+        let tci = View::read(frame, beside).and_then(|view| view.tci);
+        let mut reply = [0; policy::reject::MAX_REPLY_BYTES];
+        let len = policy::reject::reply(&mut reply, frame, &parsed, tci);
+        len.map(|len| (port, reply[..len].to_vec()))
+            .into_iter()
+            .collect()
     }
 
     fn count(&mut self, port: u16, reason: DropReason) {
@@ -124,6 +153,7 @@ impl Reference {
         if !self.macs.contains_key(&(network, view.dst)) {
             self.asked.insert((network, view.dst));
         }
+        let is_known = view.dst[0] & GROUP_BIT == 0 && self.macs.contains_key(&(network, view.dst));
         let exits = self.exits(network, port, &view)?;
         let mut sent = Vec::new();
         for (to, tag) in exits {
@@ -136,7 +166,12 @@ impl Reference {
             };
             match judged {
                 Ok(()) => sent.push((to, view.with_tag(tag))),
-                Err(reason) => self.count(to, reason),
+                Err(reason) => {
+                    self.count(to, reason);
+                    if is_known && reason == DropReason::RejectIn {
+                        sent.extend(self.tell(from, frame, beside));
+                    }
+                }
             }
         }
         Ok(sent)

@@ -339,13 +339,19 @@ impl Lab {
 
     /// Runs the command line against the switch; it must succeed. Returns what it wrote.
     pub(crate) fn cli(&self, words: &str) -> String {
+        let output = ok(&mut self.client(words));
+        String::from_utf8(output.stdout).expect("text")
+    }
+
+    /// The command line against the switch, ready to be run.
+    pub(crate) fn client(&self, words: &str) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_vswitch"));
         command
             .arg("--socket")
             .arg(self.control())
-            .env("NO_COLOR", "1");
-        let output = ok(command.args(words.split_whitespace()));
-        String::from_utf8(output.stdout).expect("text")
+            .env("NO_COLOR", "1")
+            .args(words.split_whitespace());
+        command
     }
 
     /// Applies a configuration; it must be accepted. Returns the epoch.

@@ -1,32 +1,33 @@
 //! The laws of `vswitch::counters`, held against what the API says.
 
-use policy::{DropReason, denial::Stage};
+use policy::{DropReason, denial::Side};
 use vswitch::api::types::{PortCounts, Stats};
 
 /// Which law is broken, if one is.
 pub(crate) fn check(stats: &Stats) -> Result<(), String> {
-    let mut forwarded = stats.removed_ports.forwarded;
+    let removed = &stats.removed_ports;
+    let mut forwarded = removed.forwarded + removed.originated;
     let mut offered = stats.removed_ports.offered;
     for port in &stats.ports {
         let counts = &port.counts;
-        forwarded += counts.forwarded;
+        forwarded += counts.forwarded + counts.originated;
         offered += counts.offered;
         let came = counts.rx_frames + counts.replicas;
-        let went = counts.forwarded + dropped(counts, Stage::Ingress);
+        let went = counts.forwarded + dropped(counts, Side::Ingress);
         same(&format!("what came in at {}", port.name), came, went)?;
-        let went = counts.tx_frames + dropped(counts, Stage::Egress);
+        let went = counts.tx_frames + dropped(counts, Side::Egress);
         same(
             &format!("what was to go out at {}", port.name),
             counts.offered,
             went,
         )?;
     }
-    same("forwarded and offered", forwarded, offered)?;
+    same("forwarded, originated and offered", forwarded, offered)?;
     let total = |count: fn(&PortCounts) -> u64| -> u64 {
         let ports = stats.ports.iter().map(|port| &port.counts);
         ports.chain([&stats.removed_ports]).map(count).sum()
     };
-    let came = total(|counts| counts.rx_frames + counts.replicas);
+    let came = total(|counts| counts.rx_frames + counts.replicas + counts.originated);
     let went = total(|counts| counts.tx_frames + counts.drops.values().sum::<u64>());
     same("in total", came, went)
 }
@@ -37,10 +38,10 @@ fn same(what: &str, left: u64, right: u64) -> Result<(), String> {
         .ok_or_else(|| format!("{what}: {left} is not {right}"))
 }
 
-fn dropped(counts: &PortCounts, stage: Stage) -> u64 {
+fn dropped(counts: &PortCounts, side: Side) -> u64 {
     let of_stage = counts.drops.iter().filter(|(name, _)| {
         let reason = DropReason::ALL.iter().find(|reason| reason.name() == *name);
-        reason.expect("a documented reason").stage() == stage
+        reason.expect("a documented reason").side() == side
     });
     of_stage.map(|(_, frames)| frames).sum()
 }

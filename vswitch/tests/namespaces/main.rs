@@ -3,6 +3,7 @@
 #![allow(clippy::doc_markdown, reason = "names of protocols in prose")]
 
 mod drivers;
+mod explaining;
 mod frames;
 mod hostile;
 mod http;

@@ -69,15 +69,15 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A device that a switch has started.
 #[derive(Debug)]
-pub(super) struct FrontEnd {
+pub(in super::super) struct FrontEnd {
     /// Open as long as the device is to run.
     _stream: UnixStream,
     /// What the switch may write to.
-    pub(super) memory: SharedMemory,
+    pub(in super::super) memory: SharedMemory,
     /// Frames to the guest.
-    pub(super) receive: Ring,
+    pub(in super::super) receive: Ring,
     /// Frames from the guest.
-    pub(super) transmit: Ring,
+    pub(in super::super) transmit: Ring,
 }
 
 /// The connection, while the device is being set up.
@@ -91,7 +91,7 @@ impl FrontEnd {
     ///
     /// # Errors
     /// When no switch comes, or it refuses a step or a feature.
-    pub(super) fn accept(
+    pub(in super::super) fn accept(
         listener: &UnixListener,
         features: u64,
         layout: &Layout,
@@ -126,7 +126,7 @@ impl FrontEnd {
 ///
 /// # Errors
 /// When the socket cannot be made.
-pub(super) fn listen(socket: &Path) -> anyhow::Result<UnixListener> {
+pub(in super::super) fn listen(socket: &Path) -> anyhow::Result<UnixListener> {
     let _ = std::fs::remove_file(socket);
     UnixListener::bind(socket).with_context(|| socket.display().to_string())
 }

@@ -21,6 +21,8 @@ use anyhow::{Context, bail, ensure};
 use super::load::{Load, Sample};
 use crate::process;
 
+mod established;
+mod first;
 mod front_end;
 mod ring;
 mod round_trip;
@@ -28,9 +30,10 @@ mod traffic;
 
 pub(super) use traffic::Traffic;
 
-use front_end::{FrontEnd, listen};
-use ring::{HEADER_BYTES, Layout};
-use traffic::{FLOW, FlowBytes, LARGEST_BYTES};
+pub(super) use front_end::{FrontEnd, listen};
+pub(super) use ring::HEADER_BYTES;
+use ring::Layout;
+use traffic::{FLOW, Flows, LARGEST_BYTES};
 
 /// Descriptors of a ring, as testpmd has them.
 const SLOTS: u16 = super::testpmd::RING_SLOTS as u16;
@@ -115,7 +118,7 @@ impl Load for Guest {
         let with_thread = Arc::clone(&shared);
         let thread = thread::spawn(move || {
             process::pin(core)?;
-            devices.exchange(&flows, &with_thread)
+            devices.exchange(flows, &with_thread)
         });
         self.running = Some(Running { shared, thread });
         Ok(())
@@ -195,21 +198,38 @@ impl Devices {
         Ok(())
     }
 
-    /// Sends and receives as fast as it goes, until stopped and every buffer is back.
-    fn exchange(mut self, flows: &[FlowBytes], shared: &Shared) -> anyhow::Result<Self> {
-        let mut next = 0;
-        let mut flow = || {
-            let bytes = flows[next];
-            next = if next + 1 == flows.len() { 0 } else { next + 1 };
-            bytes
-        };
+    /// One look at each ring: takes what came, and sends again what came back, up to `most` frames.
+    fn step(&mut self, flows: &mut Flows, most: u16) -> anyhow::Result<()> {
+        for device in &mut self.0 {
+            device.take_received()?;
+            let back = device.transmit.ready(&device.memory).min(most);
+            for _ in 0..back {
+                let (slot, _) = device.transmit.take(&device.memory)?;
+                flows.next().write(device, slot);
+                device.transmit.offer(&device.memory, slot);
+            }
+            if back > 0 {
+                device.transmit.publish(&device.memory)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes every transmit buffer available, each with the next flow in it.
+    fn fill(&mut self, flows: &mut Flows) -> anyhow::Result<()> {
         for device in &mut self.0 {
             for slot in 0..device.transmit.slots() {
-                flow().write(device, slot);
+                flows.next().write(device, slot);
                 device.transmit.offer(&device.memory, slot);
             }
             device.transmit.publish(&device.memory)?;
         }
+        Ok(())
+    }
+
+    /// Sends and receives as fast as it goes, until stopped and every buffer is back.
+    fn exchange(mut self, mut flows: Flows, shared: &Shared) -> anyhow::Result<Self> {
+        self.fill(&mut flows)?;
         while !shared.stop.load(Relaxed) {
             for (device, count) in self.0.iter_mut().zip(&shared.received) {
                 let (frames, bytes) = device.take_received()?;
@@ -218,7 +238,7 @@ impl Devices {
                 let back = device.transmit.ready(&device.memory).min(BATCH);
                 for _ in 0..back {
                     let (slot, _) = device.transmit.take(&device.memory)?;
-                    flow().write(device, slot);
+                    flows.next().write(device, slot);
                     device.transmit.offer(&device.memory, slot);
                 }
                 shared.looks.fetch_add(1, Relaxed);
@@ -229,12 +249,12 @@ impl Devices {
                 }
             }
         }
-        self.drain(shared)?;
+        self.drain(&shared.abandon)?;
         Ok(self)
     }
 
     /// Waits until the switch has given every transmit buffer back.
-    fn drain(&mut self, shared: &Shared) -> anyhow::Result<()> {
+    fn drain(&mut self, abandon: &AtomicBool) -> anyhow::Result<()> {
         let began = Instant::now();
         while self
             .0
@@ -244,7 +264,7 @@ impl Devices {
             for device in &mut self.0 {
                 device.take_received()?;
             }
-            if shared.abandon.load(Relaxed) {
+            if abandon.load(Relaxed) {
                 return Ok(());
             }
             ensure!(

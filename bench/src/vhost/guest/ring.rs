@@ -25,17 +25,17 @@ const NO_NOTIFY: u16 = 1;
 const NO_INTERRUPT: u16 = 1;
 
 /// Bytes of the header before each frame.
-pub(super) const HEADER_BYTES: usize = 12;
+pub(in super::super) const HEADER_BYTES: usize = 12;
 
 /// How the memory of a device is divided: two rings, then the buffers of each.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Layout {
+pub(in super::super) struct Layout {
     /// Descriptors of a ring, a power of two.
     pub(super) slots: u16,
     /// From one receive or transmit buffer to the next.
     pub(super) stride_bytes: [usize; 2],
     /// Usable bytes of a receive buffer.
-    pub(super) buffer_bytes: usize,
+    pub(in super::super) buffer_bytes: usize,
 }
 
 impl Layout {
@@ -51,13 +51,13 @@ impl Layout {
     }
 
     /// All of it, in 2 MiB pages.
-    pub(super) fn memory_bytes(&self) -> usize {
+    pub(in super::super) fn memory_bytes(&self) -> usize {
         let slots = usize::from(self.slots);
         (self.buffers_at(1) + slots * self.stride_bytes[1]).next_multiple_of(2 << 20)
     }
 
     /// Ring number 0 (receive) or 1 (transmit); all its buffers are ours.
-    pub(super) fn ring(
+    pub(in super::super) fn ring(
         &self,
         number: usize,
         guest_base: u64,
@@ -92,7 +92,7 @@ impl Layout {
 
 /// A virtqueue.
 #[derive(Debug)]
-pub(super) struct Ring {
+pub(in super::super) struct Ring {
     slots: u16,
     descriptors: usize,
     available: usize,
@@ -109,30 +109,30 @@ pub(super) struct Ring {
 
 impl Ring {
     /// Offsets of the descriptors, the available and the used area.
-    pub(super) fn areas(&self) -> [usize; 3] {
+    pub(in super::super) fn areas(&self) -> [usize; 3] {
         [self.descriptors, self.available, self.used]
     }
 
     /// How many descriptors it has.
-    pub(super) fn slots(&self) -> u16 {
+    pub(in super::super) fn slots(&self) -> u16 {
         self.slots
     }
 
     /// Offset of the buffer of a descriptor.
     #[inline]
-    pub(super) fn buffer(&self, slot: u16) -> usize {
+    pub(in super::super) fn buffer(&self, slot: u16) -> usize {
         self.buffers + usize::from(slot) * self.stride_bytes
     }
 
     /// Sets how many bytes of a buffer hold something.
-    pub(super) fn set_len(&self, memory: &SharedMemory, slot: u16, len_bytes: usize) {
+    pub(in super::super) fn set_len(&self, memory: &SharedMemory, slot: u16, len_bytes: usize) {
         let at = self.descriptors + usize::from(slot) * DESCRIPTOR_BYTES + 8;
         memory.write_u64(at, len_bytes as u64);
     }
 
     /// How many buffers the switch has given back that were not taken yet.
     #[inline]
-    pub(super) fn ready(&self, memory: &SharedMemory) -> u16 {
+    pub(in super::super) fn ready(&self, memory: &SharedMemory) -> u16 {
         memory.load_u16(self.used + 2).wrapping_sub(self.taken)
     }
 
@@ -142,7 +142,7 @@ impl Ring {
     /// # Errors
     /// When what the switch wrote makes no sense.
     #[inline]
-    pub(super) fn take(&mut self, memory: &SharedMemory) -> anyhow::Result<(u16, usize)> {
+    pub(in super::super) fn take(&mut self, memory: &SharedMemory) -> anyhow::Result<(u16, usize)> {
         let slot = usize::from(self.taken % self.slots);
         let entry = memory.read_u64(self.used + 4 + slot * USED_BYTES);
         let (descriptor, len) = (entry as u32, (entry >> 32) as usize);
@@ -157,7 +157,7 @@ impl Ring {
 
     /// Puts a buffer among those that become available with [`Ring::publish`].
     #[inline]
-    pub(super) fn offer(&mut self, memory: &SharedMemory, descriptor: u16) {
+    pub(in super::super) fn offer(&mut self, memory: &SharedMemory, descriptor: u16) {
         let slot = usize::from(self.published % self.slots);
         memory.store_u16(self.available + 4 + 2 * slot, descriptor);
         self.published = self.published.wrapping_add(1);
@@ -168,7 +168,7 @@ impl Ring {
     /// # Errors
     /// When it cannot be notified.
     #[inline]
-    pub(super) fn publish(&self, memory: &SharedMemory) -> anyhow::Result<()> {
+    pub(in super::super) fn publish(&self, memory: &SharedMemory) -> anyhow::Result<()> {
         memory.store_u16(self.available + 2, self.published);
         // The index before the question: a switch that goes to sleep asks the other way round.
         fence(SeqCst);

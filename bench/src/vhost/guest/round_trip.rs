@@ -16,7 +16,8 @@ const SLOT: u16 = 0;
 
 impl Guest {
     /// Lets frames of `size_bytes` go from the first device to the second and an answer of the same
-    /// size back, one at a time, for so long. What each took, in nanoseconds.
+    /// size back, one at a time, with a pause after each, for so long. What each took, in
+    /// nanoseconds.
     ///
     /// # Errors
     /// When a frame is lost.
@@ -24,13 +25,14 @@ impl Guest {
         &mut self,
         size_bytes: usize,
         duration: Duration,
+        pause: Duration,
     ) -> anyhow::Result<Histogram<u64>> {
         let mut devices = self.at_rest()?;
         devices.prepare(self.traffic, size_bytes)?;
         let core = self.core;
         let thread = std::thread::spawn(move || -> anyhow::Result<_> {
             process::pin(core)?;
-            let times = devices.round_trips(duration)?;
+            let times = devices.round_trips(duration, pause)?;
             Ok((devices, times))
         });
         let Ok(done) = thread.join() else {
@@ -43,7 +45,11 @@ impl Guest {
 }
 
 impl Devices {
-    fn round_trips(&mut self, duration: Duration) -> anyhow::Result<Histogram<u64>> {
+    fn round_trips(
+        &mut self,
+        duration: Duration,
+        pause: Duration,
+    ) -> anyhow::Result<Histogram<u64>> {
         let mut times = Histogram::new_with_max(LOST.as_nanos() as u64, 3)?;
         let [first, second] = &mut self.0;
         let end = Instant::now() + duration;
@@ -57,13 +63,16 @@ impl Devices {
             times.saturating_record(began.elapsed().as_nanos() as u64);
             first.take_back()?;
             second.take_back()?;
+            if !pause.is_zero() {
+                std::thread::sleep(pause);
+            }
         }
         Ok(times)
     }
 }
 
 impl FrontEnd {
-    fn send_one(&mut self) -> anyhow::Result<()> {
+    pub(super) fn send_one(&mut self) -> anyhow::Result<()> {
         self.transmit.offer(&self.memory, SLOT);
         self.transmit.publish(&self.memory)
     }
@@ -80,7 +89,7 @@ impl FrontEnd {
     }
 
     /// Waits until the switch has given the sent buffer back.
-    fn take_back(&mut self) -> anyhow::Result<()> {
+    pub(super) fn take_back(&mut self) -> anyhow::Result<()> {
         let began = Instant::now();
         while self.transmit.ready(&self.memory) == 0 {
             ensure!(

@@ -1,0 +1,5 @@
+//! Command lines that have a file of their own.
+
+pub(crate) mod instructions;
+pub(crate) mod pktgen;
+pub(crate) mod suite;

@@ -1,0 +1,238 @@
+//! Measurements of the suite that need guests, beside those of [`run`](super::run).
+//!
+//! Each is a function: settings in, one [`Rounds`] out for each switch and load. Switches take turns
+//! and sleep in between, as they do there.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+
+use super::{
+    Options,
+    bed::Kind,
+    beds,
+    contender::{Case, Settings},
+    guard,
+    guest::{Guest, Traffic},
+};
+use crate::process::{self, interrupt};
+
+/// Length of all frames here, without FCS.
+pub const FRAME_BYTES: usize = 64;
+
+/// What the rounds of one switch under one load found.
+#[derive(Clone, Debug)]
+pub struct Rounds {
+    /// `vswitch`, or the name of a [peer](super::Peer).
+    pub switch: &'static str,
+    /// What it is.
+    pub what: &'static str,
+    /// Rules in force.
+    pub rules: u32,
+    /// A value for each round.
+    pub values: Vec<f64>,
+}
+
+/// Millions of frames that come through in a second of the switch's CPU time when every frame is of
+/// a new flow, with so many rules; and the percentage of frames that the switch took and dropped.
+///
+/// # Errors
+/// As [`run`](super::run).
+pub fn new_flows(options: &Options, rules: &[u32]) -> anyhow::Result<Vec<Rounds>> {
+    let settings = Settings {
+        unlimited_flows: true,
+        ..Settings::on(options.switch_core)
+    };
+    let _guard = guard(options, &settings)?;
+    let mut beds = beds(options, &settings)?;
+    for bed in &mut beds {
+        bed.connect(Kind::NewFlows, 1, options.guest_core)?;
+    }
+    let mut all = Vec::new();
+    for &rules in rules {
+        let mut rates = vec![Vec::new(); beds.len()];
+        for bed in &mut beds {
+            bed.enforce(Case::NewFlows { rules })?;
+        }
+        for _ in 0..options.rounds {
+            for (bed, rates) in beds.iter_mut().zip(&mut rates) {
+                let count = bed.turn(options.seconds, FRAME_BYTES);
+                let count = count.with_context(|| bed.switch.name())?;
+                rates.push(count.mframes / count.cpu_seconds);
+            }
+        }
+        for (bed, values) in beds.iter().zip(rates) {
+            all.push(Rounds {
+                switch: bed.switch.name(),
+                what: "Mframes/CPU second",
+                rules,
+                values,
+            });
+        }
+    }
+    Ok(all)
+}
+
+/// Milliseconds from the beginning of the command that changes the rules until a frame comes through
+/// that none but the new ones let through; and until the command has ended.
+///
+/// # Errors
+/// As [`run`](super::run).
+pub fn updates(options: &Options, rules: &[u32]) -> anyhow::Result<Vec<Rounds>> {
+    let settings = Settings {
+        alone: false,
+        ..Settings::on(options.switch_core)
+    };
+    let _guard = guard(options, &settings)?;
+    let mut all = Vec::new();
+    for mut bed in beds(options, &settings)? {
+        let name = bed.switch.name();
+        let rounds = bed.awake(|bed| {
+            bed.switch.enforce(Case::PortToPort)?;
+            let sockets = bed.switch.sockets(0);
+            let mut guest = Guest::start(&sockets, Traffic::Frames, 1, options.guest_core)?;
+            bed.await_frames(&mut guest)?;
+            let mut rounds = Vec::new();
+            for &rules in rules {
+                let (mut first, mut whole) = (Vec::new(), Vec::new());
+                for _ in 0..options.rounds {
+                    bed.switch.enforce(Case::Gate { rules, open: false })?;
+                    let mut command = bed.switch.change(Case::Gate { rules, open: true })?;
+                    let act = || process::run(&mut command).map(drop);
+                    let (seen, took) = guest.first_after(FRAME_BYTES, act)?;
+                    first.push(seen.as_secs_f64() * 1e3);
+                    whole.push(took.as_secs_f64() * 1e3);
+                    bed.switch.process().check()?;
+                }
+                for (what, values) in [
+                    ("ms to the first frame", first),
+                    ("ms until the command ended", whole),
+                ] {
+                    rounds.push(Rounds {
+                        switch: name,
+                        what,
+                        rules,
+                        values,
+                    });
+                }
+            }
+            Ok(rounds)
+        });
+        all.extend(rounds.with_context(|| name)?);
+    }
+    Ok(all)
+}
+
+/// How long frames of a known flow take, in microseconds, when all else is quiet and while two other
+/// ports of the switch open flows as fast as they can; and the percentage of them that is lost.
+///
+/// # Errors
+/// As [`run`](super::run).
+pub fn isolation(options: &Options, rules: u32) -> anyhow::Result<Vec<(&'static str, Rounds)>> {
+    const WARM_UP: Duration = Duration::from_millis(200);
+    let settings = Settings {
+        pairs: 2,
+        ..Settings::on(options.switch_core)
+    };
+    let _guard = guard(options, &settings)?;
+    let duration = Duration::from_secs_f64(options.seconds);
+    let case = Case::NewFlows { rules };
+    let mut all = Vec::new();
+    let mut beds = beds(options, &settings)?;
+    let mut guests = Vec::new();
+    for bed in &mut beds {
+        let pair = bed.awake(|bed| {
+            bed.switch.enforce(Case::PortToPort)?;
+            let mut start = |pair, traffic| -> anyhow::Result<Guest> {
+                let sockets = bed.switch.sockets(pair);
+                let mut guest = Guest::start(&sockets, traffic, 1, options.guest_core)?;
+                bed.await_frames(&mut guest)?;
+                Ok(guest)
+            };
+            let known = start(0, Traffic::Frames)?;
+            let opening = start(1, Traffic::NewFlows)?;
+            bed.switch.enforce(case)?;
+            Ok((known, opening))
+        });
+        guests.push(pair.with_context(|| bed.switch.name())?);
+    }
+    for storm in [false, true] {
+        let what = if storm { "flow storm" } else { "quiet" };
+        let mut found = vec![[const { Vec::new() }; 4]; beds.len()];
+        for _ in 0..options.rounds {
+            for ((bed, guests), found) in beds.iter_mut().zip(&mut guests).zip(&mut found) {
+                let (known, opening) = guests;
+                let established = bed.awake(|_| {
+                    known.established(storm.then_some(&mut *opening), FRAME_BYTES, WARM_UP)?;
+                    known.established(storm.then_some(&mut *opening), FRAME_BYTES, duration)
+                });
+                let established = established.with_context(|| bed.switch.name())?;
+                for (quantile, values) in [0.5, 0.99, 0.999].into_iter().zip(found.iter_mut()) {
+                    values.push(established.times.value_at_quantile(quantile) as f64 / 1e3);
+                }
+                let sent = established.times.len() + established.lost;
+                found[3].push(100.0 * established.lost as f64 / sent.max(1) as f64);
+            }
+        }
+        for (bed, found) in beds.iter().zip(found) {
+            let names = ["p50, µs", "p99, µs", "p99.9, µs", "lost, %"];
+            for (name, values) in names.into_iter().zip(found) {
+                let rounds = Rounds {
+                    switch: bed.switch.name(),
+                    what: name,
+                    rules,
+                    values,
+                };
+                all.push((what, rounds));
+            }
+        }
+    }
+    Ok(all)
+}
+
+/// What a switch takes of its core when no frame comes, in percent; and how long the first frame and
+/// its answer take after a pause of so long, in microseconds: half of them, and 99 of 100.
+///
+/// # Errors
+/// As [`run`](super::run).
+pub fn idle(options: &Options, pause: Duration) -> anyhow::Result<Vec<Rounds>> {
+    const CALM: Duration = Duration::from_millis(300);
+    let settings = Settings {
+        may_sleep: true,
+        ..Settings::on(options.switch_core)
+    };
+    let _guard = guard(options, &settings)?;
+    let duration = Duration::from_secs_f64(options.seconds);
+    let mut all = Vec::new();
+    for mut bed in beds(options, &settings)? {
+        let switch = bed.switch.name();
+        let rounds = bed.awake(|bed| {
+            bed.switch.enforce(Case::PortToPort)?;
+            let sockets = bed.switch.sockets(0);
+            let mut guest = Guest::start(&sockets, Traffic::Frames, 1, options.guest_core)?;
+            bed.await_frames(&mut guest)?;
+            let mut found = [const { Vec::new() }; 3];
+            for _ in 0..options.rounds {
+                interrupt::sleep(CALM)?;
+                let (began, from) = (Instant::now(), bed.switch.process().cpu_time_ns()?);
+                interrupt::sleep(duration)?;
+                let took = bed.switch.process().cpu_time_ns()? - from;
+                found[0].push(took as f64 / began.elapsed().as_nanos() as f64 * 100.0);
+                let times = guest.round_trips(FRAME_BYTES, duration, pause)?;
+                for (index, quantile) in [(1, 0.5), (2, 0.99)] {
+                    found[index].push(times.value_at_quantile(quantile) as f64 / 1e3);
+                }
+            }
+            let names = ["CPU while idle, %", "wake-up p50, µs", "wake-up p99, µs"];
+            let rounds = names.into_iter().zip(found).map(|(what, values)| Rounds {
+                switch,
+                what,
+                rules: 0,
+                values,
+            });
+            Ok(rounds.collect::<Vec<_>>())
+        });
+        all.extend(rounds.with_context(|| switch)?);
+    }
+    Ok(all)
+}

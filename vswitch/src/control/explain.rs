@@ -1,0 +1,399 @@
+//! Explanations for people: the steps of the slow path, with names put to them.
+//!
+//! In: frames as text, or flows. Out: the rows of the API. What must hold: the outcome is that of
+//! [`Explainer`], which is the forwarding code; here is only the telling.
+
+use std::{collections::HashMap, fmt::Write};
+
+use policy::{
+    Denial, DropReason, Field, FlowKey, PortId, RuleId, Stage, VlanId,
+    acl::Classifier,
+    key::shape,
+    snapshot::{PortPolicy, Snapshot},
+};
+
+use super::{Control, ControlError, flow_frame, view};
+use crate::{
+    api::types::{
+        CacheAnswer, ExplainRequest, ExplainedDestination, ExplainedStage, Explanation, FrameText,
+        LookedAt, Rule,
+    },
+    bridge::Lookup,
+    decode,
+    explain::{Explained, Explainer, Given, HEAD_BYTES, Outcome},
+    slow_path::Step,
+    storm::{self, FloodKind},
+};
+
+/// Most frames of one request.
+pub const MOST_FRAMES: usize = 1000;
+
+/// Longest frame that may be given, bytes: a super-segment of a guest with its headers.
+const MOST_BYTES: usize = 1 << 17;
+
+/// A frame that somebody gave.
+pub(super) struct GivenBytes {
+    pub(super) head: Vec<u8>,
+    pub(super) len_bytes: usize,
+    pub(super) vlan_tci: Option<u16>,
+    pub(super) seen: u64,
+}
+
+impl GivenBytes {
+    pub(super) fn at(&self, port: PortId) -> Given<'_> {
+        Given {
+            port,
+            head: &self.head,
+            len_bytes: self.len_bytes,
+            vlan_tci: self.vlan_tci,
+        }
+    }
+
+    pub(super) fn read(text: &FrameText) -> Result<Self, ControlError> {
+        let refuse = |what: String| Err(ControlError::Refused(what));
+        let Some(head) = decode::from_hex(&text.hex) else {
+            return refuse("a frame is written as hexadecimal digits, two for each byte".into());
+        };
+        let len_bytes = text.len_bytes.unwrap_or(head.len());
+        if len_bytes > MOST_BYTES {
+            return refuse(format!("a frame has at most {MOST_BYTES} bytes"));
+        }
+        if len_bytes < head.len() || (len_bytes > head.len() && head.len() < HEAD_BYTES) {
+            return refuse(format!(
+                "of a frame of {len_bytes} bytes, all or the first {HEAD_BYTES} at least are wanted; {} are given",
+                head.len()
+            ));
+        }
+        Ok(Self {
+            head,
+            len_bytes,
+            vlan_tci: None,
+            seen: text.seen.unwrap_or(1),
+        })
+    }
+}
+
+impl Control {
+    /// What would become of frames, and why. Nothing changes.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such port, a frame cannot be read or made, or a worker does not answer.
+    pub fn explain(&self, request: &ExplainRequest) -> Result<Vec<Explanation>, ControlError> {
+        let port = self.port_id(&request.port)?;
+        if request.frames.len() > MOST_FRAMES {
+            let refusal = format!("at most {MOST_FRAMES} frames are explained at once");
+            return Err(ControlError::Refused(refusal));
+        }
+        let mut frames = Vec::new();
+        for text in &request.frames {
+            frames.push(GivenBytes::read(text)?);
+        }
+        if let Some(flow) = &request.flow {
+            let bytes = flow_frame::build(flow, &self.config(), &request.port)
+                .map_err(ControlError::Refused)?;
+            frames.push(GivenBytes {
+                len_bytes: bytes.len(),
+                head: bytes,
+                vlan_tci: None,
+                seen: 1,
+            });
+        }
+        if frames.is_empty() {
+            let refusal = "name a frame, or a flow that one is to be made for";
+            return Err(ControlError::Refused(refusal.into()));
+        }
+        let outlook = self.datapath.outlook();
+        let snapshot = &outlook.bundle.snapshot;
+        let shared = &outlook.shared;
+        let now_s = self.datapath.now_s();
+        let mut explainer = Explainer::new(snapshot, &shared.bridge, &shared.connections, now_s);
+        let names = self.port_names();
+        let mut explanations = Vec::with_capacity(frames.len());
+        for frame in &frames {
+            let limits = outlook.bundle.port(port);
+            let limits = limits.map(|shared| (shared, self.datapath.now_ns()));
+            let explained = explainer.judge(frame.at(port), limits);
+            let mut row = Teller {
+                snapshot,
+                ingress: port,
+                explained: &explained,
+                names: &names,
+            }
+            .tell(frame);
+            row.port.clone_from(&request.port);
+            let masked = &explained.parsed.key & &explained.mask;
+            let answers = self.datapath.look_up(port, &masked, snapshot.epoch())?;
+            row.cache = answers
+                .into_iter()
+                .map(|(worker, found)| CacheAnswer {
+                    worker,
+                    hit: found.is_some(),
+                    hits: found.as_ref().map_or(0, |flow| flow.hits),
+                    verdict: found.map(|flow| view::verdict(&flow.verdict, &names)),
+                })
+                .collect();
+            explanations.push(row);
+        }
+        Ok(explanations)
+    }
+}
+
+/// A rule of a snapshot, for people.
+pub(super) fn rule_of(snapshot: &Snapshot, id: RuleId) -> Rule {
+    match snapshot.rule(id) {
+        Some(rule) => Rule {
+            id: id.0,
+            acl: rule.origin.acl.clone(),
+            position: rule.origin.position,
+            text: rule.origin.text.clone(),
+            place: rule.origin.place.clone(),
+        },
+        None => Rule {
+            id: id.0,
+            acl: String::new(),
+            position: 0,
+            text: "(a rule that is gone)".into(),
+            place: String::new(),
+        },
+    }
+}
+
+/// What becomes of a frame, in words.
+pub(super) fn outcome_words(
+    outcome: &Outcome,
+    flood: Option<FloodKind>,
+    names: &HashMap<PortId, String>,
+) -> String {
+    match outcome {
+        Outcome::Dropped(denial) => format!("dropped: {}", denial.reason),
+        Outcome::Forwarded(exits) => {
+            let texts = exits.iter().map(|(port, tag, judged)| {
+                let mut text = view::name_of(names, *port);
+                match judged {
+                    Err(denial) => {
+                        let _ = write!(text, " (dropped: {})", denial.reason);
+                    }
+                    Ok(_) => {
+                        if let Some(vlan) = tag {
+                            let _ = write!(text, " (vlan {})", vlan.get());
+                        }
+                    }
+                }
+                text
+            });
+            let texts: Vec<_> = texts.collect();
+            let how = if flood.is_some() { "flooded to" } else { "to" };
+            format!("{how} {}", texts.join(", "))
+        }
+    }
+}
+
+/// Puts words to what was found.
+struct Teller<'a> {
+    snapshot: &'a Snapshot,
+    ingress: PortId,
+    explained: &'a Explained,
+    names: &'a HashMap<PortId, String>,
+}
+
+impl Teller<'_> {
+    fn tell(&self, frame: &GivenBytes) -> Explanation {
+        let parsed = &self.explained.parsed;
+        let class = format!("{:?}", parsed.class);
+        let in_one_line = decode::one_line(&frame.head, frame.len_bytes, None);
+        let mut stages = vec![ExplainedStage {
+            stage: Stage::Parse.name().into(),
+            port: view::name_of(self.names, self.ingress),
+            passed: true,
+            text: format!("class {class}"),
+            ..ExplainedStage::default()
+        }];
+        stages.extend(self.explained.steps.iter().map(|step| self.stage(step)));
+        if let Some(reason) = self.explained.over_limit {
+            stages.push(self.refused(self.ingress, Denial::new(reason)));
+        }
+        let outcome = self.explained.outcome();
+        let (reason, destinations) = match &outcome {
+            Outcome::Dropped(denial) => (Some(denial.reason), Vec::new()),
+            Outcome::Forwarded(exits) => {
+                let rows = exits
+                    .iter()
+                    .map(|(port, tag, judged)| ExplainedDestination {
+                        port: view::name_of(self.names, *port),
+                        vlan: tag.map(VlanId::get),
+                        tag: self.tag_words(*tag).into(),
+                        sent: judged.is_ok(),
+                        reason: judged.err().map(|denial| denial.reason.name().into()),
+                    });
+                let mut fates = exits.iter().map(|(.., judged)| judged.err());
+                let first = fates.next().flatten();
+                let reaches_nobody = first.filter(|_| fates.all(|denial| denial.is_some()));
+                (reaches_nobody.map(|denial| denial.reason), rows.collect())
+            }
+        };
+        Explanation {
+            port: String::new(),
+            frame: in_one_line,
+            epoch: self.snapshot.epoch().0,
+            class,
+            mask: decode::mask_words(&self.explained.mask, parsed.class),
+            stages,
+            verdict: outcome_words(&outcome, self.explained.flood(), self.names),
+            reason: reason.map(|reason| reason.name().into()),
+            advice: reason.map(|reason| reason.advice().into()),
+            destinations,
+            cacheable: self.explained.cacheable,
+            cache: Vec::new(),
+        }
+    }
+
+    fn port(&self, id: PortId) -> Option<&PortPolicy> {
+        self.snapshot.port(id)
+    }
+
+    fn network(&self, id: policy::NetworkId) -> &str {
+        self.snapshot.network(id).map_or("?", |n| &n.name)
+    }
+
+    fn passed(&self, stage: Stage, port: PortId, text: String) -> ExplainedStage {
+        ExplainedStage {
+            stage: stage.name().into(),
+            port: view::name_of(self.names, port),
+            passed: true,
+            text,
+            ..ExplainedStage::default()
+        }
+    }
+
+    fn stage(&self, step: &Step) -> ExplainedStage {
+        let here = self.ingress;
+        let key = &self.explained.parsed.key;
+        match *step {
+            Step::Admitted(network) => {
+                let network = self.network(network);
+                self.passed(Stage::Admission, here, format!("network {network}"))
+            }
+            Step::OwnSender => {
+                let name = self.vnic_name(here);
+                self.passed(Stage::Sender, here, format!("the sender is {name}"))
+            }
+            Step::Outbound(rule) => self.by_rules(Stage::Outbound, here, Ok(rule)),
+            Step::Bridged(found) => {
+                let text = match found {
+                    None => "to a group address".into(),
+                    Some(Lookup::At(port)) => format!(
+                        "{} is at port {}",
+                        key.eth_dst(),
+                        view::name_of(self.names, port)
+                    ),
+                    Some(Lookup::Unknown { .. }) => {
+                        format!("nobody knows where {} is", key.eth_dst())
+                    }
+                };
+                self.passed(Stage::Bridge, here, text)
+            }
+            Step::Flooded(kind) => self.passed(Stage::Flood, here, self.flood_words(kind)),
+            Step::To { port, judged, .. } => match judged {
+                Err(denial) if denial.reason.stage() != Stage::Inbound => {
+                    self.refused(port, denial)
+                }
+                judged => self.by_rules(Stage::Inbound, port, judged),
+            },
+            Step::Denied(denial) if denial.reason.stage() == Stage::Outbound => {
+                self.by_rules(Stage::Outbound, here, Err(denial))
+            }
+            Step::Denied(denial) => self.refused(here, denial),
+        }
+    }
+
+    fn refused(&self, port: PortId, denial: Denial) -> ExplainedStage {
+        ExplainedStage {
+            passed: false,
+            reason: Some(denial.reason.name().into()),
+            ..self.passed(denial.reason.stage(), port, denial.reason.text().into())
+        }
+    }
+
+    fn by_rules(
+        &self,
+        stage: Stage,
+        port: PortId,
+        judged: Result<Option<RuleId>, Denial>,
+    ) -> ExplainedStage {
+        let vnic = self.port(port).and_then(|port| port.vnic.as_ref());
+        let Some(vnic) = vnic else {
+            return self.passed(stage, port, "no vNIC there, so nothing is asked".into());
+        };
+        let list = if stage == Stage::Outbound {
+            vnic.outbound()
+        } else {
+            vnic.inbound()
+        };
+        let key = &self.explained.parsed.key;
+        let legible = !key.has(shape::MALFORMED) && !key.has(shape::NESTED);
+        let (rule, reason) = match judged {
+            Ok(rule) => (rule, None),
+            Err(denial) => (denial.rule, Some(denial.reason)),
+        };
+        let text = match (rule, reason) {
+            (Some(_), None) => "allowed by a rule".into(),
+            (Some(_), Some(DropReason::RejectOut | DropReason::RejectIn)) => {
+                "rejected by a rule".into()
+            }
+            (Some(_), Some(_)) => "denied by a rule".into(),
+            (None, None) => format!("{}: no rule matches; passes by default", vnic.name),
+            (None, Some(_)) if !legible => "no rule can read it".into(),
+            (None, Some(_)) => format!("{}: no rule matches; denied by default", vnic.name),
+        };
+        ExplainedStage {
+            passed: reason.is_none(),
+            reason: reason.map(|reason| reason.name().into()),
+            rule: rule.map(|id| rule_of(self.snapshot, id)),
+            looked_at: legible.then(|| looked_at(list, key)),
+            ..self.passed(stage, port, text)
+        }
+    }
+
+    fn vnic_name(&self, port: PortId) -> String {
+        let vnic = self.port(port).and_then(|port| port.vnic.as_ref());
+        vnic.map_or_else(String::new, |vnic| {
+            format!("vNIC {} of VM {}", vnic.name, vnic.vm)
+        })
+    }
+
+    fn flood_words(&self, kind: FloodKind) -> String {
+        let kind_words = match kind {
+            FloodKind::Broadcast => "broadcast",
+            FloodKind::Multicast => "multicast",
+            FloodKind::Unknown => "to an unknown address",
+        };
+        let limits = self.port(self.ingress).map(|port| port.storm);
+        match limits.map(|limits| storm::limit(kind, &limits).0) {
+            Some(Some(pps)) => format!("{kind_words}; the port may flood {pps} such a second"),
+            _ => format!("{kind_words}; no limit"),
+        }
+    }
+
+    fn tag_words(&self, tag: Option<VlanId>) -> &'static str {
+        let key = &self.explained.parsed.key;
+        let tagged = key.has(shape::TAGGED);
+        match tag {
+            Some(vlan) if tagged && u64::from(vlan.get()) == key.get(Field::VLAN_VID) => "stays",
+            Some(_) if tagged => "changed",
+            Some(_) => "added",
+            None if tagged => "removed",
+            None => "none",
+        }
+    }
+}
+
+fn looked_at(list: &Classifier, key: &FlowKey) -> LookedAt {
+    let cost = list.cost(key);
+    LookedAt {
+        rules: list.rules().len(),
+        tables: list.tables(),
+        rules_compared: cost.compares,
+        tables_probed: cost.probes,
+    }
+}

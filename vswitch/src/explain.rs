@@ -1,0 +1,167 @@
+//! What would become of a frame, and why, told by the code that forwards.
+//!
+//! In: a frame that is not there, the policy, MAC tables and connections that it would meet. Out:
+//! each step of the slow path and the outcome. What must hold: nothing changes. No address is
+//! learned, no flow cached, no connection opened or advanced, no frame counted; the ledger and lists
+//! that judging needs are the explainer's own. That a connection would not take the frame, or not
+//! be opened, is therefore not told.
+
+use policy::{
+    Denial, DropReason, FlowKey, Parsed, PortId, RuleId, VlanId, conntrack::Connections,
+    parse::parse, snapshot::Snapshot,
+};
+
+use crate::{
+    bridge::Bridge,
+    drop_ledger::DropLedger,
+    published::PortShared,
+    rule_ledger::RuleLedger,
+    slow_path::{Inputs, Observer, SlowPath, Step},
+    storm::FloodKind,
+    verdict::{DestinationLog, Verdict},
+};
+
+/// First bytes of a frame that are judged: what [`parse`] wants of a longer frame.
+pub const HEAD_BYTES: usize = 256;
+
+/// A frame that might arrive.
+#[derive(Clone, Copy, Debug)]
+pub struct Given<'a> {
+    /// Where.
+    pub port: PortId,
+    /// All of it, or at least its first [`HEAD_BYTES`] bytes.
+    pub head: &'a [u8],
+    /// Its whole length, bytes.
+    pub len_bytes: usize,
+    /// The tag that came beside it.
+    pub vlan_tci: Option<u16>,
+}
+
+/// How a frame would be judged.
+#[derive(Clone, Debug)]
+pub struct Explained {
+    /// What its headers say.
+    pub parsed: Parsed,
+    /// The key bits that policy could read of its class.
+    pub mask: FlowKey,
+    /// What the slow path found, in order.
+    pub steps: Vec<Step>,
+    /// Whether the flow cache would keep the verdict.
+    pub cacheable: bool,
+    /// Why it would not be flooded now, if it is for everybody.
+    pub over_limit: Option<DropReason>,
+}
+
+/// Where a frame would go, with which tag, or by what it is stopped at that port.
+pub type Exit = (PortId, Option<VlanId>, Result<Option<RuleId>, Denial>);
+
+/// What would become of a frame.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is dropped in the ingress port's account.
+    Dropped(Denial),
+    /// It goes there.
+    Forwarded(Vec<Exit>),
+}
+
+impl Explained {
+    /// What would become of the frame.
+    pub fn outcome(&self) -> Outcome {
+        if let Some(reason) = self.over_limit {
+            return Outcome::Dropped(Denial::new(reason));
+        }
+        let mut exits = Vec::new();
+        for step in &self.steps {
+            match *step {
+                Step::Denied(denial) => return Outcome::Dropped(denial),
+                Step::To { port, tag, judged } => exits.push((port, tag, judged)),
+                _ => {}
+            }
+        }
+        Outcome::Forwarded(exits)
+    }
+
+    /// How the frame is flooded, if it is.
+    pub fn flood(&self) -> Option<FloodKind> {
+        self.steps.iter().find_map(|step| match step {
+            Step::Flooded(kind) => Some(*kind),
+            _ => None,
+        })
+    }
+}
+
+/// Looks on, and has nothing learned.
+#[derive(Debug, Default)]
+struct Recorder(Vec<Step>);
+
+impl Observer for Recorder {
+    const LEARNS: bool = false;
+
+    fn step(&mut self, step: Step) {
+        self.0.push(step);
+    }
+}
+
+/// Judges frames that are not there, under one snapshot.
+#[derive(Debug)]
+pub struct Explainer<'a> {
+    snapshot: &'a Snapshot,
+    bridge: &'a Bridge,
+    connections: &'a Connections,
+    now_s: u32,
+    slow_path: SlowPath,
+}
+
+impl<'a> Explainer<'a> {
+    /// With the MAC tables and connections as they are when each frame is judged, those left out
+    /// that have come to their end at `now_s` of the clock.
+    pub fn new(
+        snapshot: &'a Snapshot,
+        bridge: &'a Bridge,
+        connections: &'a Connections,
+        now_s: u32,
+    ) -> Self {
+        let longest = snapshot.networks().map(|n| n.members.len()).max();
+        Self {
+            snapshot,
+            bridge,
+            connections,
+            now_s,
+            slow_path: SlowPath {
+                lists: DestinationLog::new(longest.unwrap_or(0)),
+                // Whoever explains looks at the steps.
+                ledger: DropLedger::new(1),
+                rules: RuleLedger::new(1),
+            },
+        }
+    }
+
+    /// Judges a frame. With `limits`, those of its port, also whether it could be flooded at
+    /// `now_ns` of the clock.
+    pub fn judge(&mut self, frame: Given<'_>, limits: Option<(&PortShared, u64)>) -> Explained {
+        let parsed = parse(frame.head, frame.len_bytes, frame.vlan_tci, frame.port);
+        let inputs = Inputs {
+            snapshot: self.snapshot,
+            bridge: self.bridge,
+            connections: self.connections,
+            now_s: self.now_s,
+        };
+        let mut recorder = Recorder::default();
+        let decision = self
+            .slow_path
+            .resolve_observed(inputs, frame.head, &parsed, &mut recorder);
+        let over_limit = match (decision.verdict, self.snapshot.port(frame.port), limits) {
+            (Verdict::Flood(kind, _), Some(port), Some((shared, now_ns))) => {
+                shared.storm.foresee(kind, &port.storm, now_ns).err()
+            }
+            _ => None,
+        };
+        Explained {
+            mask: *self.snapshot.masks(frame.port).of(parsed.class),
+            parsed,
+            steps: recorder.0,
+            cacheable: decision.cacheable,
+            over_limit,
+        }
+    }
+}
