@@ -457,7 +457,11 @@ fn a_state_compiled_after_another_is_judged_as_one_compiled_alone() {
     let mut before: Option<Snapshot> = None;
     for step in 0..30_u32 {
         match step % 4 {
-            0 => list.insert(step as usize * 9, host(1000 + step)),
+            0 => {
+                let mut stateful = host(1000 + step);
+                stateful.action = Action::AllowStateful;
+                list.insert(step as usize * 9, stateful);
+            }
             1 => drop(list.remove(step as usize * 7)),
             2 => list[step as usize * 5] = host(2000 + step),
             // A rule that reads what none before it did.
@@ -482,7 +486,10 @@ fn a_state_compiled_after_another_is_judged_as_one_compiled_alone() {
         let epoch = Epoch(step.into());
         let next = compiler.compile(&model, epoch).expect("valid");
         let alone = Snapshot::compile(&model, epoch).expect("valid");
+        assert!(next.tracks(PortId(1), Class::Ipv4Tcp));
         for class in Class::ALL {
+            let is_tracked = |snapshot: &Snapshot| snapshot.tracks(PortId(1), class);
+            assert!(!is_tracked(&alone) || is_tracked(&next), "{class:?}");
             let (next, alone) = (next.masks(PortId(1)), alone.masks(PortId(1)));
             assert_eq!(
                 &(next.of(class) & alone.of(class)),

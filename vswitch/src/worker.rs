@@ -143,7 +143,8 @@ impl Worker {
         };
         let lists = &self.slow_path.lists;
         let entry = self.cache.peek(masked, now)?;
-        is_good(&entry.verdict, lists).then_some(entry)
+        let stands = self.shared.connections.stands(entry.token());
+        (stands && is_good(&entry.verdict, lists)).then_some(entry)
     }
 
     /// The flows that stand, among so many cache entries from the one numbered `from`.

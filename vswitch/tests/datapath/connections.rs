@@ -15,6 +15,7 @@ use policy::{
     parse,
     rule::{FlagsMatch, Match, Rule},
 };
+use vswitch::explain::{Explainer, Given, Outcome};
 
 use crate::bed::{Bed, Options, build::*, frames::*};
 
@@ -372,6 +373,56 @@ fn limits_are_named_and_leave_others_alone() {
     let (timeouts, now_s) = (Timeouts::default(), bed.now_s());
     assert_eq!(bed.shared.connections.sweep(1, &timeouts, now_s), 5);
     assert_eq!(bed.ports_of(1, &refused), [0]);
+}
+
+fn all_rows(bed: &Bed) -> Vec<policy::conntrack::Row> {
+    let connections = &bed.shared.connections;
+    connections.rows(&Timeouts::default(), bed.now_s(), usize::MAX, |_| true)
+}
+
+/// Where a frame would go, or why it would not, told by `vswitch explain`.
+fn foretell(bed: &Bed, port: u16, frame: &[u8]) -> Result<Vec<u16>, DropReason> {
+    let (bundle, shared) = (bed.shared.current.load(), &bed.shared);
+    let given = Given {
+        port: PortId(port),
+        head: frame,
+        len_bytes: frame.len(),
+        vlan_tci: None,
+    };
+    let (bridge, connections) = (&shared.bridge, &shared.connections);
+    let mut explainer = Explainer::new(&bundle.snapshot, bridge, connections, bed.now_s());
+    match explainer.judge(given, None).outcome() {
+        Outcome::Dropped(denial) => Err(denial.reason),
+        Outcome::Forwarded(exits) => exits
+            .into_iter()
+            .map(|(to, _, judged)| judged.map(|_| to.0).map_err(|denial| denial.reason))
+            .collect(),
+    }
+}
+
+#[test]
+fn explaining_knows_of_connections_and_leaves_them_alone() {
+    let mut bed = Bed::new(&asking());
+    assert_eq!(foretell(&bed, 0, &ask(SYN, 100, 0, 0)), Ok(vec![1]));
+    assert!(bed.shared.connections.is_empty());
+    let reply = answer(ACK, 501, 101, 0);
+    assert_eq!(foretell(&bed, 1, &reply), Err(DropReason::AclIn));
+
+    shake_hands(&mut bed);
+    let open = all_rows(&bed);
+    assert_eq!(open.len(), 1);
+    assert_eq!(foretell(&bed, 1, &reply), Ok(vec![0]));
+    for last in [FIN | ACK, RST] {
+        assert_eq!(foretell(&bed, 0, &ask(last, 101, 501, 0)), Ok(vec![1]));
+    }
+    assert_eq!(all_rows(&bed), open);
+
+    // A connection that nobody allows any more goes with the next frame that comes, and stays
+    // when one is only asked about.
+    bed.publish(&world(guest(1).outbound(Action::Deny, []), guest(2)));
+    let denied = ask(ACK, 101, 501, 0);
+    assert_eq!(foretell(&bed, 0, &denied), Err(DropReason::AclOut));
+    assert_eq!(bed.shared.connections.len(), 1);
 }
 
 #[test]
