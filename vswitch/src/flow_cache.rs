@@ -496,9 +496,13 @@ impl FlowCache {
         set.drop_ways -= u8::from(set.state[way] & DROP != 0);
         set.drop_ways += u8::from(is_drop);
         set.tags.0[way] = hash.tag();
+        let was_hit = set.state[way] & PROTECTED != 0;
         set.state[way] = new;
         let place = &mut self.entries[set_index * WAYS + way];
-        place.settle(rules, now_s);
+        // What was never hit has nothing to tell, and to read it would wait for memory.
+        if was_hit {
+            place.settle(rules, now_s);
+        }
         *place = entry;
     }
 

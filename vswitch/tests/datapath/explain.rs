@@ -104,6 +104,8 @@ fn happened(bed: &mut Bed, before: &World, arrival: &Arrival) -> Happened {
     let mut sent: Vec<_> = bed
         .all_received()
         .into_iter()
+        // What its sender is told of a rejected frame; frames themselves never leave where they came.
+        .filter(|(port, _)| *port != arrival.port)
         .map(|(port, frame)| {
             let tagged = [[0x81, 0], [0x88, 0xa8]]
                 .iter()
