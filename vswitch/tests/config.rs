@@ -89,6 +89,9 @@ fn every_field_is_documented_and_in_the_example() {
         "src_ports",
         "fragment",
         "tenant",
+        // Refused as yet.
+        "log",
+        "limit",
     ];
     for table in schema::ALL {
         for field in table.fields.iter().filter(|field| !shown.contains(field)) {
@@ -112,8 +115,8 @@ fn a_rule_is_the_same_as_text_and_as_table() {
             r#"action = "allow_stateful", direction = "in", protocol = "tcp", src = "10.0.0.0/8", dst_ports = [443, "8000-8999"]"#,
         ),
         (
-            "reject out udp from any port 53 to @office log limit 10/s burst 3 priority 2000",
-            r#"action = "reject", direction = "out", protocol = 17, src_ports = [53], dst = "@office", log = true, limit = "10/s burst 3", priority = 2000"#,
+            "reject out udp from any port 53 to @office priority 2000",
+            r#"action = "reject", direction = "out", protocol = 17, src_ports = [53], dst = "@office", priority = 2000"#,
         ),
         (
             "allow in tcp from group:web to any port 22,@web",

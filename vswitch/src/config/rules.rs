@@ -85,6 +85,15 @@ fn rule<'d>(list: &Section<'d>, item: &'d Spanned<DeValue<'d>>) -> Option<AclRul
             return None;
         }
     };
+    if rule.log || rule.limit.is_some() {
+        // Whoever writes a limit counts on it: it is refused, not ignored.
+        list.reader.report(
+            &span,
+            "`log` and `limit` of rules are not carried out yet",
+            "leave them out; `vswitch show rules` and `vswitch drops` tell what a rule decides",
+        );
+        return None;
+    }
     Some(AclRule {
         text: rule.to_string(),
         rule,
