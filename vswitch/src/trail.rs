@@ -75,8 +75,7 @@ pub(crate) struct Footing {
 }
 
 impl<'a> Trail<'a> {
-    /// Looks for the frame's connection, where it may have one. `head` is what `parsed` was parsed from.
-    #[inline(always)]
+    /// Looks for the frame's connection. `head` is what `parsed` was parsed from.
     pub(crate) fn begin<O: Observer>(
         snapshot: &'a Snapshot,
         connections: &'a Connections,
@@ -97,24 +96,17 @@ impl<'a> Trail<'a> {
             committed: false,
         };
         if snapshot.tracks(parsed.key.ingress(), parsed.class) {
-            trail.look::<O>(head, parsed);
+            trail.fragment = FragmentKey::read(trail.zone, head, parsed);
+            trail.probe = Probe::read(head, parsed);
+            trail.known = if parsed.key.has(shape::LATER_FRAGMENT) {
+                let follow = |key| connections.fragments().follow(&key, now_s);
+                let grant = trail.fragment.and_then(follow);
+                grant.map_or(Known::Stray, Known::Follower)
+            } else {
+                trail.seek::<O>(&parsed.key)
+            };
         }
         trail
-    }
-
-    // Apart, so that a frame that nothing tracks pays for none of it.
-    #[inline(never)]
-    fn look<O: Observer>(&mut self, head: &[u8], parsed: &Parsed) {
-        self.fragment = FragmentKey::read(self.zone, head, parsed);
-        self.probe = Probe::read(head, parsed);
-        self.known = if parsed.key.has(shape::LATER_FRAGMENT) {
-            let fragments = self.connections.fragments();
-            let follow = |key| fragments.follow(&key, self.now_s);
-            let grant = self.fragment.and_then(follow);
-            grant.map_or(Known::Stray, Known::Follower)
-        } else {
-            self.seek::<O>(&parsed.key)
-        };
     }
 
     fn seek<O: Observer>(&self, key: &FlowKey) -> Known {
