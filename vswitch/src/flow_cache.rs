@@ -183,8 +183,8 @@ impl Entry {
             other => other,
         };
         Self {
-            token,
             straight,
+            token,
             ..self
         }
     }
