@@ -11,7 +11,7 @@ use policy::{
     key::{Class, shape},
     model::{Action, Attachment, Model, Port},
     reader::Exact,
-    rule::{FlagsMatch, Match, MatchError},
+    rule::{FlagsMatch, Match, MatchError, RuleList},
     snapshot::{CompileError, Compiler, Member},
 };
 
@@ -123,8 +123,8 @@ fn judge(matches: Option<(Match, Action)>, default: Action, spec: &Spec) -> [Opt
         .map(|(matches, action)| rule(4, action, matches))
         .into_iter()
         .collect();
-    guest.inbound.rules = rules.clone();
-    guest.outbound.rules = rules;
+    guest.inbound.rules = rules.clone().into();
+    guest.outbound.rules = rules.into();
     let mut ports = vec![port(1, ACCESS)];
     ports[0].vnic = Some(guest);
     let snapshot = compile(ports).expect("valid");
@@ -196,7 +196,7 @@ fn malformed_frames_are_denied_without_a_rule() {
 fn rules_are_found_by_number() {
     let mut ports = vec![port(1, ACCESS)];
     let mut guest = vnic(1, Action::Deny);
-    guest.inbound.rules = Arc::new([rule(40, Action::Allow, Match::default())]);
+    guest.inbound.rules = vec![rule(40, Action::Allow, Match::default())].into();
     ports[0].vnic = Some(guest);
     let snapshot = compile(ports).expect("valid");
     let found = snapshot
@@ -276,7 +276,7 @@ fn vnics_share_rules_by_value_too() {
     let list = || -> Arc<[_]> { Arc::new([rule(7, Action::Allow, Match::default())]) };
     let ports = (1..4).map(|id| {
         let mut guest = vnic(id, Action::Deny);
-        guest.inbound.rules = list();
+        guest.inbound.rules = list().into();
         Port {
             vnic: Some(guest),
             ..port(id.into(), ACCESS)
@@ -294,7 +294,7 @@ fn a_network_s_masks_hold_what_its_receivers_read() {
         dst_ports: vec![80..=80],
         ..Match::default()
     };
-    guest.inbound.rules = Arc::new([rule(7, Action::Allow, web)]);
+    guest.inbound.rules = vec![rule(7, Action::Allow, web)].into();
     ports[1].vnic = Some(guest);
     let snapshot = compile(ports).expect("valid");
     let reads_port = |id, class| {
@@ -404,7 +404,7 @@ fn rules_of_one_number_may_differ_in_what_they_match_only() {
         other.origin = one.origin.clone();
         change(&mut other);
         let mut guest = vnic(1, Action::Deny);
-        guest.inbound.rules = Arc::new([one.clone(), other]);
+        guest.inbound.rules = vec![one.clone(), other].into();
         let mut ports = vec![port(1, ACCESS)];
         ports[0].vnic = Some(guest);
         compile(ports).is_ok()
@@ -471,11 +471,11 @@ fn a_state_compiled_after_another_is_judged_as_one_compiled_alone() {
                 matches.tcp_flags = tcp.then_some(FlagsMatch { set: 2, mask: 2 });
             }
         }
-        let rules: Arc<[_]> = list.clone().into();
+        let rules = RuleList::from(list.clone());
         let ports = (1..3).map(|id| {
             let mut port = port(id, ACCESS);
             let mut vnic = vnic(id as u8, Action::Deny);
-            vnic.inbound.rules = Arc::clone(&rules);
+            vnic.inbound.rules = rules.clone();
             port.vnic = Some(vnic);
             port
         });

@@ -13,7 +13,7 @@ use super::{
     cost::Count,
     matcher::{Matcher, WordTest, word_tests},
 };
-use crate::{reader::KeyReader, rule::Rule};
+use crate::{RuleId, model::Action, reader::KeyReader, rule::RuleList};
 
 /// A compiled rule list.
 #[derive(Debug)]
@@ -22,10 +22,12 @@ pub(super) struct Linear {
     heads: Box<[WordTest]>,
     /// What else each rule compares.
     matchers: Box<[Matcher]>,
+    /// What each rule does, and its number.
+    decisions: Box<[(Action, RuleId)]>,
 }
 
 impl Linear {
-    pub(super) fn compile(rules: &[Rule]) -> Self {
+    pub(super) fn compile(rules: &RuleList) -> Self {
         let tests: Vec<_> = rules.iter().map(|r| word_tests(&r.matches)).collect();
         let mut sharers = HashMap::<WordTest, usize>::new();
         for test in tests.iter().flatten() {
@@ -44,13 +46,18 @@ impl Linear {
         Self {
             heads: matchers.iter().map(|matcher| matcher.head).collect(),
             matchers,
+            decisions: rules.iter().map(|rule| (rule.action, rule.id)).collect(),
         }
     }
 
-    /// The first rule that matches, by its place. A tracing reader visits every rule that could
+    /// The first rule that matches: what it does and its number. A tracing reader visits every rule that could
     /// match a frame of its class, and gets `None`.
     #[inline]
-    pub(super) fn decide<R: KeyReader>(&self, r: &mut R, count: &mut impl Count) -> Option<usize> {
+    pub(super) fn decide<R: KeyReader>(
+        &self,
+        r: &mut R,
+        count: &mut impl Count,
+    ) -> Option<(Action, RuleId)> {
         if R::TRACING {
             for matcher in &self.matchers {
                 let _ = matcher.test(r);
@@ -68,7 +75,7 @@ impl Linear {
             let index = self.heads.len() - heads.len() - 1;
             count.compares(index + 1 - next);
             if self.matchers[index].test_rest(r) {
-                return Some(index);
+                return self.decisions.get(index).copied();
             }
             next = index + 1;
         }
@@ -86,6 +93,7 @@ impl Linear {
     pub(super) fn heap_bytes(&self) -> usize {
         size_of_val(&*self.heads)
             + size_of_val(&*self.matchers)
+            + size_of_val(&*self.decisions)
             + self.matchers.iter().map(Matcher::heap_bytes).sum::<usize>()
     }
 }

@@ -17,25 +17,41 @@ use super::{
     tuple::Tuple,
     tuple_merge::{Table, TupleMerge, rest_of},
 };
-use crate::{key::FlowKey, reader::Exact, rule::Rule};
+use crate::{
+    key::FlowKey,
+    reader::Exact,
+    rule::{Rule, RuleList},
+};
 
+/// So many changes wear no list, however short.
+const WORN_FROM: usize = 64;
 /// Slots of a table that an update opens.
 const OPENED_SLOTS: u32 = 64;
 
 impl TupleMerge {
+    /// Whether so much was changed that the list compiled whole is looked up faster.
+    pub(super) fn is_worn(&self) -> bool {
+        self.changes > WORN_FROM + self.orders.len() / 256
+    }
+
     /// `old` are the rules that it was compiled from.
-    pub(super) fn updated(&self, old: &[Rule], new: &[Rule]) -> Result<(Self, Update), Rebuild> {
+    pub(super) fn updated(&self, old: &RuleList, new: &RuleList) -> Result<(Self, Update), Rebuild> {
         // Compiling the list costs about as much as changing one rule of sixteen.
         let most = 8 + new.len() / 16;
         let changes = changes(old, new, most).ok_or(Rebuild::Changes)?;
         let mut next = self.clone();
+        next.changes += changes.len();
         let (mut inserted, mut renumbered) = (Vec::new(), 0);
         for change in changes {
             match change {
-                Change::Remove { place, old: rule } => next.remove(place, &old[rule])?,
+                Change::Remove { place, old: rule } => {
+                    let rule = old.get(rule).ok_or(Rebuild::Orders)?;
+                    next.remove(place, rule)?;
+                }
                 Change::Insert { place } => {
                     renumbered += usize::from(next.make_room(place));
-                    next.insert(place, &new[place])?;
+                    let rule = new.get(place).ok_or(Rebuild::Orders)?;
+                    next.insert(place, rule)?;
                     inserted.push(place);
                 }
             }
