@@ -309,6 +309,43 @@ fn hostile_headers_stay_below_the_bound_after_many_changes() {
     assert!(bound.compares < 2 * first.compares, "{bound:?} {first:?}");
 }
 
+#[test]
+fn a_list_renewed_when_worn_stays_near_one_compiled_whole() {
+    let mut lists = vec![(generated(1000, &mut Random::new(7)), 400)];
+    let set = classbench_sets(|name| name.ends_with("fw1_1k")).pop();
+    lists.extend(set.map(|(_, rules)| (rules, 200)));
+    for (rules, steps) in lists {
+        let mut list = List::new(&rules, Vec::new(), 7);
+        let mut tables = Classifier::compile(rules.into());
+        let (mut since, mut renewals) = (0, 0);
+        for _ in 0..steps {
+            let (next, update) = tables.updated(list.step());
+            tables = next;
+            since += 1;
+            if let Update::Rebuilt(_) = update {
+                since = 0;
+                assert!(!tables.is_worn());
+            }
+            if tables.is_worn() {
+                let renewed = tables.renewed();
+                assert!(!renewed.is_worn() && renewed.rules().is(tables.rules()));
+                tables = renewed;
+                (since, renewals) = (0, renewals + 1);
+            }
+            assert!(since <= 64 + list.rules.len() / 256);
+        }
+        assert!(renewals > 2, "{renewals}");
+        let keys = headers_of(&list.rules, 3000);
+        agree("renewed", &tables, &keys);
+        let cost = |tables: &Classifier| {
+            let costs = keys.iter().map(|key| tables.cost(key));
+            costs.map(|cost| cost.probes + cost.compares).sum::<usize>()
+        };
+        let (patched, fresh) = (cost(&tables), cost(&tables.renewed()));
+        assert!(patched * 2 <= fresh * 3, "{patched} {fresh}");
+    }
+}
+
 /// Rules for hosts, told apart by their addresses.
 fn hosts(count: u32) -> Vec<Rule> {
     (0..count).map(host).collect()

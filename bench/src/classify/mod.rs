@@ -224,11 +224,7 @@ fn check(
 }
 
 /// A list that was changed decides as a scan of it does.
-fn check_updated(
-    list: &RuleList,
-    updated: &Classifier,
-    random: &mut Random,
-) -> anyhow::Result<()> {
+fn check_updated(list: &RuleList, updated: &Classifier, random: &mut Random) -> anyhow::Result<()> {
     let rules: Vec<Rule> = list.iter().cloned().collect();
     let linear = Classifier::compile_as(list.clone(), Method::Linear);
     for number in 0..2000 {

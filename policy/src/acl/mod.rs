@@ -81,7 +81,7 @@ pub enum Rebuild {
     Short,
     /// More rules differ than it pays to change.
     Changes,
-    /// The bound would have grown by more than an eighth.
+    /// The bound would have grown by more than half.
     Bound,
     /// It would have needed more tables than rows have bits for.
     Tables,
@@ -151,7 +151,7 @@ impl Classifier {
     pub fn is_worn(&self) -> bool {
         match &self.lookup {
             Lookup::Linear(_) => false,
-            Lookup::TupleMerge(tables) => tables.is_worn(),
+            Lookup::TupleMerge(tables) => tables.worn,
         }
     }
 

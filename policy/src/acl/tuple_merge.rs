@@ -50,6 +50,8 @@ pub(super) struct TupleMerge {
     pub(super) first: First,
     /// How many rules were put in or taken out since.
     pub(super) changes: usize,
+    /// Whether so much was changed that the list compiled whole is looked up faster.
+    pub(super) worn: bool,
 }
 
 /// What changes are measured against.
@@ -61,11 +63,12 @@ pub(super) struct First {
 }
 
 impl First {
-    /// What the bound may grow to before the list is compiled again.
-    pub(super) fn most(&self) -> Bound {
+    /// The bound grown by so many eighths of itself, and somewhat more.
+    pub(super) fn grown(&self, eighths: usize) -> Bound {
+        let Bound { probes, compares } = self.bound;
         Bound {
-            probes: self.bound.probes + self.bound.probes / 8 + 2,
-            compares: self.bound.compares + self.bound.compares / 8 + BUCKET_MOST as usize,
+            probes: probes + probes * eighths / 8 + 2,
+            compares: compares + compares * eighths / 8 + BUCKET_MOST as usize,
         }
     }
 }
@@ -129,6 +132,7 @@ impl TupleMerge {
             buckets,
             orders,
             changes: 0,
+            worn: false,
         }
     }
 

@@ -29,13 +29,12 @@ const WORN_FROM: usize = 64;
 const OPENED_SLOTS: u32 = 64;
 
 impl TupleMerge {
-    /// Whether so much was changed that the list compiled whole is looked up faster.
-    pub(super) fn is_worn(&self) -> bool {
-        self.changes > WORN_FROM + self.orders.len() / 256
-    }
-
     /// `old` are the rules that it was compiled from.
-    pub(super) fn updated(&self, old: &RuleList, new: &RuleList) -> Result<(Self, Update), Rebuild> {
+    pub(super) fn updated(
+        &self,
+        old: &RuleList,
+        new: &RuleList,
+    ) -> Result<(Self, Update), Rebuild> {
         // Compiling the list costs about as much as changing one rule of sixteen.
         let most = 8 + new.len() / 16;
         let changes = changes(old, new, most).ok_or(Rebuild::Changes)?;
@@ -184,19 +183,28 @@ impl TupleMerge {
         true
     }
 
-    /// Whether what changes left behind and made longer is still little.
+    /// Whether changes have worn the list, or left so much behind and made the bound so much greater
+    /// that it must be compiled whole before anyone looks it up.
     fn check(&mut self) -> Result<(), Rebuild> {
+        let length = self.orders.len();
         let left_behind = self.buckets.written() - self.first.written;
-        if left_behind > 256 + self.orders.len() / 2 || self.fields.is_worn() {
+        if left_behind > 256 + length / 2 || self.fields.left_behind() > 4 {
             return Err(Rebuild::Space);
         }
-        let most = self.first.most();
-        if !self.fields.bound().within(&most) {
+        let within = |tables: &Self, eighths| {
+            let most = tables.first.grown(eighths);
+            tables.fields.bound().within(&most)
+        };
+        if !within(self, 1) {
             self.fields.weigh(&self.longest);
         }
-        if !self.fields.bound().within(&most) {
+        if !within(self, 4) {
             return Err(Rebuild::Bound);
         }
+        self.worn = self.changes > WORN_FROM + length / 256
+            || left_behind > 128 + length / 4
+            || self.fields.left_behind() > 2
+            || !within(self, 1);
         Ok(())
     }
 }

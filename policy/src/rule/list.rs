@@ -168,7 +168,9 @@ impl RuleList {
         let joined = joined.map(|parts| match parts {
             [(rules, range)] => (rules.clone(), range.clone()),
             parts => {
-                let all = parts.iter().flat_map(|(rules, range)| &rules[range.clone()]);
+                let all = parts
+                    .iter()
+                    .flat_map(|(rules, range)| &rules[range.clone()]);
                 let all: Arc<[Rule]> = all.cloned().collect();
                 let range = 0..all.len();
                 (all, range)
@@ -183,7 +185,9 @@ impl RuleList {
             .collect();
         let pieces = Arc::make_mut(&mut self.pieces);
         pieces.splice(first..last, joined);
-        let mut next = pieces[..first].last().map_or(0, |piece| piece.first + piece.range.len());
+        let mut next = pieces[..first]
+            .last()
+            .map_or(0, |piece| piece.first + piece.range.len());
         for piece in &mut pieces[first..] {
             piece.first = next;
             next += piece.range.len();
@@ -195,7 +199,11 @@ impl RuleList {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{RuleId, model::Action, rule::{Match, Origin}};
+    use crate::{
+        RuleId,
+        model::Action,
+        rule::{Match, Origin},
+    };
 
     fn rule(id: u32) -> Rule {
         Rule {
@@ -243,7 +251,12 @@ mod tests {
                 assert_eq!(list.len(), plain.len());
                 assert!(list.iter().eq(&plain));
                 assert!(old.iter().eq(&was));
-                assert!(plain.iter().enumerate().all(|(n, rule)| list.get(n) == Some(rule)));
+                assert!(
+                    plain
+                        .iter()
+                        .enumerate()
+                        .all(|(n, rule)| list.get(n) == Some(rule))
+                );
                 assert_eq!(list.get(plain.len()), None);
             }
         }

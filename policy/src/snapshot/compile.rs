@@ -4,8 +4,8 @@ use hashbrown::hash_map::Entry;
 
 use super::{
     Action, Arc, Attachment, Class, Classifier, Epoch, Field, FlowKey, HashMap, Judge, Masks,
-    Member, Model, NetworkId, NetworkPolicy, PortId, PortPolicy, Refusals, Rule, RuleIndex, RuleList,
-    SenderPolicy, Snapshot, VlanId, VnicPolicy, model,
+    Member, Model, NetworkId, NetworkPolicy, PortId, PortPolicy, Refusals, Rule, RuleIndex,
+    RuleList, SenderPolicy, Snapshot, VlanId, VnicPolicy, model,
 };
 use crate::{acl::Update, conntrack, reader::Tracer, rule::MatchError};
 
