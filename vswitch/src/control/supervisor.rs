@@ -60,7 +60,7 @@ impl Control {
         }
     }
 
-    /// One look at every port.
+    /// One look at every port, and at the rule lists.
     pub fn look(&self) {
         let mut hands = self.hands.lock();
         self.check_health(&mut hands);
