@@ -298,7 +298,7 @@ mod tests {
                         Err(place) => plain.insert(place, (value, row)),
                     }
                 }
-                let near = |value: u32| value.abs_diff(start) < 100_000 || value.is_multiple_of(97);
+                let near = |value: u32| value.abs_diff(start) < 20_000 || value.is_multiple_of(997);
                 let mut around = plain
                     .iter()
                     .enumerate()
@@ -308,7 +308,8 @@ mod tests {
                     intervals.row(*start) == *row && intervals.row(last) == *row
                 }));
                 let own = intervals.bytes_beside(Some(&before));
-                laid_out += u32::from(own * 2 > all);
+                // The widest spread changes little more than half.
+                laid_out += u32::from(own * 4 > all * 3);
             }
             // Every node spread to has room for two more.
             assert!(laid_out <= 4, "{base}: laid out anew {laid_out} times");
