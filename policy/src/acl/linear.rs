@@ -70,7 +70,6 @@ impl Block {
 
     /// Whether any of the comparisons holds; without a branch between them, so that vectors do.
     #[inline(always)]
-    #[allow(clippy::needless_bitwise_bool, reason = "a branch each is slower")]
     fn any(&self, half: u32) -> bool {
         let tests = self.masks.iter().zip(&self.values);
         let hits = tests.fold(0, |hits, (mask, value)| {
