@@ -29,6 +29,7 @@ use crate::{
     counters::PortCounts,
     drop_watch::Watches,
     intake::OwnedQueue,
+    meter::Meters,
     outbox::SharedTxQueue,
     published::{Bundle, PortShared, Shared},
     runner::{Command, Removed},
@@ -183,10 +184,14 @@ impl Engine {
     ///
     /// # Errors
     ///
-    /// When a worker does not acknowledge; the snapshot is in force for those that do.
+    /// When its rules have too many limits, and nothing changed; when a worker does not
+    /// acknowledge, and the snapshot is in force for those that do.
     pub fn publish(&self, snapshot: Snapshot) -> Result<(), EngineError> {
         let mut state = self.state.lock();
         let state = &mut *state;
+        let former = self.shared.current.load();
+        let meters = Meters::after(&former.meters, &snapshot);
+        let meters = meters.map_err(|error| EngineError::Invalid(error.to_string()))?;
         let workers = self.workers.len();
         for port in snapshot.ports() {
             state.ports.entry(port.id).or_insert_with(|| PortRecord {
@@ -203,7 +208,12 @@ impl Engine {
         let ports = (0..=state.ports.keys().map(|id| id.0).max().unwrap_or(0))
             .map(|id| Some(Arc::clone(&state.ports.get(&PortId(id))?.shared)))
             .collect();
-        let bundle = Arc::new(Bundle { snapshot, ports });
+        let bundle = Arc::new(Bundle {
+            snapshot,
+            ports,
+            meters,
+        });
+        drop(former);
         let former = self.shared.current.swap(Arc::clone(&bundle));
         self.wait_for(epoch)?;
         drop(former);

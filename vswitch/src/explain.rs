@@ -14,6 +14,7 @@ use policy::{
 use crate::{
     bridge::Bridge,
     drop_ledger::DropLedger,
+    meter::Meters,
     published::PortShared,
     rule_ledger::RuleLedger,
     slow_path::{Inputs, Observer, SlowPath, Step},
@@ -74,7 +75,9 @@ impl Explained {
         for step in &self.steps {
             match *step {
                 Step::Denied(denial) => return Outcome::Dropped(denial),
-                Step::To { port, tag, judged } => exits.push((port, tag, judged)),
+                Step::To { port, tag, judged } => {
+                    exits.push((port, tag, judged.map(|allowed| allowed.rule)));
+                }
                 _ => {}
             }
         }
@@ -108,25 +111,28 @@ pub struct Explainer<'a> {
     snapshot: &'a Snapshot,
     bridge: &'a Bridge,
     connections: &'a Connections,
-    now_s: u32,
+    meters: &'a Meters,
+    now_ns: u64,
     slow_path: SlowPath,
 }
 
 impl<'a> Explainer<'a> {
-    /// With the MAC tables and connections as they are when each frame is judged, those left out
-    /// that have come to their end at `now_s` of the clock.
+    /// With the MAC tables, connections and limits of rules as they are when each frame is judged,
+    /// those connections left out that have come to their end at `now_ns` of the clock.
     pub fn new(
         snapshot: &'a Snapshot,
         bridge: &'a Bridge,
         connections: &'a Connections,
-        now_s: u32,
+        meters: &'a Meters,
+        now_ns: u64,
     ) -> Self {
         let longest = snapshot.networks().map(|n| n.members.len()).max();
         Self {
             snapshot,
             bridge,
             connections,
-            now_s,
+            meters,
+            now_ns,
             slow_path: SlowPath {
                 lists: DestinationLog::new(longest.unwrap_or(0)),
                 // Whoever explains looks at the steps.
@@ -144,7 +150,9 @@ impl<'a> Explainer<'a> {
             snapshot: self.snapshot,
             bridge: self.bridge,
             connections: self.connections,
-            now_s: self.now_s,
+            meters: self.meters,
+            now_ns: self.now_ns,
+            now_s: (self.now_ns / 1_000_000_000) as u32,
         };
         let mut recorder = Recorder::default();
         let decision = self

@@ -26,6 +26,7 @@ use policy::{Epoch, FlowKey, NetworkId, PortId, conntrack::Token, key::shape};
 
 use crate::{
     bridge::Generations,
+    meter::MeterSlot,
     rule_ledger::{RuleLedger, RuleSlot},
     verdict::{Destination, Verdict},
 };
@@ -135,20 +136,34 @@ pub struct Entry {
     pub refresh_s: u32,
     /// Whose MAC table that was; [`NO_NETWORK`] when none was read.
     pub network: NetworkId,
-    /// The rule of the sending vNIC that let its frames pass.
+    /// The rule of the sending vNIC that let its frames pass, unless that has a limit.
     pub outbound: RuleSlot,
-    /// The port that its frames go to, when that is one and they leave there as they came.
-    straight_to: Option<PortId>,
+    /// The limit of that rule: each frame takes a token, or is dropped.
+    outbound_meter: Option<MeterSlot>,
+    /// What need not be asked of its frames.
+    short_cut: ShortCut,
     /// The connection, or the absence of one, that it rests on.
     token: Token,
+}
+
+/// How a flow's frames leave, where they go to one port, as they came, and no rule that lets them
+/// pass has a limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ShortCut {
+    /// Otherwise.
+    None,
+    /// To that port.
+    Straight(PortId),
+    /// To that port, if their connection, or the absence of one, says so too.
+    Tracked(PortId),
 }
 
 impl Entry {
     /// An entry for a decision, for whose target no MAC table was read.
     pub fn new(key: FlowKey, epoch: Epoch, verdict: Verdict) -> Self {
-        let straight_to = match verdict {
-            Verdict::Unicast(to) if is_plain(to, &key) => Some(to.port),
-            _ => None,
+        let short_cut = match verdict {
+            Verdict::Unicast(to) if is_plain(to, &key) => ShortCut::Straight(to.port),
+            _ => ShortCut::None,
         };
         Self {
             key,
@@ -160,7 +175,8 @@ impl Entry {
             refresh_s: u32::MAX,
             network: NO_NETWORK,
             outbound: RuleSlot::NONE,
-            straight_to,
+            outbound_meter: None,
+            short_cut,
             token: Token::UNTRACKED,
         }
     }
@@ -169,29 +185,41 @@ impl Entry {
     /// first.
     #[must_use]
     pub fn resting_on(self, token: Token) -> Self {
-        let tracked = token != Token::UNTRACKED;
+        let short_cut = match self.short_cut {
+            ShortCut::Straight(port) if token != Token::UNTRACKED => ShortCut::Tracked(port),
+            other => other,
+        };
         Self {
             token,
-            straight_to: self.straight_to.filter(|_| !tracked),
+            short_cut,
             ..self
         }
+    }
+
+    /// The same, for frames of which each takes a token of `meter`, if that is one.
+    #[must_use]
+    pub fn limited_by(self, meter: Option<MeterSlot>) -> Self {
+        let short_cut = match meter {
+            Some(_) => ShortCut::None,
+            None => self.short_cut,
+        };
+        Self {
+            outbound_meter: meter,
+            short_cut,
+            ..self
+        }
+    }
+
+    /// The limit of the sending vNIC's rule.
+    #[inline]
+    pub fn outbound_meter(&self) -> Option<MeterSlot> {
+        self.outbound_meter
     }
 
     /// What it rests on.
     #[inline]
     pub fn token(&self) -> Token {
         self.token
-    }
-
-    /// The port that its frames go to, where they have a connection, or could have one, and leave
-    /// there as they came.
-    #[inline(always)]
-    fn tracked_to(&self) -> Option<PortId> {
-        let tracked = self.token != Token::UNTRACKED;
-        match self.verdict {
-            Verdict::Unicast(to) if tracked && is_plain(to, &self.key) => Some(to.port),
-            _ => None,
-        }
     }
 
     /// Whether it has an answer for frames whose masked key is `key`.
@@ -230,10 +258,10 @@ impl Entry {
     }
 }
 
-/// Whether frames leave as they came, untagged.
+/// Whether frames leave as they came, untagged, and as many as come.
 #[inline(always)]
 pub(crate) fn is_plain(to: Destination, key: &FlowKey) -> bool {
-    to.denied.is_none() && to.tag.is_none() && !key.has(shape::TAGGED)
+    to.denied.is_none() && to.tag.is_none() && to.meter.is_none() && !key.has(shape::TAGGED)
 }
 
 /// What an entry must have been decided under to answer.
@@ -374,7 +402,9 @@ impl FlowCache {
     ) -> Option<(&mut Entry, PortId)> {
         let index = candidate.0 as usize;
         let entry = self.entries.get_mut(index)?;
-        let port = entry.straight_to?;
+        let ShortCut::Straight(port) = entry.short_cut else {
+            return None;
+        };
         if !entry.answers(key, now) {
             return None;
         }
@@ -402,7 +432,9 @@ impl FlowCache {
     ) -> Option<(&mut Entry, PortId)> {
         let index = candidate.0 as usize;
         let entry = self.entries.get_mut(index)?;
-        let port = entry.tracked_to()?;
+        let ShortCut::Tracked(port) = entry.short_cut else {
+            return None;
+        };
         if !entry.answers(key, now) || !follows(entry.token) {
             return None;
         }
@@ -574,6 +606,7 @@ mod tests {
             tag: None,
             denied: None,
             allowed: RuleSlot::NONE,
+            meter: None,
         })
     }
 
@@ -795,6 +828,7 @@ mod tests {
                 row: crate::drop_ledger::LedgerSlot::NOT_ITEMISED,
             }),
             allowed: RuleSlot::NONE,
+            meter: None,
         });
         for verdict in [drop_verdict(), denied_at_the_receiver] {
             let mut bed = Bed::new(1024);

@@ -20,6 +20,7 @@ pub mod engine;
 pub mod explain;
 pub mod flow_cache;
 pub mod intake;
+pub mod meter;
 pub mod outbox;
 pub mod published;
 pub mod rule_ledger;

@@ -14,6 +14,7 @@ use policy::{Epoch, PortId, conntrack::Connections, snapshot::Snapshot};
 use crate::{
     bridge::Bridge,
     counters::PortCounters,
+    meter::Meters,
     storm::{Gate, StormGates},
 };
 
@@ -24,6 +25,8 @@ pub struct Bundle {
     pub snapshot: Snapshot,
     /// By port number: every port of the snapshot, and every other that is still attached.
     pub ports: Vec<Option<Arc<PortShared>>>,
+    /// The limits of its rules.
+    pub meters: Meters,
 }
 
 impl Bundle {
@@ -75,6 +78,7 @@ impl Shared {
         let nothing = Bundle {
             snapshot: Snapshot::empty(),
             ports: Vec::new(),
+            meters: Meters::default(),
         };
         Self {
             current: Arc::new(ArcSwap::from_pointee(nothing)),

@@ -17,7 +17,7 @@
 //! answered by the very functions that forward.
 
 use policy::{
-    Class, Denial, DropReason, NetworkId, PortId, RuleId, VlanId,
+    Class, Denial, DropReason, NetworkId, PortId, VlanId,
     conntrack::{Connections, Token},
     key::shape,
     parse::Parsed,
@@ -30,11 +30,14 @@ use crate::{
     bridge::{Bridge, Lookup, Sender},
     drop_ledger::DropLedger,
     flow_cache::NO_NETWORK,
+    meter::{MeterSlot, Meters},
     rule_ledger::{RuleLedger, RuleSlot},
     storm::FloodKind,
     trail::{self, Footing, Trail},
     verdict::{Denied, Destination, DestinationLog, ListId, Verdict},
 };
+
+pub use crate::trail::Allowed;
 
 /// What was decided, and what it depends on.
 #[derive(Clone, Copy, Debug)]
@@ -51,8 +54,10 @@ pub struct Decision {
     pub cacheable: bool,
     /// What it took, in judgements: 1 and one for each destination.
     pub cost: u32,
-    /// The rule of the sending vNIC that let the frame pass.
+    /// The rule of the sending vNIC that let the frame pass, unless that has a limit.
     pub outbound: RuleSlot,
+    /// The limit of that rule: each frame takes a token, this one too, or is dropped.
+    pub outbound_meter: Option<MeterSlot>,
 }
 
 impl Decision {
@@ -92,7 +97,11 @@ pub struct Inputs<'a> {
     pub bridge: &'a Bridge,
     /// The connections.
     pub connections: &'a Connections,
-    /// The time, in seconds of the clock.
+    /// The limits of the rules.
+    pub meters: &'a Meters,
+    /// The time, in nanoseconds of the clock.
+    pub now_ns: u64,
+    /// The same in seconds.
     pub now_s: u32,
 }
 
@@ -103,8 +112,8 @@ pub enum Step {
     Admitted(NetworkId),
     /// The vNIC of the ingress port may be its sender.
     OwnSender,
-    /// The outbound policy of that vNIC lets it pass: by this rule, or by default.
-    Outbound(Option<RuleId>),
+    /// The outbound policy of that vNIC lets it pass.
+    Outbound(Allowed),
     /// The sender may be where it is, and this is known of the target; `None` for a group.
     Bridged(Option<Lookup>),
     /// It is flooded.
@@ -115,9 +124,8 @@ pub enum Step {
         port: PortId,
         /// The tag it leaves with.
         tag: Option<VlanId>,
-        /// What the receiving vNIC's policy says, if one is bound there: passed by this rule or by
-        /// default, or denied.
-        judged: Result<Option<RuleId>, Denial>,
+        /// What the receiving vNIC's policy says, if one is bound there.
+        judged: Result<Allowed, Denial>,
     },
     /// It is dropped in the ingress port's account.
     Denied(Denial),
@@ -176,6 +184,7 @@ impl SlowPath {
             cacheable: parsed.class.cacheable(),
             cost: 1,
             outbound: RuleSlot::NONE,
+            outbound_meter: None,
         };
         decision.verdict = match self.decide(inputs, head, parsed, &mut decision, observer) {
             Ok(verdict) => verdict,
@@ -205,17 +214,17 @@ impl SlowPath {
             .port(parsed.key.ingress())
             .ok_or(no_policy)?;
         let network = admit(port, head, parsed, observer)?;
-        let (snapshot, connections) = (inputs.snapshot, inputs.connections);
-        let mut trail =
-            Trail::begin::<O>(snapshot, connections, network, inputs.now_s, head, parsed);
+        let snapshot = inputs.snapshot;
+        let mut trail = Trail::begin::<O>(inputs, network, head, parsed);
         let stray = trail.check_fragment();
         stray.inspect_err(|_| decision.cacheable = false)?;
         if let Some(vnic) = &port.vnic {
-            let judged = trail.judge_sender(vnic, &parsed.key);
+            let judged = trail.judge_sender::<O>(vnic, &parsed.key);
             let refused = |_: &Denial| decision.rest_on(trail.refused::<O>(snapshot));
             let allowed = judged.inspect_err(refused)?;
             observer.step(Step::Outbound(allowed));
-            decision.outbound = self.rules.slot(allowed);
+            decision.outbound = self.rules.slot(allowed.counted_at_once());
+            decision.outbound_meter = allowed.meter;
         }
         let network = snapshot.network(network).ok_or(no_policy)?;
 
@@ -318,8 +327,8 @@ impl SlowPath {
         let receiver = onward.snapshot.port(to);
         let judged = match receiver.and_then(|port| port.vnic.as_ref()) {
             _ if hops => Err(Denial::new(DropReason::NestedUntagged)),
-            Some(vnic) => onward.trail.judge_receiver(vnic, to, key),
-            None => Ok(None),
+            Some(vnic) => onward.trail.judge_receiver::<O>(vnic, to, key),
+            None => Ok(Allowed::BY_DEFAULT),
         };
         onward.observer.step(Step::To {
             port: to,
@@ -330,11 +339,13 @@ impl SlowPath {
             reason: denial.reason,
             row: self.ledger.slot(denial.account(key.ingress(), to), denial),
         });
+        let allowed = judged.unwrap_or(Allowed::BY_DEFAULT);
         Destination {
             port: to,
             tag: tag.map(Into::into),
             denied,
-            allowed: self.rules.slot(judged.ok().flatten()),
+            allowed: self.rules.slot(allowed.counted_at_once()),
+            meter: allowed.meter,
         }
     }
 }

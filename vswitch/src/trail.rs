@@ -11,6 +11,10 @@
 //!
 //! A later fragment, which has no ports, goes where the first of its packet was let through.
 //!
+//! A rule's limit is of frames, of which each takes a token as it leaves; where a rule allows
+//! statefully, it is of connections: the frame that would open one takes the token, here, and no
+//! other does. Frames that can have no connection take one each all the same.
+//!
 //! What must hold: a connection permits what today's rules allow statefully of the frame that
 //! opened it, each side for itself. A side that allows that no more, or never did, judges the
 //! frame itself.
@@ -30,7 +34,10 @@ use policy::{
     snapshot::{Pass, PortPolicy, Snapshot, VnicPolicy},
 };
 
-use crate::slow_path::Observer;
+use crate::{
+    meter::{MeterSlot, Meters},
+    slow_path::{Inputs, Observer},
+};
 
 /// What is known of a frame's connection.
 #[derive(Clone, Copy, Debug)]
@@ -49,9 +56,35 @@ enum Known {
     Related(Found, Tuple),
 }
 
+/// How a side lets a frame pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Allowed {
+    /// By this rule, or by default.
+    pub rule: Option<RuleId>,
+    /// The rule's limit, if each frame takes a token of it; told of a frame that is not there, also
+    /// if this one alone would.
+    pub meter: Option<MeterSlot>,
+}
+
+impl Allowed {
+    /// No rule was asked, or none matches.
+    pub const BY_DEFAULT: Self = Self::by(None);
+
+    const fn by(rule: Option<RuleId>) -> Self {
+        Self { rule, meter: None }
+    }
+
+    /// The rule that the frame counts for, if that need not wait for a token.
+    pub(crate) fn counted_at_once(&self) -> Option<RuleId> {
+        self.rule.filter(|_| self.meter.is_none())
+    }
+}
+
 /// Who passes because of what.
 #[derive(Debug)]
 pub(crate) struct Trail<'a> {
+    meters: &'a Meters,
+    now_ns: u64,
     connections: &'a Connections,
     settings: &'a Settings,
     zone: Zone,
@@ -64,6 +97,8 @@ pub(crate) struct Trail<'a> {
     wanted: bool,
     /// A side let the frame pass because of its connection.
     committed: bool,
+    /// A side has no token left for the connection.
+    refused_by_limit: bool,
 }
 
 /// What a verdict rests on.
@@ -77,14 +112,20 @@ pub(crate) struct Footing {
 impl<'a> Trail<'a> {
     /// Looks for the frame's connection. `head` is what `parsed` was parsed from.
     pub(crate) fn begin<O: Observer>(
-        snapshot: &'a Snapshot,
-        connections: &'a Connections,
+        inputs: Inputs<'a>,
         network: NetworkId,
-        now_s: u32,
         head: &[u8],
         parsed: &Parsed,
     ) -> Self {
+        let Inputs {
+            snapshot,
+            connections,
+            now_s,
+            ..
+        } = inputs;
         let mut trail = Self {
+            meters: inputs.meters,
+            now_ns: inputs.now_ns,
             connections,
             settings: snapshot.connections(),
             zone: network.into(),
@@ -94,6 +135,7 @@ impl<'a> Trail<'a> {
             known: Known::Nothing,
             wanted: false,
             committed: false,
+            refused_by_limit: false,
         };
         if snapshot.tracks(parsed.key.ingress(), parsed.class) {
             trail.fragment = FragmentKey::read(trail.zone, head, parsed);
@@ -148,14 +190,14 @@ impl<'a> Trail<'a> {
         }
     }
 
-    /// Judges a frame from a vNIC; `Ok` holds the rule that lets it pass, if one does.
-    pub(crate) fn judge_sender(
+    /// Judges a frame from a vNIC.
+    pub(crate) fn judge_sender<O: Observer>(
         &mut self,
         vnic: &VnicPolicy,
         key: &FlowKey,
-    ) -> Result<Option<RuleId>, Denial> {
+    ) -> Result<Allowed, Denial> {
         let permitted = match &self.known {
-            Known::Follower(_) => return Ok(None),
+            Known::Follower(_) => return Ok(Allowed::BY_DEFAULT),
             Known::Member(found) => permits(vnic, key.ingress(), found.direction, &found.opener),
             // A router on the way may send it too; that one's own rules judge it.
             Known::Related(found, about) if comes_from_end(key, about) => {
@@ -166,35 +208,95 @@ impl<'a> Trail<'a> {
         };
         if let Some(pass) = permitted {
             self.committed = true;
-            return Ok(pass.rule);
+            return Ok(Allowed::by(pass.rule));
         }
         let pass = vnic.pass_outbound(&mut Exact(key))?;
         self.wanted |= pass.stateful;
-        Ok(pass.rule)
+        self.limit::<O>(key.ingress(), pass, DropReason::LimitOut)
     }
 
-    /// Judges a frame to the vNIC of port `to`; `Ok` holds the rule that lets it pass, if one does.
-    pub(crate) fn judge_receiver(
+    /// Judges a frame to the vNIC of port `to`.
+    pub(crate) fn judge_receiver<O: Observer>(
         &mut self,
         vnic: &VnicPolicy,
         to: PortId,
         key: &FlowKey,
-    ) -> Result<Option<RuleId>, Denial> {
+    ) -> Result<Allowed, Denial> {
         let direction = match &self.known {
             Known::Member(found) => Some((found.direction.reverse(), &found.opener)),
             Known::Related(found, _) => Some((found.direction, &found.opener)),
-            Known::Follower(grant) if grant.to == Some(to) => return Ok(None),
+            Known::Follower(grant) if grant.to == Some(to) => return Ok(Allowed::BY_DEFAULT),
             Known::Absent(_) | Known::Nothing | Known::Follower(_) | Known::Stray => None,
         };
         // The receiver is the side that sends in the other direction.
         let permitted = direction.and_then(|(side, opener)| permits(vnic, to, side, opener));
         if let Some(pass) = permitted {
             self.committed = true;
-            return Ok(pass.rule);
+            return Ok(Allowed::by(pass.rule));
         }
         let pass = vnic.pass_inbound(&mut Exact(key))?;
         self.wanted |= pass.stateful;
-        Ok(pass.rule)
+        self.limit::<O>(to, pass, DropReason::LimitIn)
+    }
+
+    /// What the limit of a rule at port `at` makes of a frame that the rule lets pass.
+    #[inline]
+    fn limit<O: Observer>(
+        &mut self,
+        at: PortId,
+        pass: Pass,
+        over: DropReason,
+    ) -> Result<Allowed, Denial> {
+        match self.meters.slot(at, pass.rule) {
+            None => Ok(Allowed::by(pass.rule)),
+            Some(meter) => self.limit_by::<O>(meter, pass, over),
+        }
+    }
+
+    #[cold]
+    fn limit_by<O: Observer>(
+        &mut self,
+        meter: MeterSlot,
+        pass: Pass,
+        over: DropReason,
+    ) -> Result<Allowed, Denial> {
+        let by_connection = match self.known {
+            _ if !pass.stateful => false,
+            // It has been opened: the other side has it pass.
+            Known::Member(_) => return Ok(Allowed::by(pass.rule)),
+            // What opens none must not use up the tokens of what does.
+            Known::Absent(_) if !self.may_open() => return Ok(Allowed::by(pass.rule)),
+            Known::Absent(_) => true,
+            Known::Nothing | Known::Related(..) | Known::Follower(_) | Known::Stray => false,
+        };
+        let limited = Allowed {
+            rule: pass.rule,
+            meter: Some(meter),
+        };
+        let (has_one, allowed) = if !O::LEARNS {
+            (self.meters.has(meter, self.now_ns), limited)
+        } else if by_connection {
+            let taken = self.meters.take(meter, self.now_ns);
+            (taken, Allowed::by(pass.rule))
+        } else {
+            (true, limited)
+        };
+        if has_one {
+            return Ok(allowed);
+        }
+        self.refused_by_limit |= by_connection;
+        Err(Denial {
+            reason: over,
+            rule: pass.rule,
+        })
+    }
+
+    /// Whether the frame can open a connection, if one may.
+    fn may_open(&self) -> bool {
+        match &self.probe {
+            Some(probe @ Probe::Tcp { .. }) => self.settings.tcp_loose || opens(probe),
+            _ => true,
+        }
     }
 
     /// What a verdict rests on that denies the frame before it has a destination.
@@ -299,7 +401,7 @@ impl<'a> Trail<'a> {
         let token = self.connections.open(&opening, &self.settings.timeouts)?;
         Ok(Footing {
             token,
-            cacheable: !self.changes_state(),
+            cacheable: !self.changes_state() && !self.refused_by_limit,
         })
     }
 
@@ -316,7 +418,8 @@ impl<'a> Trail<'a> {
             },
             Known::Absent(token) => Footing {
                 token: *token,
-                cacheable: true,
+                // There may be a token for the next frame.
+                cacheable: !self.refused_by_limit,
             },
             Known::Member(found) => Footing {
                 token: found.token,

@@ -390,7 +390,8 @@ fn foretell(bed: &Bed, port: u16, frame: &[u8]) -> Result<Vec<u16>, DropReason> 
         vlan_tci: None,
     };
     let (bridge, connections) = (&shared.bridge, &shared.connections);
-    let mut explainer = Explainer::new(&bundle.snapshot, bridge, connections, bed.now_s());
+    let (snapshot, meters) = (&bundle.snapshot, &bundle.meters);
+    let mut explainer = Explainer::new(snapshot, bridge, connections, meters, bed.now_ns());
     match explainer.judge(given, None).outcome() {
         Outcome::Dropped(denial) => Err(denial.reason),
         Outcome::Forwarded(exits) => exits

@@ -16,6 +16,7 @@ mod footprint;
 mod golden;
 mod guests;
 mod intake;
+mod limits;
 mod policy;
 mod reference;
 mod universe;
