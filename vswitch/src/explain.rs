@@ -17,6 +17,7 @@ use crate::{
     meter::Meters,
     published::PortShared,
     rule_ledger::RuleLedger,
+    rule_log::Notes,
     slow_path::{Inputs, Observer, SlowPath, Step},
     storm::FloodKind,
     verdict::{DestinationLog, Verdict},
@@ -138,6 +139,7 @@ impl<'a> Explainer<'a> {
                 // Whoever explains looks at the steps.
                 ledger: DropLedger::new(1),
                 rules: RuleLedger::new(1),
+                notes: Notes::default(),
             },
         }
     }

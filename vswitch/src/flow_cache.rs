@@ -190,8 +190,8 @@ impl Entry {
             other => other,
         };
         Self {
-            token,
             short_cut,
+            token,
             ..self
         }
     }

@@ -24,6 +24,7 @@ pub mod meter;
 pub mod outbox;
 pub mod published;
 pub mod rule_ledger;
+pub mod rule_log;
 pub mod runner;
 pub mod sleep;
 pub mod slow_path;

@@ -15,6 +15,7 @@ use crate::{
     bridge::Bridge,
     counters::PortCounters,
     meter::Meters,
+    rule_log::Quota,
     storm::{Gate, StormGates},
 };
 
@@ -46,6 +47,8 @@ pub struct PortShared {
     pub storm: StormGates,
     /// The limit on what its senders are told of rejected frames.
     pub rejects: Gate,
+    /// The limit on what its vNIC's rules log.
+    pub log: Quota,
 }
 
 impl PortShared {
@@ -55,6 +58,7 @@ impl PortShared {
             counters: (0..workers).map(|_| PortCounters::default()).collect(),
             storm: StormGates::default(),
             rejects: Gate::default(),
+            log: Quota::default(),
         }
     }
 }

@@ -22,6 +22,7 @@ use policy::{
     key::shape,
     parse::Parsed,
     reader::Exact,
+    rule::Direction,
     sender::NeighborClaim,
     snapshot::{NetworkPolicy, PortPolicy, Snapshot},
 };
@@ -32,6 +33,7 @@ use crate::{
     flow_cache::NO_NETWORK,
     meter::{MeterSlot, Meters},
     rule_ledger::{RuleLedger, RuleSlot},
+    rule_log::{Note, Notes},
     storm::FloodKind,
     trail::{self, Footing, Trail},
     verdict::{Denied, Destination, DestinationLog, ListId, Verdict},
@@ -76,6 +78,8 @@ pub struct SlowPath {
     pub rules: RuleLedger,
     /// Lists of destinations.
     pub lists: DestinationLog,
+    /// What is to be logged of the frame at hand.
+    pub notes: Notes,
 }
 
 impl Default for SlowPath {
@@ -84,6 +88,7 @@ impl Default for SlowPath {
             ledger: DropLedger::default(),
             rules: RuleLedger::default(),
             lists: DestinationLog::new(64),
+            notes: Notes::default(),
         }
     }
 }
@@ -157,6 +162,7 @@ enum Route {
 /// A frame on its way to its destinations.
 struct Onward<'a, 't, O> {
     snapshot: &'a Snapshot,
+    network: NetworkId,
     parsed: &'a Parsed,
     trail: &'a mut Trail<'t>,
     observer: &'a mut O,
@@ -220,6 +226,7 @@ impl SlowPath {
         stray.inspect_err(|_| decision.cacheable = false)?;
         if let Some(vnic) = &port.vnic {
             let judged = trail.judge_sender::<O>(vnic, &parsed.key);
+            self.note::<O>(snapshot, (port.id, Direction::Out, network), &judged);
             let refused = |_: &Denial| decision.rest_on(trail.refused::<O>(snapshot));
             let allowed = judged.inspect_err(refused)?;
             observer.step(Step::Outbound(allowed));
@@ -254,6 +261,7 @@ impl SlowPath {
         let route = route.inspect_err(|_| decision.rest_on(trail.refused::<O>(snapshot)))?;
         let mut onward = Onward {
             snapshot,
+            network: network.id,
             parsed,
             trail: &mut trail,
             observer,
@@ -330,6 +338,8 @@ impl SlowPath {
             Some(vnic) => onward.trail.judge_receiver::<O>(vnic, to, key),
             None => Ok(Allowed::BY_DEFAULT),
         };
+        let place = (to, Direction::In, onward.network);
+        self.note::<O>(onward.snapshot, place, &judged);
         onward.observer.step(Step::To {
             port: to,
             tag,
@@ -346,6 +356,34 @@ impl SlowPath {
             denied,
             allowed: self.rules.slot(allowed.counted_at_once()),
             meter: allowed.meter,
+        }
+    }
+
+    /// Notes what the rule of a vNIC decided, if it is to be logged. What passes because of its
+    /// connection was logged when that was opened.
+    #[inline]
+    fn note<O: Observer>(
+        &mut self,
+        snapshot: &Snapshot,
+        (port, direction, network): (PortId, Direction, NetworkId),
+        judged: &Result<Allowed, Denial>,
+    ) {
+        let rule = match judged {
+            Ok(allowed) => allowed.rule.filter(|_| !allowed.by_connection),
+            Err(denial) => denial.rule,
+        };
+        if O::LEARNS
+            && let Some(rule) = rule
+            && snapshot.logs(rule)
+        {
+            self.notes.push(Note {
+                port,
+                direction,
+                network,
+                rule,
+                dropped: judged.err().map(|denial| denial.reason),
+                meter: judged.ok().and_then(|allowed| allowed.meter),
+            });
         }
     }
 }

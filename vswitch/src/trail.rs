@@ -64,6 +64,8 @@ pub struct Allowed {
     /// The rule's limit, if each frame takes a token of it; told of a frame that is not there, also
     /// if this one alone would.
     pub meter: Option<MeterSlot>,
+    /// Because of its connection, whose opening frame the rule allows.
+    pub by_connection: bool,
 }
 
 impl Allowed {
@@ -71,7 +73,19 @@ impl Allowed {
     pub const BY_DEFAULT: Self = Self::by(None);
 
     const fn by(rule: Option<RuleId>) -> Self {
-        Self { rule, meter: None }
+        Self {
+            rule,
+            meter: None,
+            by_connection: false,
+        }
+    }
+
+    const fn by_connection(rule: Option<RuleId>) -> Self {
+        Self {
+            rule,
+            meter: None,
+            by_connection: true,
+        }
     }
 
     /// The rule that the frame counts for, if that need not wait for a token.
@@ -208,7 +222,7 @@ impl<'a> Trail<'a> {
         };
         if let Some(pass) = permitted {
             self.committed = true;
-            return Ok(Allowed::by(pass.rule));
+            return Ok(Allowed::by_connection(pass.rule));
         }
         let pass = vnic.pass_outbound(&mut Exact(key))?;
         self.wanted |= pass.stateful;
@@ -232,7 +246,7 @@ impl<'a> Trail<'a> {
         let permitted = direction.and_then(|(side, opener)| permits(vnic, to, side, opener));
         if let Some(pass) = permitted {
             self.committed = true;
-            return Ok(Allowed::by(pass.rule));
+            return Ok(Allowed::by_connection(pass.rule));
         }
         let pass = vnic.pass_inbound(&mut Exact(key))?;
         self.wanted |= pass.stateful;
@@ -270,8 +284,8 @@ impl<'a> Trail<'a> {
             Known::Nothing | Known::Related(..) | Known::Follower(_) | Known::Stray => false,
         };
         let limited = Allowed {
-            rule: pass.rule,
             meter: Some(meter),
+            ..Allowed::by(pass.rule)
         };
         let (has_one, allowed) = if !O::LEARNS {
             (self.meters.has(meter, self.now_ns), limited)

@@ -23,6 +23,7 @@ use crate::{
     meter::MeterSlot,
     outbox::{Outbox, OwnTag},
     published::{Bundle, Shared},
+    rule_log::Ring,
     slow_path::{Decision, Inputs, SlowPath},
     verdict::{Denied, Destination, DestinationLog, Verdict},
 };
@@ -120,6 +121,7 @@ pub(super) struct Walk<'a> {
     pub(super) cache: &'a mut FlowCache,
     pub(super) slow_path: &'a mut SlowPath,
     pub(super) outbox: &'a mut Outbox,
+    pub(super) log: &'a Ring,
     pub(super) counters: &'a WorkerCounters,
 }
 
@@ -413,7 +415,24 @@ impl Walk<'_> {
             self.cache.insert(slot.hash, entry, rules, self.now.s);
         }
         let verdict = self.limit_outbound(index, decision.outbound_meter, decision.verdict);
+        if !self.slow_path.notes.is_empty() {
+            self.tell_log(frame, index, verdict);
+        }
         (verdict, decision.cost)
+    }
+
+    /// Logs what was noted of a frame whose outbound limit has been asked.
+    #[cold]
+    fn tell_log(&mut self, frame: &Frame<'_>, index: usize, verdict: Verdict) {
+        let over_limit = match verdict {
+            Verdict::Drop(denied) => denied.reason == DropReason::LimitOut,
+            _ => false,
+        };
+        let (meters, now_ns) = (&self.bundle.meters, self.now.ns);
+        let notes = &mut self.slow_path.notes;
+        notes.amend(over_limit, |meter| meters.has(meter, now_ns));
+        let parsed = self.slots.frames[index].parsed(frame);
+        self.log.tell(self.bundle, notes, &parsed, now_ns);
     }
 
     /// Stage: the other verdicts become transmit plans or drops.

@@ -17,6 +17,7 @@ mod golden;
 mod guests;
 mod intake;
 mod limits;
+mod logs;
 mod policy;
 mod reference;
 mod universe;
