@@ -2,9 +2,8 @@
 //!
 //! In: a frame that is not there, the policy, MAC tables and connections that it would meet. Out:
 //! each step of the slow path and the outcome. What must hold: nothing changes. No address is
-//! learned, no flow cached, no connection opened or advanced, no frame counted; the ledger and lists
-//! that judging needs are the explainer's own. That a connection would not take the frame, or not
-//! be opened, is therefore not told.
+//! learned, no flow cached, no connection opened or advanced, no token of a limit taken, no frame
+//! counted or logged; the ledger and lists that judging needs are the explainer's own.
 
 use policy::{
     Denial, DropReason, FlowKey, Parsed, PortId, RuleId, VlanId, conntrack::Connections,
@@ -50,8 +49,9 @@ pub struct Explained {
     pub steps: Vec<Step>,
     /// Whether the flow cache would keep the verdict.
     pub cacheable: bool,
-    /// Why it would not be flooded now, if it is for everybody.
-    pub over_limit: Option<DropReason>,
+    /// Why it would come to nothing now, though policy has it pass: its connection would not take
+    /// it or not be opened, or its port floods too much.
+    pub prevented: Option<DropReason>,
 }
 
 /// Where a frame would go, with which tag, or by what it is stopped at that port.
@@ -69,7 +69,7 @@ pub enum Outcome {
 impl Explained {
     /// What would become of the frame.
     pub fn outcome(&self) -> Outcome {
-        if let Some(reason) = self.over_limit {
+        if let Some(reason) = self.prevented {
             return Outcome::Dropped(Denial::new(reason));
         }
         let mut exits = Vec::new();
@@ -144,8 +144,8 @@ impl<'a> Explainer<'a> {
         }
     }
 
-    /// Judges a frame. With `limits`, those of its port, also whether it could be flooded at
-    /// `now_ns` of the clock.
+    /// Judges a frame. With `limits`, those of its port, also what would prevent it just now, at
+    /// `now_ns` of the clock: without, it is asked as one of frames that come in their order.
     pub fn judge(&mut self, frame: Given<'_>, limits: Option<(&PortShared, u64)>) -> Explained {
         let parsed = parse(frame.head, frame.len_bytes, frame.vlan_tci, frame.port);
         let inputs = Inputs {
@@ -160,7 +160,7 @@ impl<'a> Explainer<'a> {
         let decision = self
             .slow_path
             .resolve_observed(inputs, frame.head, &parsed, &mut recorder);
-        let over_limit = match (decision.verdict, self.snapshot.port(frame.port), limits) {
+        let flood = match (decision.verdict, self.snapshot.port(frame.port), limits) {
             (Verdict::Flood(kind, _), Some(port), Some((shared, now_ns))) => {
                 shared.storm.foresee(kind, &port.storm, now_ns).err()
             }
@@ -171,7 +171,10 @@ impl<'a> Explainer<'a> {
             parsed,
             steps: recorder.0,
             cacheable: decision.cacheable,
-            over_limit,
+            prevented: limits
+                .and(decision.refusal)
+                .map(|denial| denial.reason)
+                .or(flood),
         }
     }
 }

@@ -60,6 +60,8 @@ pub struct Decision {
     pub outbound: RuleSlot,
     /// The limit of that rule: each frame takes a token, this one too, or is dropped.
     pub outbound_meter: Option<MeterSlot>,
+    /// Of a frame that is not there: why its connection would not take it, or not be opened.
+    pub refusal: Option<Denial>,
 }
 
 impl Decision {
@@ -191,6 +193,7 @@ impl SlowPath {
             cost: 1,
             outbound: RuleSlot::NONE,
             outbound_meter: None,
+            refusal: None,
         };
         decision.verdict = match self.decide(inputs, head, parsed, &mut decision, observer) {
             Ok(verdict) => verdict,
@@ -287,7 +290,9 @@ impl SlowPath {
             }
         };
         if !O::LEARNS {
-            decision.rest_on(trail.foresee(passes));
+            let (footing, refusal) = trail.foresee(passes, &parsed.key, owner);
+            decision.rest_on(footing);
+            decision.refusal = refusal;
             return Ok(verdict);
         }
         match trail.settle(passes, to, &parsed.key, owner) {

@@ -183,7 +183,11 @@ impl<'a> Trail<'a> {
                 };
                 match find(&tuple) {
                     Sought::Absent(token) => Known::Absent(token),
-                    Sought::Found(found) if O::LEARNS && found.over && opens(&probe) => {
+                    Sought::Found(found) if found.over && opens(&probe) => {
+                        if !O::LEARNS {
+                            // It would be gone.
+                            return Known::Absent(Token::UNTRACKED);
+                        }
                         self.connections.remove(found.token);
                         match find(&tuple) {
                             Sought::Absent(token) => Known::Absent(token),
@@ -340,14 +344,59 @@ impl<'a> Trail<'a> {
         }
     }
 
-    /// The end of the way for a frame that is not there: what [`Trail::settle`] would make of a
-    /// frame that its connection takes.
-    pub(crate) fn foresee(&self, passes: bool) -> Footing {
-        let abandoned = matches!(self.known, Known::Member(_)) && !self.committed;
-        let opens = self.wanted && passes && self.changes_state();
+    /// The end of the way for a frame that is not there: what [`Trail::settle`] would make of it,
+    /// and why its connection would not take it or not be opened, if so.
+    pub(crate) fn foresee(
+        &self,
+        passes: bool,
+        key: &FlowKey,
+        owner: Option<&PortPolicy>,
+    ) -> (Footing, Option<Denial>) {
+        let member = matches!(self.known, Known::Member(_));
+        let abandoned = member && !self.committed;
+        let state = self.wanted && passes && self.changes_state();
+        let refusal = self.refusal(passes, key, owner);
         let mut footing = self.footing();
-        footing.cacheable &= !abandoned && !opens && self.fragment.is_none();
-        footing
+        footing.cacheable &= !abandoned && !state && self.fragment.is_none() && refusal.is_none();
+        (footing, refusal)
+    }
+
+    fn refusal(&self, passes: bool, key: &FlowKey, owner: Option<&PortPolicy>) -> Option<Denial> {
+        let probe = self.probe.as_ref().filter(|_| passes)?;
+        match &self.known {
+            Known::Member(found) if self.committed => {
+                match self.connections.foresee_advance(found.token, probe) {
+                    Ok(Step::Goes) => None,
+                    Ok(Step::Reopens) => Some(Denial::new(DropReason::ConnectionInvalid)),
+                    Err(denial) => Some(denial),
+                }
+            }
+            // Of one that nobody stands up for any more the place is free again.
+            Known::Absent(_) if self.wanted => {
+                let opening = self.opening(probe, key, owner);
+                let timeouts = &self.settings.timeouts;
+                self.connections.foresee_open(&opening, timeouts).err()
+            }
+            _ => None,
+        }
+    }
+
+    fn opening<'o>(
+        &self,
+        probe: &'o Probe,
+        key: &'o FlowKey,
+        owner: Option<&PortPolicy>,
+    ) -> Opening<'o> {
+        let vnic = owner.and_then(|port| port.vnic.as_ref());
+        Opening {
+            zone: self.zone,
+            key,
+            probe,
+            owner: owner.map_or(key.ingress(), |port| port.id),
+            limit: vnic.map_or(DEFAULT_LIMIT, |vnic| vnic.connection_limit),
+            loose: self.settings.tcp_loose,
+            now_s: self.now_s,
+        }
     }
 
     /// The end of the way: `passes` when the frame has a destination that takes it. Opens,
@@ -402,16 +451,7 @@ impl<'a> Trail<'a> {
             footing.cacheable &= !matches!(self.known, Known::Member(_));
             return Ok(footing);
         }
-        let vnic = owner.and_then(|port| port.vnic.as_ref());
-        let opening = Opening {
-            zone: self.zone,
-            key,
-            probe: &probe,
-            owner: owner.map_or(key.ingress(), |port| port.id),
-            limit: vnic.map_or(DEFAULT_LIMIT, |vnic| vnic.connection_limit),
-            loose: self.settings.tcp_loose,
-            now_s: self.now_s,
-        };
+        let opening = self.opening(&probe, key, owner);
         let token = self.connections.open(&opening, &self.settings.timeouts)?;
         Ok(Footing {
             token,

@@ -217,7 +217,7 @@ impl Teller<'_> {
             ..ExplainedStage::default()
         }];
         stages.extend(self.explained.steps.iter().map(|step| self.stage(step)));
-        if let Some(reason) = self.explained.over_limit {
+        if let Some(reason) = self.explained.prevented {
             stages.push(self.refused(self.ingress, Denial::new(reason)));
         }
         let outcome = self.explained.outcome();

@@ -2,11 +2,13 @@
 //! the cache alike.
 
 use policy::{
-    DropReason, RuleId,
+    DropReason, PortId, RuleId,
     conntrack::packet::flags,
     model::{Action, Model, RateLimit, SenderChecks, Vnic},
     rule::{Match, Rule},
 };
+
+use vswitch::explain::{Explainer, Given, Outcome};
 
 use crate::bed::{Bed, Options, build::*, frames::*};
 
@@ -35,7 +37,7 @@ fn bed(vnics: [Vnic; 3], options: Options) -> Bed {
                 policy::NetworkId(0),
                 vswitch::bridge::Sender {
                     mac: mac(port as u8 + 1),
-                    port: policy::PortId(port),
+                    port: PortId(port),
                     port_limit: 10,
                 },
                 None,
@@ -346,6 +348,54 @@ fn a_plain_limit_beside_a_connection_is_of_frames() {
     assert_eq!(dropped_by(&bed, 0, DropReason::LimitOut, 1), 90);
     assert_eq!(passed_by(&mut bed, 1), 10);
     bed.check_conservation();
+}
+
+/// What `vswitch explain` tells of a frame to guest 2.
+fn foretell(bed: &Bed, frame: &[u8]) -> Result<(), DropReason> {
+    let (bundle, shared) = (bed.shared.current.load(), &bed.shared);
+    let given = Given {
+        port: PortId(0),
+        head: frame,
+        len_bytes: frame.len(),
+        vlan_tci: None,
+    };
+    let (snapshot, meters) = (&bundle.snapshot, &bundle.meters);
+    let (bridge, connections) = (&shared.bridge, &shared.connections);
+    let mut explainer = Explainer::new(snapshot, bridge, connections, meters, bed.now_ns());
+    match explainer.judge(given, None).outcome() {
+        Outcome::Dropped(denial) => Err(denial.reason),
+        Outcome::Forwarded(exits) => exits[0].2.map(|_| ()).map_err(|denial| denial.reason),
+    }
+}
+
+#[test]
+fn to_be_explained_takes_no_token() {
+    let plain = |action| [limited(7, action, 1, 2)];
+    for (action, inbound) in [
+        (Action::Allow, true),
+        (Action::Allow, false),
+        (Action::AllowStateful, true),
+        (Action::AllowStateful, false),
+    ] {
+        let (vnics, over) = if inbound {
+            let b = open(2).inbound(Action::Deny, plain(action));
+            ([open(1), b, open(3)], DropReason::LimitIn)
+        } else {
+            let a = open(1).outbound(Action::Deny, plain(action));
+            ([a, open(2), open(3)], DropReason::LimitOut)
+        };
+        let mut bed = bed(vnics, Options::default());
+        for number in 0..2 {
+            for _ in 0..5 {
+                assert_eq!(foretell(&bed, &datagram(1, 2, number)), Ok(()));
+            }
+            assert_eq!(bed.ports_of(0, &datagram(1, 2, number)), [1]);
+        }
+        assert_eq!(foretell(&bed, &datagram(1, 2, 2)), Err(over));
+        let open_flow = foretell(&bed, &datagram(1, 2, 1));
+        let spared = action == Action::AllowStateful;
+        assert_eq!(open_flow, if spared { Ok(()) } else { Err(over) });
+    }
 }
 
 #[test]
