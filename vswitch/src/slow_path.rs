@@ -16,6 +16,8 @@
 //! An [`Observer`] may look on, and then nothing is learned of the frame: so `vswitch explain` is
 //! answered by the very functions that forward.
 
+use std::slice;
+
 use policy::{
     Class, Denial, DropReason, NetworkId, PortId, VlanId,
     conntrack::{Connections, Token},
@@ -68,6 +70,13 @@ impl Decision {
     fn rest_on(&mut self, footing: Footing) {
         self.token = footing.token;
         self.cacheable &= footing.cacheable;
+    }
+
+    /// As a denial before the frame has a destination.
+    fn rest_on_refusal<O: Observer>(&mut self, trail: Option<&Trail<'_>>, snapshot: &Snapshot) {
+        if let Some(trail) = trail {
+            self.rest_on(trail.refused::<O>(snapshot));
+        }
     }
 }
 
@@ -163,10 +172,11 @@ enum Route {
 
 /// A frame on its way to its destinations.
 struct Onward<'a, 't, O> {
-    snapshot: &'a Snapshot,
+    inputs: Inputs<'a>,
     network: NetworkId,
     parsed: &'a Parsed,
-    trail: &'a mut Trail<'t>,
+    /// `None` where no frame of its class at its port has a connection.
+    trail: Option<&'a mut Trail<'t>>,
     observer: &'a mut O,
 }
 
@@ -224,13 +234,21 @@ impl SlowPath {
             .ok_or(no_policy)?;
         let network = admit(port, head, parsed, observer)?;
         let snapshot = inputs.snapshot;
-        let mut trail = Trail::begin::<O>(inputs, network, head, parsed);
-        let stray = trail.check_fragment();
-        stray.inspect_err(|_| decision.cacheable = false)?;
+        let begin = || Trail::begin::<O>(inputs, network, head, parsed);
+        let mut trail = snapshot.tracks(port.id, parsed.class).then(begin);
+        if let Some(trail) = &trail {
+            let stray = trail.check_fragment();
+            stray.inspect_err(|_| decision.cacheable = false)?;
+        }
         if let Some(vnic) = &port.vnic {
-            let judged = trail.judge_sender::<O>(vnic, &parsed.key);
+            let judged = if let Some(trail) = &mut trail {
+                trail.judge_sender::<O>(vnic, &parsed.key)
+            } else {
+                let judged = vnic.pass_outbound(&mut Exact(&parsed.key));
+                trail::untracked::<O>(inputs, port.id, judged, DropReason::LimitOut)
+            };
             self.note::<O>(snapshot, (port.id, Direction::Out, network), &judged);
-            let refused = |_: &Denial| decision.rest_on(trail.refused::<O>(snapshot));
+            let refused = |_: &Denial| decision.rest_on_refusal::<O>(trail.as_ref(), snapshot);
             let allowed = judged.inspect_err(refused)?;
             observer.step(Step::Outbound(allowed));
             decision.outbound = self.rules.slot(allowed.counted_at_once());
@@ -261,34 +279,52 @@ impl SlowPath {
         (decision.network, decision.generation) = (network.id, passage.generation);
         observer.step(Step::Bridged(passage.target));
         let route = route(snapshot, network, port, parsed, passage.target);
-        let route = route.inspect_err(|_| decision.rest_on(trail.refused::<O>(snapshot)))?;
+        let route =
+            route.inspect_err(|_| decision.rest_on_refusal::<O>(trail.as_ref(), snapshot))?;
         let mut onward = Onward {
-            snapshot,
+            inputs,
             network: network.id,
             parsed,
-            trail: &mut trail,
+            trail: trail.as_mut(),
             observer,
         };
-        let (verdict, passes, to, owner) = match route {
+        let verdict = match route {
             Route::One(to, tag) => {
                 decision.cost += 1;
-                let destination = self.destination(&mut onward, to, tag);
-                let owner = trail::owner(snapshot, port, std::iter::once(to));
-                let passes = destination.denied.is_none();
-                (Verdict::Unicast(destination), passes, Some(to), owner)
+                Verdict::Unicast(self.destination(&mut onward, to, tag))
             }
             Route::Flood { kind, cacheable } => {
                 decision.cacheable &= cacheable;
                 onward.observer.step(Step::Flooded(kind));
                 let list = self.flood(&mut onward, network, port)?;
-                let destinations = self.lists.get(list);
-                decision.cost += destinations.len() as u32;
-                let takers = || destinations.iter().filter(|to| to.denied.is_none());
-                let owner = trail::owner(snapshot, port, takers().map(|to| to.port));
-                let passes = takers().next().is_some();
-                (Verdict::Flood(kind, list), passes, None, owner)
+                decision.cost += self.lists.get(list).len() as u32;
+                Verdict::Flood(kind, list)
             }
         };
+        match trail {
+            Some(trail) => self.conclude::<O>(snapshot, trail, port, parsed, verdict, decision),
+            None => Ok(verdict),
+        }
+    }
+
+    /// The end of the way of a frame that may have a connection.
+    fn conclude<O: Observer>(
+        &self,
+        snapshot: &Snapshot,
+        mut trail: Trail<'_>,
+        port: &PortPolicy,
+        parsed: &Parsed,
+        verdict: Verdict,
+        decision: &mut Decision,
+    ) -> Result<Verdict, Denial> {
+        let (destinations, to) = match &verdict {
+            Verdict::Unicast(to) => (slice::from_ref(to), Some(to.port)),
+            Verdict::Flood(_, list) => (self.lists.get(*list), None),
+            Verdict::Drop(_) => (&[][..], None),
+        };
+        let takers = || destinations.iter().filter(|to| to.denied.is_none());
+        let passes = takers().next().is_some();
+        let owner = trail::owner(snapshot, port, takers().map(|to| to.port));
         if !O::LEARNS {
             let (footing, refusal) = trail.foresee(passes, &parsed.key, owner);
             decision.rest_on(footing);
@@ -337,14 +373,22 @@ impl SlowPath {
         let key = &onward.parsed.key;
         // Without its outer tag the frame would pass for one of the inner tag's VLAN.
         let hops = tag.is_none() && key.has(shape::NESTED);
-        let receiver = onward.snapshot.port(to);
+        let snapshot = onward.inputs.snapshot;
+        let receiver = snapshot.port(to);
         let judged = match receiver.and_then(|port| port.vnic.as_ref()) {
             _ if hops => Err(Denial::new(DropReason::NestedUntagged)),
-            Some(vnic) => onward.trail.judge_receiver::<O>(vnic, to, key),
+            Some(vnic) => {
+                if let Some(trail) = &mut onward.trail {
+                    trail.judge_receiver::<O>(vnic, to, key)
+                } else {
+                    let judged = vnic.pass_inbound(&mut Exact(key));
+                    trail::untracked::<O>(onward.inputs, to, judged, DropReason::LimitIn)
+                }
+            }
             None => Ok(Allowed::BY_DEFAULT),
         };
         let place = (to, Direction::In, onward.network);
-        self.note::<O>(onward.snapshot, place, &judged);
+        self.note::<O>(snapshot, place, &judged);
         onward.observer.step(Step::To {
             port: to,
             tag,

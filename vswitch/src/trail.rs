@@ -137,31 +137,28 @@ impl<'a> Trail<'a> {
             now_s,
             ..
         } = inputs;
+        let zone = network.into();
         let mut trail = Self {
             meters: inputs.meters,
             now_ns: inputs.now_ns,
             connections,
             settings: snapshot.connections(),
-            zone: network.into(),
+            zone,
             now_s,
-            probe: None,
-            fragment: None,
+            probe: Probe::read(head, parsed),
+            fragment: FragmentKey::read(zone, head, parsed),
             known: Known::Nothing,
             wanted: false,
             committed: false,
             refused_by_limit: false,
         };
-        if snapshot.tracks(parsed.key.ingress(), parsed.class) {
-            trail.fragment = FragmentKey::read(trail.zone, head, parsed);
-            trail.probe = Probe::read(head, parsed);
-            trail.known = if parsed.key.has(shape::LATER_FRAGMENT) {
-                let follow = |key| connections.fragments().follow(&key, now_s);
-                let grant = trail.fragment.and_then(follow);
-                grant.map_or(Known::Stray, Known::Follower)
-            } else {
-                trail.seek::<O>(&parsed.key)
-            };
-        }
+        trail.known = if parsed.key.has(shape::LATER_FRAGMENT) {
+            let follow = |key| connections.fragments().follow(&key, now_s);
+            let grant = trail.fragment.and_then(follow);
+            grant.map_or(Known::Stray, Known::Follower)
+        } else {
+            trail.seek::<O>(&parsed.key)
+        };
         trail
     }
 
@@ -287,22 +284,15 @@ impl<'a> Trail<'a> {
             Known::Absent(_) => true,
             Known::Nothing | Known::Related(..) | Known::Follower(_) | Known::Stray => false,
         };
-        let limited = Allowed {
-            meter: Some(meter),
-            ..Allowed::by(pass.rule)
-        };
-        let (has_one, allowed) = if !O::LEARNS {
-            (self.meters.has(meter, self.now_ns), limited)
-        } else if by_connection {
-            let taken = self.meters.take(meter, self.now_ns);
-            (taken, Allowed::by(pass.rule))
-        } else {
-            (true, limited)
-        };
-        if has_one {
-            return Ok(allowed);
+        if !O::LEARNS || !by_connection {
+            let allowed = frame_by_frame::<O>(self.meters, self.now_ns, meter, pass.rule, over);
+            self.refused_by_limit |= allowed.is_err() && by_connection;
+            return allowed;
         }
-        self.refused_by_limit |= by_connection;
+        if self.meters.take(meter, self.now_ns) {
+            return Ok(Allowed::by(pass.rule));
+        }
+        self.refused_by_limit = true;
         Err(Denial {
             reason: over,
             rule: pass.rule,
@@ -507,6 +497,40 @@ fn comes_from_end(key: &FlowKey, about: &Tuple) -> bool {
     use policy::Field;
     let source = [key.get(Field::IP_SRC_HIGH), key.get(Field::IP_SRC_LOW)];
     about.is_to(source)
+}
+
+/// How the vNIC of port `at` lets a frame pass that can have no connection.
+#[inline]
+pub(crate) fn untracked<O: Observer>(
+    inputs: Inputs<'_>,
+    at: PortId,
+    judged: Result<Pass, Denial>,
+    over: DropReason,
+) -> Result<Allowed, Denial> {
+    let rule = judged?.rule;
+    match inputs.meters.slot(at, rule) {
+        None => Ok(Allowed::by(rule)),
+        Some(meter) => frame_by_frame::<O>(inputs.meters, inputs.now_ns, meter, rule, over),
+    }
+}
+
+/// What a limit makes of a frame that takes a token when it leaves. One that is not there is told
+/// whether there is one.
+#[cold]
+fn frame_by_frame<O: Observer>(
+    meters: &Meters,
+    now_ns: u64,
+    meter: MeterSlot,
+    rule: Option<RuleId>,
+    over: DropReason,
+) -> Result<Allowed, Denial> {
+    if !O::LEARNS && !meters.has(meter, now_ns) {
+        return Err(Denial { reason: over, rule });
+    }
+    Ok(Allowed {
+        meter: Some(meter),
+        ..Allowed::by(rule)
+    })
 }
 
 /// Whose limit a connection counts against: the vNIC that opens it, or the one it is opened to.
