@@ -140,30 +140,27 @@ pub struct Entry {
     pub outbound: RuleSlot,
     /// The limit of that rule: each frame takes a token, or is dropped.
     outbound_meter: Option<MeterSlot>,
-    /// What need not be asked of its frames.
-    short_cut: ShortCut,
+    straight: Straight,
     /// The connection, or the absence of one, that it rests on.
     token: Token,
 }
 
-/// How a flow's frames leave, where they go to one port, as they came, and no rule that lets them
-/// pass has a limit.
+/// Whether an entry's frames go to one port and leave there as they came, by rules without a limit,
+/// and to which port: said once more, since it is what is asked for each frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum ShortCut {
-    /// Otherwise.
-    None,
-    /// To that port.
-    Straight(PortId),
-    /// To that port, if their connection, or the absence of one, says so too.
+enum Straight {
+    No,
+    To(PortId),
+    /// If the connection, or its absence, still stands.
     Tracked(PortId),
 }
 
 impl Entry {
     /// An entry for a decision, for whose target no MAC table was read.
     pub fn new(key: FlowKey, epoch: Epoch, verdict: Verdict) -> Self {
-        let short_cut = match verdict {
-            Verdict::Unicast(to) if is_plain(to, &key) => ShortCut::Straight(to.port),
-            _ => ShortCut::None,
+        let straight = match verdict {
+            Verdict::Unicast(to) if is_plain(to, &key) => Straight::To(to.port),
+            _ => Straight::No,
         };
         Self {
             key,
@@ -176,7 +173,7 @@ impl Entry {
             network: NO_NETWORK,
             outbound: RuleSlot::NONE,
             outbound_meter: None,
-            short_cut,
+            straight,
             token: Token::UNTRACKED,
         }
     }
@@ -185,12 +182,12 @@ impl Entry {
     /// first.
     #[must_use]
     pub fn resting_on(self, token: Token) -> Self {
-        let short_cut = match self.short_cut {
-            ShortCut::Straight(port) if token != Token::UNTRACKED => ShortCut::Tracked(port),
+        let straight = match self.straight {
+            Straight::To(port) if token != Token::UNTRACKED => Straight::Tracked(port),
             other => other,
         };
         Self {
-            short_cut,
+            straight,
             token,
             ..self
         }
@@ -199,13 +196,13 @@ impl Entry {
     /// The same, for frames of which each takes a token of `meter`, if that is one.
     #[must_use]
     pub fn limited_by(self, meter: Option<MeterSlot>) -> Self {
-        let short_cut = match meter {
-            Some(_) => ShortCut::None,
-            None => self.short_cut,
+        let straight = match meter {
+            Some(_) => Straight::No,
+            None => self.straight,
         };
         Self {
             outbound_meter: meter,
-            short_cut,
+            straight,
             ..self
         }
     }
@@ -402,7 +399,7 @@ impl FlowCache {
     ) -> Option<(&mut Entry, PortId)> {
         let index = candidate.0 as usize;
         let entry = self.entries.get_mut(index)?;
-        let ShortCut::Straight(port) = entry.short_cut else {
+        let Straight::To(port) = entry.straight else {
             return None;
         };
         if !entry.answers(key, now) {
@@ -432,7 +429,7 @@ impl FlowCache {
     ) -> Option<(&mut Entry, PortId)> {
         let index = candidate.0 as usize;
         let entry = self.entries.get_mut(index)?;
-        let ShortCut::Tracked(port) = entry.short_cut else {
+        let Straight::Tracked(port) = entry.straight else {
             return None;
         };
         if !entry.answers(key, now) || !follows(entry.token) {

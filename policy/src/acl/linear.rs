@@ -70,7 +70,10 @@ impl Block {
     #[inline(always)]
     fn any(&self, half: u32) -> bool {
         let tests = self.masks.iter().zip(&self.values);
-        tests.fold(false, |any, (mask, value)| any | (half & mask == *value))
+        let hits = tests.fold(0, |hits, (mask, value)| {
+            hits | u32::from(half & mask == *value)
+        });
+        hits != 0
     }
 
     /// The rules whose comparison holds, in order.
