@@ -164,6 +164,9 @@ drop_reasons! {
     RejectOut "reject_out" Outbound
         "The sending vNIC's outbound policy rejects it.",
         "As for `acl_out`. The sender is told: TCP by a reset, all else by ICMP \"administratively prohibited\", up to 200 times a second and port; not for a flooded frame.";
+    LimitOut "limit_out" Outbound
+        "A rule of the sending vNIC allows it, and so many frames or connections a second were there already.",
+        "`show drops` names the rule; raise its `limit` or `burst` if that many are wanted. Each vNIC has the limit of a rule for itself.";
     ConnectionInvalid "connection_invalid" Connection
         "The frame belongs to no connection, or lies outside its connection's windows or state.",
         "TCP whose beginning the switch did not see (it was restarted, or the connection flushed): open it anew, or set `tcp_loose`. Otherwise a guest that sends nonsense, or an attack.";
@@ -209,6 +212,9 @@ drop_reasons! {
     RejectIn "reject_in" Inbound
         "The receiving vNIC's inbound policy rejects it.",
         "As for `acl_in`; the sender is told as for `reject_out`.";
+    LimitIn "limit_in" Inbound
+        "A rule of the receiving vNIC allows it, and so many frames or connections a second were there already.",
+        "As for `limit_out`. On an `allow stateful` it is new connections that are too many, as in a SYN flood; those that are open go on.";
     NestedUntagged "nested_untagged" Tag
         "The frame would leave untagged, with the tag behind its tag as its own.",
         "VLAN hopping, or QinQ on a trunk, which is carried only between ports where the outer tag stays.";

@@ -41,7 +41,7 @@ pub struct Rule {
     pub action: Action,
     /// Whether frames that it decides are logged.
     pub log: bool,
-    /// Most frames that it decides in a second; what is beyond is dropped. `None` is no limit.
+    /// Most frames that it lets pass in a second; see [`WrittenRule::limit`]. `None` is no limit.
     pub limit: Option<RateLimit>,
     /// What it matches; every part that is present must hold.
     pub matches: Match,
@@ -174,6 +174,9 @@ pub enum MatchError {
     /// A length, not an ethertype.
     #[error("ethertype {0:#06x} is an 802.3 length; write 0 for all 802.3 frames")]
     EthertypeIsLength(u16),
+    /// A limit without anything that it could be a limit of.
+    #[error("deny lets nothing pass, so there is nothing to limit; leave the limit out")]
+    LimitOnDeny,
     /// Later fragments have no L4 header.
     #[error("a later fragment has no ports, ICMP type or TCP flags; leave them out")]
     LaterFragmentWithL4,

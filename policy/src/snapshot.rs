@@ -14,14 +14,14 @@
 
 use std::sync::Arc;
 
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 
 use crate::{
     Denial, DropReason, Epoch, Mac, NeighborClaim, NetworkId, PortId, RuleId, VlanId,
     acl::Classifier,
     conntrack,
     key::{Class, Field, FlowKey, shape},
-    model::{self, Action, Attachment, Model, StormLimits},
+    model::{self, Action, Attachment, Model, RateLimit, StormLimits},
     reader::KeyReader,
     rule::{Direction, Rule, RuleList},
     sender::{SenderPolicy, is_arp_or_nd},
@@ -52,6 +52,8 @@ struct RuleIndex {
     lists: Vec<RuleList>,
     /// Which list has the rule, and where.
     places: HashMap<RuleId, (u32, u32)>,
+    /// The rules whose decisions are logged.
+    logged: HashSet<RuleId>,
 }
 
 /// A port's footprint masks: for each class, the key bits that any decision could read for a
@@ -131,6 +133,13 @@ impl Snapshot {
             connections,
             ..self
         }
+    }
+
+    /// Whether what a rule decides is logged.
+    #[inline]
+    pub fn logs(&self, id: RuleId) -> bool {
+        // Every miss asks, and mostly no rule is logged.
+        !self.rules.logged.is_empty() && self.rules.logged.contains(&id)
     }
 
     /// A rule of any vNIC's lists.
@@ -303,6 +312,13 @@ impl VnicPolicy {
         self.inbound.judge(r, Refusals::INBOUND)
     }
 
+    /// The rules of both directions that have a limit, with it. Rules that one written rule stands
+    /// for follow each other under one number.
+    pub fn limits(&self) -> impl Iterator<Item = (RuleId, RateLimit)> {
+        let limits = self.inbound.limits.iter().chain(&*self.outbound.limits);
+        limits.copied()
+    }
+
     /// The compiled rules for frames to the VM, or from it.
     pub fn classifier(&self, direction: Direction) -> &Classifier {
         match direction {
@@ -343,6 +359,8 @@ impl Refusals {
 #[derive(Clone, Debug)]
 struct Judge {
     classifier: Arc<Classifier>,
+    /// The rules that have a limit.
+    limits: Arc<[(RuleId, RateLimit)]>,
     default: Action,
 }
 

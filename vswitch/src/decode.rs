@@ -35,6 +35,13 @@ pub fn one_line(head: &[u8], len_bytes: usize, vlan_tci: Option<u16>) -> String 
     line
 }
 
+/// A frame of which only the headers are left, in one line.
+pub fn flow_words(parsed: &Parsed) -> String {
+    let key = &parsed.key;
+    let (src, dst) = (key.eth_src(), key.eth_dst());
+    format!("{src} > {dst}, {}", payload(&[], parsed))
+}
+
 fn payload(head: &[u8], parsed: &Parsed) -> String {
     let ethertype = parsed.key.get(Field::ETHERTYPE);
     match parsed.class {

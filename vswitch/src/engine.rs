@@ -29,12 +29,13 @@ use crate::{
     counters::PortCounts,
     drop_watch::Watches,
     intake::OwnedQueue,
+    meter::Meters,
     outbox::SharedTxQueue,
     published::{Bundle, PortShared, Shared},
     runner::{Command, Removed},
     worker::Worker,
 };
-use threads::{WorkerHandle, secret, start_housekeeper, start_worker};
+use threads::{WorkerHandle, secret, start_housekeeper, start_log_writer, start_worker};
 
 pub use crate::runner::{FlowRow, FlowVerdict};
 pub use view::{DropRow, MOST_FLOWS, Outlook, QueueRow, RuleHits};
@@ -131,8 +132,12 @@ pub struct Engine {
     state: Mutex<State>,
     listing: Mutex<()>,
     watches: Watches,
-    housekeeper: Option<(Sender<()>, JoinHandle<()>)>,
+    housekeeper: Option<Helper>,
+    log_writer: Option<Helper>,
 }
+
+/// A thread that is no worker's, and what ends it.
+type Helper = (Sender<()>, JoinHandle<()>);
 
 impl std::fmt::Debug for Engine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -156,7 +161,7 @@ impl Engine {
         let connections = Connections::new(settings.connections_max, [a, b, c, d, e, f]);
         let shared = Arc::new(Shared::new(Clock::calibrate(), connections));
         let secret = secret()?;
-        let mut taps = Vec::new();
+        let (mut taps, mut logs) = (Vec::new(), Vec::new());
         let workers = settings
             .cores
             .iter()
@@ -165,10 +170,12 @@ impl Engine {
                 let entries = settings.flow_cache_entries;
                 let worker = Worker::new(id, Arc::clone(&shared), entries, secret);
                 taps.push(worker.taps());
+                logs.push(Arc::clone(&worker.log));
                 start_worker(worker, *core, settings)
             })
             .collect::<Result<Vec<_>, _>>()?;
         let housekeeper = start_housekeeper(Arc::clone(&shared))?;
+        let log_writer = start_log_writer(Arc::clone(&shared), logs)?;
         Ok(Self {
             shared,
             workers,
@@ -176,6 +183,7 @@ impl Engine {
             listing: Mutex::default(),
             watches: Watches::new(taps),
             housekeeper: Some(housekeeper),
+            log_writer: Some(log_writer),
         })
     }
 
@@ -183,10 +191,14 @@ impl Engine {
     ///
     /// # Errors
     ///
-    /// When a worker does not acknowledge; the snapshot is in force for those that do.
+    /// When its rules have too many limits, and nothing changed; when a worker does not
+    /// acknowledge, and the snapshot is in force for those that do.
     pub fn publish(&self, snapshot: Snapshot) -> Result<(), EngineError> {
         let mut state = self.state.lock();
         let state = &mut *state;
+        let former = self.shared.current.load();
+        let meters = Meters::after(&former.meters, &snapshot);
+        let meters = meters.map_err(|error| EngineError::Invalid(error.to_string()))?;
         let workers = self.workers.len();
         for port in snapshot.ports() {
             state.ports.entry(port.id).or_insert_with(|| PortRecord {
@@ -203,7 +215,12 @@ impl Engine {
         let ports = (0..=state.ports.keys().map(|id| id.0).max().unwrap_or(0))
             .map(|id| Some(Arc::clone(&state.ports.get(&PortId(id))?.shared)))
             .collect();
-        let bundle = Arc::new(Bundle { snapshot, ports });
+        let bundle = Arc::new(Bundle {
+            snapshot,
+            ports,
+            meters,
+        });
+        drop(former);
         let former = self.shared.current.swap(Arc::clone(&bundle));
         self.wait_for(epoch)?;
         drop(former);
@@ -414,11 +431,7 @@ impl Engine {
 
 impl Drop for Engine {
     fn drop(&mut self) {
-        if let Some((stop, thread)) = self.housekeeper.take() {
-            drop(stop);
-            // A housekeeper that panicked has nothing left to end.
-            let _ = thread.join();
-        }
+        end(self.housekeeper.take());
         for worker in self.workers.drain(..) {
             // The thread ends when its command channel closes.
             drop(worker.commands);
@@ -427,6 +440,16 @@ impl Drop for Engine {
                 tracing::error!(core = worker.core, "a worker ended by a panic");
             }
         }
+        // Behind the workers, so that it writes what they left last.
+        end(self.log_writer.take());
+    }
+}
+
+fn end(helper: Option<Helper>) {
+    if let Some((stop, thread)) = helper {
+        drop(stop);
+        // One that panicked has nothing left to end.
+        let _ = thread.join();
     }
 }
 

@@ -2,9 +2,8 @@
 //!
 //! In: a frame that is not there, the policy, MAC tables and connections that it would meet. Out:
 //! each step of the slow path and the outcome. What must hold: nothing changes. No address is
-//! learned, no flow cached, no connection opened or advanced, no frame counted; the ledger and lists
-//! that judging needs are the explainer's own. That a connection would not take the frame, or not
-//! be opened, is therefore not told.
+//! learned, no flow cached, no connection opened or advanced, no token of a limit taken, no frame
+//! counted or logged; the ledger and lists that judging needs are the explainer's own.
 
 use policy::{
     Denial, DropReason, FlowKey, Parsed, PortId, RuleId, VlanId, conntrack::Connections,
@@ -14,8 +13,10 @@ use policy::{
 use crate::{
     bridge::Bridge,
     drop_ledger::DropLedger,
+    meter::Meters,
     published::PortShared,
     rule_ledger::RuleLedger,
+    rule_log::Notes,
     slow_path::{Inputs, Observer, SlowPath, Step},
     storm::FloodKind,
     verdict::{DestinationLog, Verdict},
@@ -48,8 +49,9 @@ pub struct Explained {
     pub steps: Vec<Step>,
     /// Whether the flow cache would keep the verdict.
     pub cacheable: bool,
-    /// Why it would not be flooded now, if it is for everybody.
-    pub over_limit: Option<DropReason>,
+    /// Why it would come to nothing now, though policy has it pass: its connection would not take
+    /// it or not be opened, or its port floods too much.
+    pub prevented: Option<DropReason>,
 }
 
 /// Where a frame would go, with which tag, or by what it is stopped at that port.
@@ -67,14 +69,16 @@ pub enum Outcome {
 impl Explained {
     /// What would become of the frame.
     pub fn outcome(&self) -> Outcome {
-        if let Some(reason) = self.over_limit {
+        if let Some(reason) = self.prevented {
             return Outcome::Dropped(Denial::new(reason));
         }
         let mut exits = Vec::new();
         for step in &self.steps {
             match *step {
                 Step::Denied(denial) => return Outcome::Dropped(denial),
-                Step::To { port, tag, judged } => exits.push((port, tag, judged)),
+                Step::To { port, tag, judged } => {
+                    exits.push((port, tag, judged.map(|allowed| allowed.rule)));
+                }
                 _ => {}
             }
         }
@@ -108,49 +112,55 @@ pub struct Explainer<'a> {
     snapshot: &'a Snapshot,
     bridge: &'a Bridge,
     connections: &'a Connections,
-    now_s: u32,
+    meters: &'a Meters,
+    now_ns: u64,
     slow_path: SlowPath,
 }
 
 impl<'a> Explainer<'a> {
-    /// With the MAC tables and connections as they are when each frame is judged, those left out
-    /// that have come to their end at `now_s` of the clock.
+    /// With the MAC tables, connections and limits of rules as they are when each frame is judged,
+    /// those connections left out that have come to their end at `now_ns` of the clock.
     pub fn new(
         snapshot: &'a Snapshot,
         bridge: &'a Bridge,
         connections: &'a Connections,
-        now_s: u32,
+        meters: &'a Meters,
+        now_ns: u64,
     ) -> Self {
         let longest = snapshot.networks().map(|n| n.members.len()).max();
         Self {
             snapshot,
             bridge,
             connections,
-            now_s,
+            meters,
+            now_ns,
             slow_path: SlowPath {
                 lists: DestinationLog::new(longest.unwrap_or(0)),
                 // Whoever explains looks at the steps.
                 ledger: DropLedger::new(1),
                 rules: RuleLedger::new(1),
+                notes: Notes::default(),
             },
         }
     }
 
-    /// Judges a frame. With `limits`, those of its port, also whether it could be flooded at
-    /// `now_ns` of the clock.
+    /// Judges a frame. With `limits`, those of its port, also what would prevent it just now, at
+    /// `now_ns` of the clock: without, it is asked as one of frames that come in their order.
     pub fn judge(&mut self, frame: Given<'_>, limits: Option<(&PortShared, u64)>) -> Explained {
         let parsed = parse(frame.head, frame.len_bytes, frame.vlan_tci, frame.port);
         let inputs = Inputs {
             snapshot: self.snapshot,
             bridge: self.bridge,
             connections: self.connections,
-            now_s: self.now_s,
+            meters: self.meters,
+            now_ns: self.now_ns,
+            now_s: (self.now_ns / 1_000_000_000) as u32,
         };
         let mut recorder = Recorder::default();
         let decision = self
             .slow_path
             .resolve_observed(inputs, frame.head, &parsed, &mut recorder);
-        let over_limit = match (decision.verdict, self.snapshot.port(frame.port), limits) {
+        let flood = match (decision.verdict, self.snapshot.port(frame.port), limits) {
             (Verdict::Flood(kind, _), Some(port), Some((shared, now_ns))) => {
                 shared.storm.foresee(kind, &port.storm, now_ns).err()
             }
@@ -161,7 +171,10 @@ impl<'a> Explainer<'a> {
             parsed,
             steps: recorder.0,
             cacheable: decision.cacheable,
-            over_limit,
+            prevented: limits
+                .and(decision.refusal)
+                .map(|denial| denial.reason)
+                .or(flood),
         }
     }
 }

@@ -26,6 +26,7 @@ use policy::{Epoch, FlowKey, NetworkId, PortId, conntrack::Token, key::shape};
 
 use crate::{
     bridge::Generations,
+    meter::MeterSlot,
     rule_ledger::{RuleLedger, RuleSlot},
     verdict::{Destination, Verdict},
 };
@@ -135,15 +136,17 @@ pub struct Entry {
     pub refresh_s: u32,
     /// Whose MAC table that was; [`NO_NETWORK`] when none was read.
     pub network: NetworkId,
-    /// The rule of the sending vNIC that let its frames pass.
+    /// The rule of the sending vNIC that let its frames pass, unless that has a limit.
     pub outbound: RuleSlot,
+    /// The limit of that rule: each frame takes a token, or is dropped.
+    outbound_meter: Option<MeterSlot>,
     straight: Straight,
     /// The connection, or the absence of one, that it rests on.
     token: Token,
 }
 
-/// Whether an entry's frames go to one port and leave there as they came, and to which: said once
-/// more, since it is what is asked for each frame.
+/// Whether an entry's frames go to one port and leave there as they came, by rules without a limit,
+/// and to which port: said once more, since it is what is asked for each frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Straight {
     No,
@@ -169,6 +172,7 @@ impl Entry {
             refresh_s: u32::MAX,
             network: NO_NETWORK,
             outbound: RuleSlot::NONE,
+            outbound_meter: None,
             straight,
             token: Token::UNTRACKED,
         }
@@ -187,6 +191,26 @@ impl Entry {
             token,
             ..self
         }
+    }
+
+    /// The same, for frames of which each takes a token of `meter`, if that is one.
+    #[must_use]
+    pub fn limited_by(self, meter: Option<MeterSlot>) -> Self {
+        let straight = match meter {
+            Some(_) => Straight::No,
+            None => self.straight,
+        };
+        Self {
+            outbound_meter: meter,
+            straight,
+            ..self
+        }
+    }
+
+    /// The limit of the sending vNIC's rule.
+    #[inline]
+    pub fn outbound_meter(&self) -> Option<MeterSlot> {
+        self.outbound_meter
     }
 
     /// What it rests on.
@@ -231,10 +255,10 @@ impl Entry {
     }
 }
 
-/// Whether frames leave as they came, untagged.
+/// Whether frames leave as they came, untagged, and as many as come.
 #[inline(always)]
 pub(crate) fn is_plain(to: Destination, key: &FlowKey) -> bool {
-    to.denied.is_none() && to.tag.is_none() && !key.has(shape::TAGGED)
+    to.denied.is_none() && to.tag.is_none() && to.meter.is_none() && !key.has(shape::TAGGED)
 }
 
 /// What an entry must have been decided under to answer.
@@ -579,6 +603,7 @@ mod tests {
             tag: None,
             denied: None,
             allowed: RuleSlot::NONE,
+            meter: None,
         })
     }
 
@@ -800,6 +825,7 @@ mod tests {
                 row: crate::drop_ledger::LedgerSlot::NOT_ITEMISED,
             }),
             allowed: RuleSlot::NONE,
+            meter: None,
         });
         for verdict in [drop_verdict(), denied_at_the_receiver] {
             let mut bed = Bed::new(1024);

@@ -14,6 +14,8 @@ use policy::{Epoch, PortId, conntrack::Connections, snapshot::Snapshot};
 use crate::{
     bridge::Bridge,
     counters::PortCounters,
+    meter::Meters,
+    rule_log::Quota,
     storm::{Gate, StormGates},
 };
 
@@ -24,6 +26,8 @@ pub struct Bundle {
     pub snapshot: Snapshot,
     /// By port number: every port of the snapshot, and every other that is still attached.
     pub ports: Vec<Option<Arc<PortShared>>>,
+    /// The limits of its rules.
+    pub meters: Meters,
 }
 
 impl Bundle {
@@ -43,6 +47,8 @@ pub struct PortShared {
     pub storm: StormGates,
     /// The limit on what its senders are told of rejected frames.
     pub rejects: Gate,
+    /// The limit on what its vNIC's rules log.
+    pub log: Quota,
 }
 
 impl PortShared {
@@ -52,6 +58,7 @@ impl PortShared {
             counters: (0..workers).map(|_| PortCounters::default()).collect(),
             storm: StormGates::default(),
             rejects: Gate::default(),
+            log: Quota::default(),
         }
     }
 }
@@ -75,6 +82,7 @@ impl Shared {
         let nothing = Bundle {
             snapshot: Snapshot::empty(),
             ports: Vec::new(),
+            meters: Meters::default(),
         };
         Self {
             current: Arc::new(ArcSwap::from_pointee(nothing)),

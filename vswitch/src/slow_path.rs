@@ -19,11 +19,12 @@
 use std::slice;
 
 use policy::{
-    Class, Denial, DropReason, NetworkId, PortId, RuleId, VlanId,
+    Class, Denial, DropReason, NetworkId, PortId, VlanId,
     conntrack::{Connections, Token},
     key::shape,
     parse::Parsed,
     reader::Exact,
+    rule::Direction,
     sender::NeighborClaim,
     snapshot::{NetworkPolicy, PortPolicy, Snapshot},
 };
@@ -32,11 +33,15 @@ use crate::{
     bridge::{Bridge, Lookup, Sender},
     drop_ledger::DropLedger,
     flow_cache::NO_NETWORK,
+    meter::{MeterSlot, Meters},
     rule_ledger::{RuleLedger, RuleSlot},
+    rule_log::{Note, Notes},
     storm::FloodKind,
     trail::{self, Footing, Trail},
     verdict::{Denied, Destination, DestinationLog, ListId, Verdict},
 };
+
+pub use crate::trail::Allowed;
 
 /// What was decided, and what it depends on.
 #[derive(Clone, Copy, Debug)]
@@ -53,8 +58,12 @@ pub struct Decision {
     pub cacheable: bool,
     /// What it took, in judgements: 1 and one for each destination.
     pub cost: u32,
-    /// The rule of the sending vNIC that let the frame pass.
+    /// The rule of the sending vNIC that let the frame pass, unless that has a limit.
     pub outbound: RuleSlot,
+    /// The limit of that rule: each frame takes a token, this one too, or is dropped.
+    pub outbound_meter: Option<MeterSlot>,
+    /// Of a frame that is not there: why its connection would not take it, or not be opened.
+    pub refusal: Option<Denial>,
 }
 
 impl Decision {
@@ -80,6 +89,8 @@ pub struct SlowPath {
     pub rules: RuleLedger,
     /// Lists of destinations.
     pub lists: DestinationLog,
+    /// What is to be logged of the frame at hand.
+    pub notes: Notes,
 }
 
 impl Default for SlowPath {
@@ -88,6 +99,7 @@ impl Default for SlowPath {
             ledger: DropLedger::default(),
             rules: RuleLedger::default(),
             lists: DestinationLog::new(64),
+            notes: Notes::default(),
         }
     }
 }
@@ -101,7 +113,11 @@ pub struct Inputs<'a> {
     pub bridge: &'a Bridge,
     /// The connections.
     pub connections: &'a Connections,
-    /// The time, in seconds of the clock.
+    /// The limits of the rules.
+    pub meters: &'a Meters,
+    /// The time, in nanoseconds of the clock.
+    pub now_ns: u64,
+    /// The same in seconds.
     pub now_s: u32,
 }
 
@@ -112,8 +128,8 @@ pub enum Step {
     Admitted(NetworkId),
     /// The vNIC of the ingress port may be its sender.
     OwnSender,
-    /// The outbound policy of that vNIC lets it pass: by this rule, or by default.
-    Outbound(Option<RuleId>),
+    /// The outbound policy of that vNIC lets it pass.
+    Outbound(Allowed),
     /// The sender may be where it is, and this is known of the target; `None` for a group.
     Bridged(Option<Lookup>),
     /// It is flooded.
@@ -124,9 +140,8 @@ pub enum Step {
         port: PortId,
         /// The tag it leaves with.
         tag: Option<VlanId>,
-        /// What the receiving vNIC's policy says, if one is bound there: passed by this rule or by
-        /// default, or denied.
-        judged: Result<Option<RuleId>, Denial>,
+        /// What the receiving vNIC's policy says, if one is bound there.
+        judged: Result<Allowed, Denial>,
     },
     /// It is dropped in the ingress port's account.
     Denied(Denial),
@@ -157,7 +172,8 @@ enum Route {
 
 /// A frame on its way to its destinations.
 struct Onward<'a, 't, O> {
-    snapshot: &'a Snapshot,
+    inputs: Inputs<'a>,
+    network: NetworkId,
     parsed: &'a Parsed,
     /// `None` where no frame of its class at its port has a connection.
     trail: Option<&'a mut Trail<'t>>,
@@ -186,6 +202,8 @@ impl SlowPath {
             cacheable: parsed.class.cacheable(),
             cost: 1,
             outbound: RuleSlot::NONE,
+            outbound_meter: None,
+            refusal: None,
         };
         decision.verdict = match self.decide(inputs, head, parsed, &mut decision, observer) {
             Ok(verdict) => verdict,
@@ -215,23 +233,26 @@ impl SlowPath {
             .port(parsed.key.ingress())
             .ok_or(no_policy)?;
         let network = admit(port, head, parsed, observer)?;
-        let (snapshot, connections) = (inputs.snapshot, inputs.connections);
-        let now_s = inputs.now_s;
-        let begin = || Trail::begin::<O>(snapshot, connections, network, now_s, head, parsed);
+        let snapshot = inputs.snapshot;
+        let begin = || Trail::begin::<O>(inputs, network, head, parsed);
         let mut trail = snapshot.tracks(port.id, parsed.class).then(begin);
         if let Some(trail) = &trail {
             let stray = trail.check_fragment();
             stray.inspect_err(|_| decision.cacheable = false)?;
         }
         if let Some(vnic) = &port.vnic {
-            let judged = match &mut trail {
-                Some(trail) => trail.judge_sender(vnic, &parsed.key),
-                None => vnic.judge_outbound(&mut Exact(&parsed.key)),
+            let judged = if let Some(trail) = &mut trail {
+                trail.judge_sender::<O>(vnic, &parsed.key)
+            } else {
+                let judged = vnic.pass_outbound(&mut Exact(&parsed.key));
+                trail::untracked::<O>(inputs, port.id, judged, DropReason::LimitOut)
             };
+            self.note::<O>(snapshot, (port.id, Direction::Out, network), &judged);
             let refused = |_: &Denial| decision.rest_on_refusal::<O>(trail.as_ref(), snapshot);
             let allowed = judged.inspect_err(refused)?;
             observer.step(Step::Outbound(allowed));
-            decision.outbound = self.rules.slot(allowed);
+            decision.outbound = self.rules.slot(allowed.counted_at_once());
+            decision.outbound_meter = allowed.meter;
         }
         let network = snapshot.network(network).ok_or(no_policy)?;
 
@@ -261,7 +282,8 @@ impl SlowPath {
         let route =
             route.inspect_err(|_| decision.rest_on_refusal::<O>(trail.as_ref(), snapshot))?;
         let mut onward = Onward {
-            snapshot,
+            inputs,
+            network: network.id,
             parsed,
             trail: trail.as_mut(),
             observer,
@@ -280,9 +302,7 @@ impl SlowPath {
             }
         };
         match trail {
-            Some(trail) => {
-                self.conclude::<O>(inputs.snapshot, trail, port, parsed, verdict, decision)
-            }
+            Some(trail) => self.conclude::<O>(snapshot, trail, port, parsed, verdict, decision),
             None => Ok(verdict),
         }
     }
@@ -304,11 +324,13 @@ impl SlowPath {
         };
         let takers = || destinations.iter().filter(|to| to.denied.is_none());
         let passes = takers().next().is_some();
+        let owner = trail::owner(snapshot, port, takers().map(|to| to.port));
         if !O::LEARNS {
-            decision.rest_on(trail.foresee(passes));
+            let (footing, refusal) = trail.foresee(passes, &parsed.key, owner);
+            decision.rest_on(footing);
+            decision.refusal = refusal;
             return Ok(verdict);
         }
-        let owner = trail::owner(snapshot, port, takers().map(|to| to.port));
         match trail.settle(passes, to, &parsed.key, owner) {
             Ok(footing) => {
                 decision.rest_on(footing);
@@ -351,15 +373,22 @@ impl SlowPath {
         let key = &onward.parsed.key;
         // Without its outer tag the frame would pass for one of the inner tag's VLAN.
         let hops = tag.is_none() && key.has(shape::NESTED);
-        let receiver = onward.snapshot.port(to);
+        let snapshot = onward.inputs.snapshot;
+        let receiver = snapshot.port(to);
         let judged = match receiver.and_then(|port| port.vnic.as_ref()) {
             _ if hops => Err(Denial::new(DropReason::NestedUntagged)),
-            Some(vnic) => match &mut onward.trail {
-                Some(trail) => trail.judge_receiver(vnic, to, key),
-                None => vnic.judge_inbound(&mut Exact(key)),
-            },
-            None => Ok(None),
+            Some(vnic) => {
+                if let Some(trail) = &mut onward.trail {
+                    trail.judge_receiver::<O>(vnic, to, key)
+                } else {
+                    let judged = vnic.pass_inbound(&mut Exact(key));
+                    trail::untracked::<O>(onward.inputs, to, judged, DropReason::LimitIn)
+                }
+            }
+            None => Ok(Allowed::BY_DEFAULT),
         };
+        let place = (to, Direction::In, onward.network);
+        self.note::<O>(snapshot, place, &judged);
         onward.observer.step(Step::To {
             port: to,
             tag,
@@ -369,11 +398,41 @@ impl SlowPath {
             reason: denial.reason,
             row: self.ledger.slot(denial.account(key.ingress(), to), denial),
         });
+        let allowed = judged.unwrap_or(Allowed::BY_DEFAULT);
         Destination {
             port: to,
             tag: tag.map(Into::into),
             denied,
-            allowed: self.rules.slot(judged.ok().flatten()),
+            allowed: self.rules.slot(allowed.counted_at_once()),
+            meter: allowed.meter,
+        }
+    }
+
+    /// Notes what the rule of a vNIC decided, if it is to be logged. What passes because of its
+    /// connection was logged when that was opened.
+    #[inline]
+    fn note<O: Observer>(
+        &mut self,
+        snapshot: &Snapshot,
+        (port, direction, network): (PortId, Direction, NetworkId),
+        judged: &Result<Allowed, Denial>,
+    ) {
+        let rule = match judged {
+            Ok(allowed) => allowed.rule.filter(|_| !allowed.by_connection),
+            Err(denial) => denial.rule,
+        };
+        if O::LEARNS
+            && let Some(rule) = rule
+            && snapshot.logs(rule)
+        {
+            self.notes.push(Note {
+                port,
+                direction,
+                network,
+                rule,
+                dropped: judged.err().map(|denial| denial.reason),
+                meter: judged.ok().and_then(|allowed| allowed.meter),
+            });
         }
     }
 }

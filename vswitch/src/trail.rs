@@ -11,6 +11,10 @@
 //!
 //! A later fragment, which has no ports, goes where the first of its packet was let through.
 //!
+//! A rule's limit is of frames, of which each takes a token as it leaves; where a rule allows
+//! statefully, it is of connections: the frame that would open one takes the token, here, and no
+//! other does. Frames that can have no connection take one each all the same.
+//!
 //! What must hold: a connection permits what today's rules allow statefully of the frame that
 //! opened it, each side for itself. A side that allows that no more, or never did, judges the
 //! frame itself.
@@ -30,7 +34,10 @@ use policy::{
     snapshot::{Pass, PortPolicy, Snapshot, VnicPolicy},
 };
 
-use crate::slow_path::Observer;
+use crate::{
+    meter::{MeterSlot, Meters},
+    slow_path::{Inputs, Observer},
+};
 
 /// What is known of a frame's connection.
 #[derive(Clone, Copy, Debug)]
@@ -49,9 +56,49 @@ enum Known {
     Related(Found, Tuple),
 }
 
+/// How a side lets a frame pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Allowed {
+    /// By this rule, or by default.
+    pub rule: Option<RuleId>,
+    /// The rule's limit, if each frame takes a token of it; told of a frame that is not there, also
+    /// if this one alone would.
+    pub meter: Option<MeterSlot>,
+    /// Because of its connection, whose opening frame the rule allows.
+    pub by_connection: bool,
+}
+
+impl Allowed {
+    /// No rule was asked, or none matches.
+    pub const BY_DEFAULT: Self = Self::by(None);
+
+    const fn by(rule: Option<RuleId>) -> Self {
+        Self {
+            rule,
+            meter: None,
+            by_connection: false,
+        }
+    }
+
+    const fn by_connection(rule: Option<RuleId>) -> Self {
+        Self {
+            rule,
+            meter: None,
+            by_connection: true,
+        }
+    }
+
+    /// The rule that the frame counts for, if that need not wait for a token.
+    pub(crate) fn counted_at_once(&self) -> Option<RuleId> {
+        self.rule.filter(|_| self.meter.is_none())
+    }
+}
+
 /// Who passes because of what.
 #[derive(Debug)]
 pub(crate) struct Trail<'a> {
+    meters: &'a Meters,
+    now_ns: u64,
     connections: &'a Connections,
     settings: &'a Settings,
     zone: Zone,
@@ -64,6 +111,8 @@ pub(crate) struct Trail<'a> {
     wanted: bool,
     /// A side let the frame pass because of its connection.
     committed: bool,
+    /// A side has no token left for the connection.
+    refused_by_limit: bool,
 }
 
 /// What a verdict rests on.
@@ -77,15 +126,21 @@ pub(crate) struct Footing {
 impl<'a> Trail<'a> {
     /// Looks for the frame's connection. `head` is what `parsed` was parsed from.
     pub(crate) fn begin<O: Observer>(
-        snapshot: &'a Snapshot,
-        connections: &'a Connections,
+        inputs: Inputs<'a>,
         network: NetworkId,
-        now_s: u32,
         head: &[u8],
         parsed: &Parsed,
     ) -> Self {
+        let Inputs {
+            snapshot,
+            connections,
+            now_s,
+            ..
+        } = inputs;
         let zone = network.into();
         let mut trail = Self {
+            meters: inputs.meters,
+            now_ns: inputs.now_ns,
             connections,
             settings: snapshot.connections(),
             zone,
@@ -95,6 +150,7 @@ impl<'a> Trail<'a> {
             known: Known::Nothing,
             wanted: false,
             committed: false,
+            refused_by_limit: false,
         };
         trail.known = if parsed.key.has(shape::LATER_FRAGMENT) {
             let follow = |key| connections.fragments().follow(&key, now_s);
@@ -124,7 +180,11 @@ impl<'a> Trail<'a> {
                 };
                 match find(&tuple) {
                     Sought::Absent(token) => Known::Absent(token),
-                    Sought::Found(found) if O::LEARNS && found.over && opens(&probe) => {
+                    Sought::Found(found) if found.over && opens(&probe) => {
+                        if !O::LEARNS {
+                            // It would be gone.
+                            return Known::Absent(Token::UNTRACKED);
+                        }
                         self.connections.remove(found.token);
                         match find(&tuple) {
                             Sought::Absent(token) => Known::Absent(token),
@@ -145,14 +205,14 @@ impl<'a> Trail<'a> {
         }
     }
 
-    /// Judges a frame from a vNIC; `Ok` holds the rule that lets it pass, if one does.
-    pub(crate) fn judge_sender(
+    /// Judges a frame from a vNIC.
+    pub(crate) fn judge_sender<O: Observer>(
         &mut self,
         vnic: &VnicPolicy,
         key: &FlowKey,
-    ) -> Result<Option<RuleId>, Denial> {
+    ) -> Result<Allowed, Denial> {
         let permitted = match &self.known {
-            Known::Follower(_) => return Ok(None),
+            Known::Follower(_) => return Ok(Allowed::BY_DEFAULT),
             Known::Member(found) => permits(vnic, key.ingress(), found.direction, &found.opener),
             // A router on the way may send it too; that one's own rules judge it.
             Known::Related(found, about) if comes_from_end(key, about) => {
@@ -163,35 +223,88 @@ impl<'a> Trail<'a> {
         };
         if let Some(pass) = permitted {
             self.committed = true;
-            return Ok(pass.rule);
+            return Ok(Allowed::by_connection(pass.rule));
         }
         let pass = vnic.pass_outbound(&mut Exact(key))?;
         self.wanted |= pass.stateful;
-        Ok(pass.rule)
+        self.limit::<O>(key.ingress(), pass, DropReason::LimitOut)
     }
 
-    /// Judges a frame to the vNIC of port `to`; `Ok` holds the rule that lets it pass, if one does.
-    pub(crate) fn judge_receiver(
+    /// Judges a frame to the vNIC of port `to`.
+    pub(crate) fn judge_receiver<O: Observer>(
         &mut self,
         vnic: &VnicPolicy,
         to: PortId,
         key: &FlowKey,
-    ) -> Result<Option<RuleId>, Denial> {
+    ) -> Result<Allowed, Denial> {
         let direction = match &self.known {
             Known::Member(found) => Some((found.direction.reverse(), &found.opener)),
             Known::Related(found, _) => Some((found.direction, &found.opener)),
-            Known::Follower(grant) if grant.to == Some(to) => return Ok(None),
+            Known::Follower(grant) if grant.to == Some(to) => return Ok(Allowed::BY_DEFAULT),
             Known::Absent(_) | Known::Nothing | Known::Follower(_) | Known::Stray => None,
         };
         // The receiver is the side that sends in the other direction.
         let permitted = direction.and_then(|(side, opener)| permits(vnic, to, side, opener));
         if let Some(pass) = permitted {
             self.committed = true;
-            return Ok(pass.rule);
+            return Ok(Allowed::by_connection(pass.rule));
         }
         let pass = vnic.pass_inbound(&mut Exact(key))?;
         self.wanted |= pass.stateful;
-        Ok(pass.rule)
+        self.limit::<O>(to, pass, DropReason::LimitIn)
+    }
+
+    /// What the limit of a rule at port `at` makes of a frame that the rule lets pass.
+    #[inline]
+    fn limit<O: Observer>(
+        &mut self,
+        at: PortId,
+        pass: Pass,
+        over: DropReason,
+    ) -> Result<Allowed, Denial> {
+        match self.meters.slot(at, pass.rule) {
+            None => Ok(Allowed::by(pass.rule)),
+            Some(meter) => self.limit_by::<O>(meter, pass, over),
+        }
+    }
+
+    #[cold]
+    fn limit_by<O: Observer>(
+        &mut self,
+        meter: MeterSlot,
+        pass: Pass,
+        over: DropReason,
+    ) -> Result<Allowed, Denial> {
+        let by_connection = match self.known {
+            _ if !pass.stateful => false,
+            // It has been opened: the other side has it pass.
+            Known::Member(_) => return Ok(Allowed::by(pass.rule)),
+            // What opens none must not use up the tokens of what does.
+            Known::Absent(_) if !self.may_open() => return Ok(Allowed::by(pass.rule)),
+            Known::Absent(_) => true,
+            Known::Nothing | Known::Related(..) | Known::Follower(_) | Known::Stray => false,
+        };
+        if !O::LEARNS || !by_connection {
+            let allowed = frame_by_frame::<O>(self.meters, self.now_ns, meter, pass.rule, over);
+            self.refused_by_limit |= allowed.is_err() && by_connection;
+            return allowed;
+        }
+        if self.meters.take(meter, self.now_ns) {
+            return Ok(Allowed::by(pass.rule));
+        }
+        self.refused_by_limit = true;
+        Err(Denial {
+            reason: over,
+            rule: pass.rule,
+        })
+    }
+
+    /// Whether the frame can open a connection, if one may.
+    fn may_open(&self) -> bool {
+        match &self.probe {
+            Some(probe @ Probe::Tcp { .. }) => self.settings.tcp_loose || opens(probe),
+            _ => true,
+        }
     }
 
     /// What a verdict rests on that denies the frame before it has a destination.
@@ -221,14 +334,59 @@ impl<'a> Trail<'a> {
         }
     }
 
-    /// The end of the way for a frame that is not there: what [`Trail::settle`] would make of a
-    /// frame that its connection takes.
-    pub(crate) fn foresee(&self, passes: bool) -> Footing {
-        let abandoned = matches!(self.known, Known::Member(_)) && !self.committed;
-        let opens = self.wanted && passes && self.changes_state();
+    /// The end of the way for a frame that is not there: what [`Trail::settle`] would make of it,
+    /// and why its connection would not take it or not be opened, if so.
+    pub(crate) fn foresee(
+        &self,
+        passes: bool,
+        key: &FlowKey,
+        owner: Option<&PortPolicy>,
+    ) -> (Footing, Option<Denial>) {
+        let member = matches!(self.known, Known::Member(_));
+        let abandoned = member && !self.committed;
+        let state = self.wanted && passes && self.changes_state();
+        let refusal = self.refusal(passes, key, owner);
         let mut footing = self.footing();
-        footing.cacheable &= !abandoned && !opens && self.fragment.is_none();
-        footing
+        footing.cacheable &= !abandoned && !state && self.fragment.is_none() && refusal.is_none();
+        (footing, refusal)
+    }
+
+    fn refusal(&self, passes: bool, key: &FlowKey, owner: Option<&PortPolicy>) -> Option<Denial> {
+        let probe = self.probe.as_ref().filter(|_| passes)?;
+        match &self.known {
+            Known::Member(found) if self.committed => {
+                match self.connections.foresee_advance(found.token, probe) {
+                    Ok(Step::Goes) => None,
+                    Ok(Step::Reopens) => Some(Denial::new(DropReason::ConnectionInvalid)),
+                    Err(denial) => Some(denial),
+                }
+            }
+            // Of one that nobody stands up for any more the place is free again.
+            Known::Absent(_) if self.wanted => {
+                let opening = self.opening(probe, key, owner);
+                let timeouts = &self.settings.timeouts;
+                self.connections.foresee_open(&opening, timeouts).err()
+            }
+            _ => None,
+        }
+    }
+
+    fn opening<'o>(
+        &self,
+        probe: &'o Probe,
+        key: &'o FlowKey,
+        owner: Option<&PortPolicy>,
+    ) -> Opening<'o> {
+        let vnic = owner.and_then(|port| port.vnic.as_ref());
+        Opening {
+            zone: self.zone,
+            key,
+            probe,
+            owner: owner.map_or(key.ingress(), |port| port.id),
+            limit: vnic.map_or(DEFAULT_LIMIT, |vnic| vnic.connection_limit),
+            loose: self.settings.tcp_loose,
+            now_s: self.now_s,
+        }
     }
 
     /// The end of the way: `passes` when the frame has a destination that takes it. Opens,
@@ -283,20 +441,11 @@ impl<'a> Trail<'a> {
             footing.cacheable &= !matches!(self.known, Known::Member(_));
             return Ok(footing);
         }
-        let vnic = owner.and_then(|port| port.vnic.as_ref());
-        let opening = Opening {
-            zone: self.zone,
-            key,
-            probe: &probe,
-            owner: owner.map_or(key.ingress(), |port| port.id),
-            limit: vnic.map_or(DEFAULT_LIMIT, |vnic| vnic.connection_limit),
-            loose: self.settings.tcp_loose,
-            now_s: self.now_s,
-        };
+        let opening = self.opening(&probe, key, owner);
         let token = self.connections.open(&opening, &self.settings.timeouts)?;
         Ok(Footing {
             token,
-            cacheable: !self.changes_state(),
+            cacheable: !self.changes_state() && !self.refused_by_limit,
         })
     }
 
@@ -313,7 +462,8 @@ impl<'a> Trail<'a> {
             },
             Known::Absent(token) => Footing {
                 token: *token,
-                cacheable: true,
+                // There may be a token for the next frame.
+                cacheable: !self.refused_by_limit,
             },
             Known::Member(found) => Footing {
                 token: found.token,
@@ -347,6 +497,40 @@ fn comes_from_end(key: &FlowKey, about: &Tuple) -> bool {
     use policy::Field;
     let source = [key.get(Field::IP_SRC_HIGH), key.get(Field::IP_SRC_LOW)];
     about.is_to(source)
+}
+
+/// How the vNIC of port `at` lets a frame pass that can have no connection.
+#[inline]
+pub(crate) fn untracked<O: Observer>(
+    inputs: Inputs<'_>,
+    at: PortId,
+    judged: Result<Pass, Denial>,
+    over: DropReason,
+) -> Result<Allowed, Denial> {
+    let rule = judged?.rule;
+    match inputs.meters.slot(at, rule) {
+        None => Ok(Allowed::by(rule)),
+        Some(meter) => frame_by_frame::<O>(inputs.meters, inputs.now_ns, meter, rule, over),
+    }
+}
+
+/// What a limit makes of a frame that takes a token when it leaves. One that is not there is told
+/// whether there is one.
+#[cold]
+fn frame_by_frame<O: Observer>(
+    meters: &Meters,
+    now_ns: u64,
+    meter: MeterSlot,
+    rule: Option<RuleId>,
+    over: DropReason,
+) -> Result<Allowed, Denial> {
+    if !O::LEARNS && !meters.has(meter, now_ns) {
+        return Err(Denial { reason: over, rule });
+    }
+    Ok(Allowed {
+        meter: Some(meter),
+        ..Allowed::by(rule)
+    })
 }
 
 /// Whose limit a connection counts against: the vNIC that opens it, or the one it is opened to.

@@ -2,7 +2,7 @@
 
 use policy::{DropReason, PortId, VlanId};
 
-use crate::{drop_ledger::LedgerSlot, rule_ledger::RuleSlot, storm::FloodKind};
+use crate::{drop_ledger::LedgerSlot, meter::MeterSlot, rule_ledger::RuleSlot, storm::FloodKind};
 
 /// What becomes of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,8 +41,10 @@ pub struct Destination {
     pub tag: Option<VlanTag>,
     /// Set when the receiving vNIC's policy denies it: it is dropped in that port's account.
     pub denied: Option<Denied>,
-    /// The rule of the receiving vNIC that let it pass.
+    /// The rule of the receiving vNIC that let it pass, unless that has a limit.
     pub allowed: RuleSlot,
+    /// The limit of that rule: each frame takes a token, or is dropped.
+    pub meter: Option<MeterSlot>,
 }
 
 impl Destination {
@@ -120,6 +122,7 @@ impl DestinationLog {
             tag: None,
             denied: None,
             allowed: RuleSlot::NONE,
+            meter: None,
         };
         Self {
             ring: vec![nobody; 2 * half],
@@ -182,6 +185,7 @@ mod tests {
             tag: None,
             denied: None,
             allowed: RuleSlot::NONE,
+            meter: None,
         }
     }
 
@@ -233,7 +237,7 @@ mod tests {
 
     #[test]
     fn a_verdict_is_small() {
-        assert_eq!(size_of::<Destination>(), 10);
+        assert_eq!(size_of::<Destination>(), 12);
         assert!(size_of::<Verdict>() <= 16);
     }
 }

@@ -33,6 +33,7 @@ use crate::{
     intake::{Groups, Intake},
     outbox::Outbox,
     published::{Acknowledged, Bundle, Shared},
+    rule_log::Ring,
     slow_path::SlowPath,
     verdict::DestinationLog,
 };
@@ -55,6 +56,8 @@ pub struct Worker {
     pub cache: FlowCache,
     /// Its slow path.
     pub slow_path: SlowPath,
+    /// Where it leaves what rules log.
+    pub log: Arc<Ring>,
     /// When its last turn that had frames ended, in nanoseconds of the clock.
     pub busy_ns: u64,
     shared: Arc<Shared>,
@@ -75,6 +78,7 @@ impl Worker {
             acknowledged: Arc::default(),
             cache: FlowCache::new(cache_entries, secret),
             slow_path: SlowPath::default(),
+            log: Arc::default(),
             busy_ns: 0,
             current: Cache::new(Arc::clone(&shared.current)),
             shared,
@@ -111,6 +115,7 @@ impl Worker {
                 cache: &mut self.cache,
                 slow_path: &mut self.slow_path,
                 outbox: &mut self.outbox,
+                log: &self.log,
                 counters: &self.counters,
             };
             walk.parse(&mut burst);

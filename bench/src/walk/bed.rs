@@ -26,6 +26,7 @@ use policy::{
 use vswitch::{
     counters::PortCounts,
     intake::OwnedQueue,
+    meter::Meters,
     published::{Bundle, PortShared, Shared},
     worker::Worker,
 };
@@ -109,7 +110,12 @@ impl Bed {
         shared.bridge.configure(&snapshot);
         let ports = (0..2).map(|_| Some(Arc::new(PortShared::new(workers))));
         let ports = ports.collect();
-        shared.current.store(Arc::new(Bundle { snapshot, ports }));
+        let meters = Meters::after(&Meters::default(), &snapshot)?;
+        shared.current.store(Arc::new(Bundle {
+            snapshot,
+            ports,
+            meters,
+        }));
 
         let mut seeds = crate::generator::random::Random::new(0x7e57_ab1e);
         let secret = std::array::from_fn(|_| seeds.next_u64());

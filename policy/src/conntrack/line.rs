@@ -161,6 +161,20 @@ impl Line {
 }
 
 impl Lines {
+    /// The same numbers, to try something on.
+    pub(super) fn copy(&self) -> Self {
+        let copy = |number: &AtomicU32| AtomicU32::new(number.load(Relaxed));
+        Self(self.0.each_ref().map(|line| Line {
+            gate: copy(&line.gate),
+            end: copy(&line.end),
+            limit: copy(&line.limit),
+            max_window: copy(&line.max_window),
+            max_ack: copy(&line.max_ack),
+            scale: copy(&line.scale),
+            seen_s: copy(&line.seen_s),
+        }))
+    }
+
     #[inline(always)]
     pub(super) fn of(&self, direction: Direction) -> (&Line, &Line) {
         let [original, reply] = &self.0;

@@ -179,6 +179,21 @@ pub struct Opening<'a> {
     pub now_s: u32,
 }
 
+impl Opening<'_> {
+    /// Whether the frame can open a connection.
+    fn is_possible(&self) -> bool {
+        match self.probe {
+            Probe::Tcp { segment, .. } => {
+                let whole = segment.has(super::packet::flags::ACK)
+                    && segment.flags & super::packet::flags::STATE == 0;
+                Tcp::opens(segment) || (self.loose && whole)
+            }
+            Probe::Other => true,
+            Probe::Error { .. } => false,
+        }
+    }
+}
+
 /// A connection, for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Row {
@@ -413,16 +428,7 @@ impl Connections {
                 }
             }
         }
-        let opens = match opening.probe {
-            Probe::Tcp { segment, .. } => {
-                let whole = segment.has(super::packet::flags::ACK)
-                    && segment.flags & super::packet::flags::STATE == 0;
-                Tcp::opens(segment) || (opening.loose && whole)
-            }
-            Probe::Other => true,
-            Probe::Error { .. } => false,
-        };
-        if !opens {
+        if !opening.is_possible() {
             return Err(invalid);
         }
         let index = self.take_slot(&mut stripe, opening.owner, opening.limit)?;
@@ -447,6 +453,47 @@ impl Connections {
             ..stripe.records[index]
         };
         Ok(self.link(&mut stripe, bucket, index, record, now_s))
+    }
+
+    /// What [`Connections::open`] would say of a frame that is not there.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn foresee_open(&self, opening: &Opening<'_>, timeouts: &Timeouts) -> Result<(), Denial> {
+        let invalid = Denial::new(DropReason::ConnectionInvalid);
+        let tuple = Tuple::of(opening.key).ok_or(invalid)?;
+        if let Sought::Found(found) = self.find(opening.zone, &tuple, timeouts, opening.now_s)
+            && self.foresee_advance(found.token, opening.probe)? == Step::Goes
+        {
+            return Ok(());
+        }
+        if !opening.is_possible() {
+            return Err(invalid);
+        }
+        if self.owned_by(opening.owner) >= opening.limit {
+            return Err(Denial::new(DropReason::ConnectionLimit));
+        }
+        if self.len() >= self.max {
+            return Err(Denial::new(DropReason::ConnectionTableFull));
+        }
+        Ok(())
+    }
+
+    /// What [`Connections::advance`] would say of a frame that is not there.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn foresee_advance(&self, token: Token, probe: &Probe) -> Result<Step, Denial> {
+        let invalid = Denial::new(DropReason::ConnectionInvalid);
+        let stripe = self.stripe_of(token)?;
+        let index = stripe.local(token).ok_or(invalid)?;
+        let (slot, direction) = token.slot().ok_or(invalid)?;
+        let Probe::Tcp { segment, scale, .. } = probe else {
+            return Ok(Step::Goes);
+        };
+        let mut tcp = stripe.records[index].tcp;
+        let advanced = tcp.advance(&self.lines[slot].copy(), direction, segment, *scale);
+        advanced.map_err(|_| invalid)
     }
 
     /// A slot for one more connection of `owner`, counted.

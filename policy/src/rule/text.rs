@@ -466,6 +466,7 @@ impl<'t> Parser<'t> {
             MatchError::IcmpFamily => "protocol",
             MatchError::EthertypeContradicts(_) | MatchError::EthertypeIsLength(_) => "ethertype",
             MatchError::LaterFragmentWithL4 => "fragment",
+            MatchError::LimitOnDeny => "limit",
         };
         let found = self.seen.iter().find(|(seen, _)| *seen == part);
         let span = found.map_or(0..self.text.len(), |(_, span)| span.clone());

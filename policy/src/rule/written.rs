@@ -58,7 +58,8 @@ pub struct WrittenRule {
     pub dst_port_sets: Vec<Arc<str>>,
     /// Whether frames that it decides are logged.
     pub log: bool,
-    /// Most frames that it decides in a second.
+    /// Most frames that it lets pass in a second, of each vNIC; of one that allows statefully most
+    /// connections opened, of one that rejects most answers to the senders.
     pub limit: Option<RateLimit>,
     /// Rules of a higher priority are asked first.
     pub priority: u16,
@@ -119,6 +120,9 @@ impl WrittenRule {
     /// # Errors
     /// The first contradiction found.
     pub fn validate(&self) -> Result<(), MatchError> {
+        if self.limit.is_some() && self.action == Action::Deny {
+            return Err(MatchError::LimitOnDeny);
+        }
         let mut matches = self.matches.clone();
         for (sets, ports) in [
             (&self.src_port_sets, &mut matches.src_ports),

@@ -1,11 +1,11 @@
 //! From the desired state to a [`Snapshot`], or the reason why it cannot be.
 
-use hashbrown::hash_map::Entry;
+use hashbrown::{HashSet, hash_map::Entry};
 
 use super::{
     Action, Arc, Attachment, Class, Classifier, Epoch, Field, FlowKey, HashMap, Judge, Masks,
-    Member, Model, NetworkId, NetworkPolicy, PortId, PortPolicy, Refusals, Rule, RuleIndex,
-    RuleList, SenderPolicy, Snapshot, VlanId, VnicPolicy, model,
+    Member, Model, NetworkId, NetworkPolicy, PortId, PortPolicy, RateLimit, Refusals, Rule, RuleId,
+    RuleIndex, RuleList, SenderPolicy, Snapshot, VlanId, VnicPolicy, model,
 };
 use crate::{acl::Update, conntrack, reader::Tracer, rule::MatchError};
 
@@ -316,6 +316,8 @@ struct List {
     /// The classes of which its rules may allow a frame statefully, as bits. After rules were
     /// taken out, it may be one too many.
     stateful: u16,
+    /// The rules that have a limit.
+    limits: Arc<[(RuleId, RateLimit)]>,
 }
 
 /// Rule lists by identity: compiled and traced once, whoever shares them.
@@ -332,6 +334,7 @@ impl<'a> Draft<'a> {
         let rules = RuleIndex {
             lists: Vec::new(),
             places: HashMap::with_capacity(before.rules.places.len()),
+            logged: HashSet::new(),
         };
         Self {
             before,
@@ -344,17 +347,19 @@ impl<'a> Draft<'a> {
     fn judge(&mut self, policy: &model::DirectionPolicy) -> Result<Judge, CompileError> {
         let judge = |list: &List| Judge {
             classifier: list.classifier.clone(),
+            limits: list.limits.clone(),
             default: policy.default,
         };
         let address = policy.rules.identity();
         if let Some(&list) = self.by_address.get(&address) {
             return Ok(judge(&self.lists[list]));
         }
-        self.add_rules(&policy.rules)?;
-        let list = match self.like(&policy.rules) {
+        let limits = self.add_rules(&policy.rules)?;
+        let mut list = match self.like(&policy.rules) {
             Some(before) => List::after(before, &policy.rules),
             None => List::new(Classifier::compile(policy.rules.clone())),
         };
+        list.limits = limits;
         let judge = judge(&list);
         self.by_address.insert(address, self.lists.len());
         self.lists.push(list);
@@ -369,7 +374,9 @@ impl<'a> Draft<'a> {
         before.lists.get(*list as usize)
     }
 
-    fn add_rules(&mut self, rules: &RuleList) -> Result<(), CompileError> {
+    /// Indexes a list; `Ok` holds those of its rules that have a limit.
+    fn add_rules(&mut self, rules: &RuleList) -> Result<Arc<[(RuleId, RateLimit)]>, CompileError> {
+        let mut limits = Vec::new();
         let list = self.rules.lists.len() as u32;
         self.rules.lists.push(rules.clone());
         for (place, rule) in (0..).zip(rules.iter()) {
@@ -381,6 +388,10 @@ impl<'a> Draft<'a> {
                     acl: rule.origin.acl.clone(),
                     error,
                 })?;
+            limits.extend(rule.limit.map(|limit| (rule.id, limit)));
+            if rule.log {
+                self.rules.logged.insert(rule.id);
+            }
             let (list, place) = match self.rules.places.entry(rule.id) {
                 Entry::Occupied(first) => *first.get(),
                 Entry::Vacant(new) => {
@@ -399,7 +410,7 @@ impl<'a> Draft<'a> {
                 });
             }
         }
-        Ok(())
+        Ok(limits.into())
     }
 
     fn list(&self, judge: &Judge) -> Option<&List> {
@@ -426,6 +437,7 @@ impl List {
         // The same list may stand with another default elsewhere; denying reads more.
         let widest = Judge {
             classifier: classifier.clone(),
+            limits: Arc::default(),
             default: Action::Deny,
         };
         let masks = trace(|tracer| {
@@ -436,6 +448,7 @@ impl List {
             classifier,
             masks,
             stateful,
+            limits: widest.limits,
         }
     }
 
@@ -453,6 +466,7 @@ impl List {
             classifier: Arc::new(classifier),
             masks,
             stateful: before.stateful | new.stateful,
+            limits: new.limits,
         }
     }
 }

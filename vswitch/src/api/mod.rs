@@ -299,7 +299,7 @@ async fn remove_port(State(control): Shared, Path(name): Path<String>) -> Answer
 /// Every set of addresses or ports
 #[utoipa::path(get, path = "/v1/sets", responses((status = 200, body = [types::Set])))]
 async fn sets(State(control): Shared) -> Answer<Vec<types::Set>> {
-    apart(control, |control| Ok(control.sets())).await.map(Json)
+    apart(control, Control::sets).await.map(Json)
 }
 
 /// Puts members into a set and takes others out, in one step

@@ -138,6 +138,12 @@ pub struct Set {
     pub members: Vec<String>,
     /// How many written rules name it.
     pub rules: u64,
+    /// Frames that these let pass.
+    pub passed: u64,
+    /// Frames that they denied or rejected, or that were over their limits.
+    pub dropped: u64,
+    /// Seconds since one of them last decided, at most a few too low; none when none did.
+    pub last_hit_s_ago: Option<u32>,
 }
 
 /// Members to put into a set and to take out of it, in one step.
@@ -269,7 +275,7 @@ pub struct RuleHits {
     pub rule: Rule,
     /// Frames that it let pass.
     pub passed: u64,
-    /// Frames that it denied or rejected.
+    /// Frames that it denied or rejected, or that were over its limit.
     pub dropped: u64,
     /// Seconds since it last decided, at most a few too low; none when it never did.
     pub last_hit_s_ago: Option<u32>,

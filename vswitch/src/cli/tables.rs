@@ -63,6 +63,10 @@ pub(super) fn lookups(rows: &[Lookup]) -> String {
     table(&columns, &cells.collect::<Vec<_>>(), "")
 }
 
+fn last_hit(s_ago: Option<u32>) -> String {
+    s_ago.map_or("never".into(), |seconds| format!("{seconds} s ago"))
+}
+
 /// Sets; of long ones the first members.
 pub(super) fn sets(rows: &[Set]) -> String {
     const SHOWN: usize = 8;
@@ -70,6 +74,9 @@ pub(super) fn sets(rows: &[Set]) -> String {
         ("NAME", TEXT),
         ("KIND", TEXT),
         ("RULES", NUMBER),
+        ("PASSED", NUMBER),
+        ("DROPPED", NUMBER),
+        ("LAST", TEXT),
         ("COUNT", NUMBER),
         ("MEMBERS", TEXT),
     ];
@@ -84,6 +91,9 @@ pub(super) fn sets(rows: &[Set]) -> String {
             row.name.clone(),
             row.kind.clone(),
             row.rules.to_string(),
+            row.passed.to_string(),
+            row.dropped.to_string(),
+            last_hit(row.last_hit_s_ago),
             row.members.len().to_string(),
             shown.join(", ") + more,
         ]
@@ -393,13 +403,12 @@ pub(super) fn drops(drops: &[Drop]) -> String {
 pub(super) fn rules<'a>(rules: impl Iterator<Item = &'a RuleHits>) -> String {
     let rows: Vec<_> = rules
         .map(|hits| {
-            let last = hits.last_hit_s_ago;
             vec![
                 hits.rule.acl.clone(),
                 hits.rule.position.to_string(),
                 hits.passed.to_string(),
                 hits.dropped.to_string(),
-                last.map_or("never".into(), |seconds| format!("{seconds} s ago")),
+                last_hit(hits.last_hit_s_ago),
                 hits.rule.text.clone(),
                 hits.rule.place.clone(),
             ]

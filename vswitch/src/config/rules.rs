@@ -7,7 +7,7 @@ use policy::{
     VlanId,
     model::Action,
     rule::{
-        Direction, FlagsMatch, IcmpMatch, MacMatch, Match, Members, WrittenRule, text,
+        Direction, FlagsMatch, IcmpMatch, MacMatch, Match, MatchError, Members, WrittenRule, text,
         words::{self, ETHERTYPES, FLAGS, FRAGMENTS, PROTOCOLS},
     },
 };
@@ -85,15 +85,6 @@ fn rule<'d>(list: &Section<'d>, item: &'d Spanned<DeValue<'d>>) -> Option<AclRul
             return None;
         }
     };
-    if rule.log || rule.limit.is_some() {
-        // Whoever writes a limit counts on it: it is refused, not ignored.
-        list.reader.report(
-            &span,
-            "`log` and `limit` of rules are not carried out yet",
-            "leave them out; `vswitch show rules` and `vswitch drops` tell what a rule decides",
-        );
-        return None;
-    }
     Some(AclRule {
         text: rule.to_string(),
         rule,
@@ -152,6 +143,7 @@ fn from_table(section: &Section<'_>) -> Option<WrittenRule> {
     };
     let direction = section.string("direction");
     let limit = section.string("limit");
+    let limit_span = limit.as_ref().map(|text| text.span.clone());
     let rule = WrittenRule {
         direction: direction.and_then(|t| reader.choice(&t, DIRECTIONS)),
         src: src_members,
@@ -169,7 +161,9 @@ fn from_table(section: &Section<'_>) -> Option<WrittenRule> {
         return None;
     }
     if let Err(error) = rule.validate() {
-        reader.report(&section.span, error.to_string(), "");
+        let span = limit_span.filter(|_| error == MatchError::LimitOnDeny);
+        let span = span.unwrap_or_else(|| section.span.clone());
+        reader.report(&span, error.to_string(), "");
         return None;
     }
     Some(rule)

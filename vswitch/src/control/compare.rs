@@ -3,7 +3,7 @@
 //! In: a configuration that is not applied, and frames: captured ones, or those that come in over
 //! some seconds. Out: the flows whose frames would go elsewhere, be dropped, or not be dropped any
 //! more. What must hold: both policies are asked by the forwarding code, each with its own MAC
-//! tables; nothing changes; memory is bounded by [`MOST_FLOWS`].
+//! tables and without the limits of rules; nothing changes; memory is bounded by [`MOST_FLOWS`].
 
 use std::{
     collections::HashMap,
@@ -24,6 +24,7 @@ use crate::{
     drop_watch::{Filter, MOST_PER_SECOND, Watch, What},
     engine::Outlook,
     explain::{Explained, Explainer, Outcome},
+    meter::Meters,
 };
 
 /// Most flows that are told apart.
@@ -171,18 +172,20 @@ impl Control {
         let next = Epoch(outlook.bundle.snapshot.epoch().0 + 1);
         let then = Snapshot::compile(&model, next).map_err(ControlError::Compile)?;
         let then = then.with_connections(wanted.connections.settings);
-        Ok(judge_both(&outlook, &then, self.datapath.now_s(), traffic))
+        Ok(judge_both(&outlook, &then, self.datapath.now_ns(), traffic))
     }
 }
 
-fn judge_both(outlook: &Outlook, then: &Snapshot, now_s: u32, traffic: &Traffic) -> Compared {
+fn judge_both(outlook: &Outlook, then: &Snapshot, now_ns: u64, traffic: &Traffic) -> Compared {
     let flows = &traffic.flows;
     let now = &outlook.bundle.snapshot;
     let bridge = &outlook.shared.bridge;
     let tables = bridge.successor(then);
     let connections = &outlook.shared.connections;
-    let mut by_now = Explainer::new(now, bridge, connections, now_s);
-    let mut by_then = Explainer::new(then, &tables, connections, now_s);
+    // What passes up to a limit passes here: a limit is not about which flows.
+    let meters = Meters::default();
+    let mut by_now = Explainer::new(now, bridge, connections, &meters, now_ns);
+    let mut by_then = Explainer::new(then, &tables, connections, &meters, now_ns);
     let names: HashMap<PortId, String> = [now, then]
         .iter()
         .flat_map(|snapshot| snapshot.ports())

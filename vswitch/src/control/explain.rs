@@ -21,7 +21,8 @@ use crate::{
     bridge::Lookup,
     decode,
     explain::{Explained, Explainer, Given, HEAD_BYTES, Outcome},
-    slow_path::Step,
+    meter::Meters,
+    slow_path::{Allowed, Step},
     storm::{self, FloodKind},
 };
 
@@ -106,16 +107,20 @@ impl Control {
         let outlook = self.datapath.outlook();
         let snapshot = &outlook.bundle.snapshot;
         let shared = &outlook.shared;
-        let now_s = self.datapath.now_s();
-        let mut explainer = Explainer::new(snapshot, &shared.bridge, &shared.connections, now_s);
+        let now_ns = self.datapath.now_ns();
+        let meters = &outlook.bundle.meters;
+        let (bridge, connections) = (&shared.bridge, &shared.connections);
+        let mut explainer = Explainer::new(snapshot, bridge, connections, meters, now_ns);
         let names = self.port_names();
         let mut explanations = Vec::with_capacity(frames.len());
         for frame in &frames {
             let limits = outlook.bundle.port(port);
-            let limits = limits.map(|shared| (shared, self.datapath.now_ns()));
+            let limits = limits.map(|shared| (shared, now_ns));
             let explained = explainer.judge(frame.at(port), limits);
             let mut row = Teller {
                 snapshot,
+                meters,
+                now_ns,
                 ingress: port,
                 explained: &explained,
                 names: &names,
@@ -192,6 +197,8 @@ pub(super) fn outcome_words(
 /// Puts words to what was found.
 struct Teller<'a> {
     snapshot: &'a Snapshot,
+    meters: &'a Meters,
+    now_ns: u64,
     ingress: PortId,
     explained: &'a Explained,
     names: &'a HashMap<PortId, String>,
@@ -210,7 +217,7 @@ impl Teller<'_> {
             ..ExplainedStage::default()
         }];
         stages.extend(self.explained.steps.iter().map(|step| self.stage(step)));
-        if let Some(reason) = self.explained.over_limit {
+        if let Some(reason) = self.explained.prevented {
             stages.push(self.refused(self.ingress, Denial::new(reason)));
         }
         let outcome = self.explained.outcome();
@@ -278,7 +285,7 @@ impl Teller<'_> {
                 let name = self.vnic_name(here);
                 self.passed(Stage::Sender, here, format!("the sender is {name}"))
             }
-            Step::Outbound(rule) => self.by_rules(Stage::Outbound, here, Ok(rule)),
+            Step::Outbound(allowed) => self.by_rules(Stage::Outbound, here, Ok(allowed)),
             Step::Bridged(found) => {
                 let text = match found {
                     None => "to a group address".into(),
@@ -319,7 +326,7 @@ impl Teller<'_> {
         &self,
         stage: Stage,
         port: PortId,
-        judged: Result<Option<RuleId>, Denial>,
+        judged: Result<Allowed, Denial>,
     ) -> ExplainedStage {
         let vnic = self.port(port).and_then(|port| port.vnic.as_ref());
         let Some(vnic) = vnic else {
@@ -333,10 +340,13 @@ impl Teller<'_> {
         let key = &self.explained.parsed.key;
         let legible = !key.has(shape::MALFORMED) && !key.has(shape::NESTED);
         let (rule, reason) = match judged {
-            Ok(rule) => (rule, None),
+            Ok(allowed) => (allowed.rule, None),
             Err(denial) => (denial.rule, Some(denial.reason)),
         };
-        let text = match (rule, reason) {
+        let mut text: String = match (rule, reason) {
+            (Some(_), Some(DropReason::LimitOut | DropReason::LimitIn)) => {
+                "allowed by a rule whose limit is used up".into()
+            }
             (Some(_), None) => "allowed by a rule".into(),
             (Some(_), Some(DropReason::RejectOut | DropReason::RejectIn)) => {
                 "rejected by a rule".into()
@@ -346,6 +356,9 @@ impl Teller<'_> {
             (None, Some(_)) if !legible => "no rule can read it".into(),
             (None, Some(_)) => format!("{}: no rule matches; denied by default", vnic.name),
         };
+        if let Some(rule) = rule {
+            text += &self.besides(port, rule, judged);
+        }
         ExplainedStage {
             passed: reason.is_none(),
             reason: reason.map(|reason| reason.name().into()),
@@ -353,6 +366,31 @@ impl Teller<'_> {
             looked_at: legible.then(|| looked_at(list, key)),
             ..self.passed(stage, port, text)
         }
+    }
+
+    /// What a rule does besides: its limit, and whether it is logged.
+    fn besides(&self, port: PortId, id: RuleId, judged: Result<Allowed, Denial>) -> String {
+        let mut words = Vec::new();
+        let limit = self.snapshot.rule(id).and_then(|rule| rule.limit);
+        if let (Some(limit), Some(meter)) = (limit, self.meters.slot(port, Some(id))) {
+            let answers = match judged {
+                Err(_) => "answers, ",
+                Ok(_) => "",
+            };
+            let left = match judged {
+                Ok(Allowed { meter: None, .. }) => "not asked of this frame",
+                _ if self.meters.has(meter, self.now_ns) => "a token is there",
+                _ => "no token is left",
+            };
+            words.push(format!("{answers}limit {limit}: {left}"));
+        }
+        if self.snapshot.logs(id) {
+            words.push("logged".into());
+        }
+        if words.is_empty() {
+            return String::new();
+        }
+        format!(" ({})", words.join("; "))
     }
 
     fn vnic_name(&self, port: PortId) -> String {

@@ -4,23 +4,48 @@
 //! one transaction, until the next apply. What must hold: nothing else of the configuration
 //! changes, and no line of it moves.
 
-use policy::rule::{Members, net_text, range_text, text};
+use std::collections::HashMap;
+
+use policy::rule::{Members, WrittenRule, net_text, range_text, text};
 
 use super::{Applied, Control, ControlError};
 use crate::{
     api::types,
-    config::{self, Config, problem::nearest},
+    config::{self, Config, lists::Lists, problem::nearest},
 };
 
 impl Control {
-    /// Every set, and the addresses of every group.
-    pub fn sets(&self) -> Vec<types::Set> {
+    /// Every set, and the addresses of every group, with what the rules decided that name them.
+    ///
+    /// # Errors
+    ///
+    /// When a worker does not answer.
+    pub fn sets(&self) -> Result<Vec<types::Set>, ControlError> {
+        let hits = self.rules()?;
+        let hits = hits.iter().map(|row| {
+            let place = (row.rule.acl.as_str(), row.rule.position);
+            (place, row)
+        });
+        let hits: HashMap<(&str, u32), &types::RuleHits> = hits.collect();
         let config = self.config();
-        let row = |name: &str, kind: &str, members: Vec<String>| types::Set {
-            name: name.to_owned(),
-            kind: kind.to_owned(),
-            rules: mentions(&config, name, kind),
-            members,
+        let lists = Lists::new(&config);
+        let row = |name: &str, kind: &str, members: Vec<String>| {
+            let mut set = types::Set {
+                name: name.to_owned(),
+                kind: kind.to_owned(),
+                members,
+                ..types::Set::default()
+            };
+            for place in mentions(&lists, name, kind) {
+                set.rules += 1;
+                if let Some(hits) = hits.get(&place) {
+                    set.passed += hits.passed;
+                    set.dropped += hits.dropped;
+                    let last = [set.last_hit_s_ago, hits.last_hit_s_ago];
+                    set.last_hit_s_ago = last.into_iter().flatten().min();
+                }
+            }
+            set
         };
         let addresses = config.address_sets.iter().map(|set| {
             let members = set.addresses.iter().copied().map(net_text);
@@ -34,7 +59,7 @@ impl Control {
             let members = config::lists::members(&config, &group.name);
             row(&group.name, "group", members.map(net_text).collect())
         });
-        addresses.chain(ports).chain(groups).collect()
+        Ok(addresses.chain(ports).chain(groups).collect())
     }
 
     /// Puts members into a set and takes others out, in one step.
@@ -115,16 +140,17 @@ fn changed(config: &Config, name: &str, change: &types::SetChange) -> Result<Hel
     Ok(set)
 }
 
-/// How many written rules name a set.
-fn mentions(config: &Config, name: &str, kind: &str) -> u64 {
-    let acls = config.acls.iter().flat_map(|acl| &acl.rules);
-    let rules = acls.chain(config.groups.iter().flat_map(|group| &group.rules));
+/// The written rules that name a set: their list, and their place in it from 1.
+fn mentions<'l>(
+    lists: &'l Lists<'_>,
+    name: &'l str,
+    kind: &'l str,
+) -> impl Iterator<Item = (&'l str, u32)> {
     let wanted = match kind {
         "group" => Members::Group(name.into()),
         _ => Members::Set(name.into()),
     };
-    let named = rules.filter(|rule| {
-        let rule = &rule.rule;
+    let names = move |rule: &WrittenRule| {
         if kind == "port_set" {
             let mut ports = rule.src_port_sets.iter().chain(&rule.dst_port_sets);
             return ports.any(|port| **port == *name);
@@ -133,6 +159,8 @@ fn mentions(config: &Config, name: &str, kind: &str) -> u64 {
             .into_iter()
             .flatten()
             .any(|members| *members == wanted)
-    });
-    named.count() as u64
+    };
+    let listed = lists.rules().iter();
+    let named = listed.filter(move |listed| names(&listed.rule.rule));
+    named.map(|listed| (listed.list.as_str(), listed.position))
 }

@@ -14,6 +14,7 @@ use crate::{
     drop_ledger::LedgerRows,
     published::{Acknowledged, Shared},
     rule_ledger::RuleRows,
+    rule_log::{Ring, Writer},
     runner::{Command, Runner},
     worker::Worker,
 };
@@ -95,6 +96,35 @@ pub(super) fn start_worker(
         rules,
         thread,
     })
+}
+
+/// How often the log of rules is written.
+const LOG_EVERY: Duration = Duration::from_millis(100);
+
+/// Writes what the workers leave of rules with `log`.
+pub(super) fn start_log_writer(
+    shared: Arc<Shared>,
+    rings: Vec<Arc<Ring>>,
+) -> Result<(Sender<()>, JoinHandle<()>), EngineError> {
+    let (stop, stopped) = bounded::<()>(0);
+    let mut writer = Writer::new(rings, shared.clock);
+    let thread = std::thread::Builder::new()
+        .name("rule-log".into())
+        .spawn(move || {
+            while stopped
+                .recv_timeout(LOG_EVERY)
+                .is_err_and(|e| e.is_timeout())
+            {
+                writer.write(&shared.current.load());
+            }
+            // What came since, now that no worker leaves any more.
+            writer.write(&shared.current.load());
+        })
+        .map_err(|source| EngineError::System {
+            step: "the thread of the log of rules",
+            source,
+        })?;
+    Ok((stop, thread))
 }
 
 /// In how many seconds all connections are looked at once.

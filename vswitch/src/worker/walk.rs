@@ -20,8 +20,10 @@ use crate::{
     counters::{PortCounters, WorkerCounters},
     flow_cache::{Candidate, Entry, FlowCache, Hash, NO_NETWORK, Standing, is_plain},
     intake::{Group, Groups},
+    meter::MeterSlot,
     outbox::{Outbox, OwnTag},
     published::{Bundle, Shared},
+    rule_log::Ring,
     slow_path::{Decision, Inputs, SlowPath},
     verdict::{Denied, Destination, DestinationLog, Verdict},
 };
@@ -119,6 +121,7 @@ pub(super) struct Walk<'a> {
     pub(super) cache: &'a mut FlowCache,
     pub(super) slow_path: &'a mut SlowPath,
     pub(super) outbox: &'a mut Outbox,
+    pub(super) log: &'a Ring,
     pub(super) counters: &'a WorkerCounters,
 }
 
@@ -285,7 +288,47 @@ impl Walk<'_> {
             let parsed = slot.parsed(&frames[index]);
             refresh(entry, &parsed, self.bundle, self.shared, self.now);
         }
-        is_good(&entry.verdict, &self.slow_path.lists).then_some(entry.verdict)
+        let (verdict, meter) = (entry.verdict, entry.outbound_meter());
+        if !is_good(&verdict, &self.slow_path.lists) {
+            return None;
+        }
+        Some(self.limit_outbound(index, meter, verdict))
+    }
+
+    /// What becomes of a frame whose sender's rule has a limit, if `meter` is there.
+    #[inline]
+    fn limit_outbound(
+        &mut self,
+        index: usize,
+        meter: Option<MeterSlot>,
+        verdict: Verdict,
+    ) -> Verdict {
+        let Some(meter) = meter else {
+            return verdict;
+        };
+        let ingress = self.slots.frames[index].ingress();
+        let over = self.take_token(meter, ingress, DropReason::LimitOut);
+        over.map_or(verdict, Verdict::Drop)
+    }
+
+    /// Takes a token for a frame, which then counts as one that the rule let pass. Without a token
+    /// it is to be dropped for `reason` in `account`'s account.
+    #[cold]
+    fn take_token(
+        &mut self,
+        meter: MeterSlot,
+        account: policy::PortId,
+        reason: DropReason,
+    ) -> Option<Denied> {
+        let meters = &self.bundle.meters;
+        let rule = meters.rule(meter);
+        if meters.take(meter, self.now.ns) {
+            let row = self.slow_path.rules.slot(rule);
+            self.slow_path.rules.count(row, 1, self.now.s);
+            return None;
+        }
+        let row = self.slow_path.ledger.slot(account, Denial { reason, rule });
+        Some(Denied { reason, row })
     }
 
     /// Stage: the slow path decides for each miss, within its port's [`Budget`].
@@ -341,6 +384,8 @@ impl Walk<'_> {
             snapshot: &self.bundle.snapshot,
             bridge,
             connections: &self.shared.connections,
+            meters: &self.bundle.meters,
+            now_ns: self.now.ns,
             now_s: self.now.s,
         };
         let decision = self
@@ -360,14 +405,34 @@ impl Walk<'_> {
                 outbound,
                 ..
             } = decision;
-            let mut entry = Entry::new(slot.key, epoch, verdict).resting_on(token);
+            let mut entry = Entry::new(slot.key, epoch, verdict)
+                .resting_on(token)
+                .limited_by(decision.outbound_meter);
             (entry.network, entry.generation) = (network, generation);
             entry.outbound = outbound;
             entry.refresh_s = next_refresh_s(&entry, self.bundle, self.now);
             let rules = &self.slow_path.rules;
             self.cache.insert(slot.hash, entry, rules, self.now.s);
         }
-        (decision.verdict, decision.cost)
+        let verdict = self.limit_outbound(index, decision.outbound_meter, decision.verdict);
+        if !self.slow_path.notes.is_empty() {
+            self.tell_log(frame, index, verdict);
+        }
+        (verdict, decision.cost)
+    }
+
+    /// Logs what was noted of a frame whose outbound limit has been asked.
+    #[cold]
+    fn tell_log(&mut self, frame: &Frame<'_>, index: usize, verdict: Verdict) {
+        let over_limit = match verdict {
+            Verdict::Drop(denied) => denied.reason == DropReason::LimitOut,
+            _ => false,
+        };
+        let (meters, now_ns) = (&self.bundle.meters, self.now.ns);
+        let notes = &mut self.slow_path.notes;
+        notes.amend(over_limit, |meter| meters.has(meter, now_ns));
+        let parsed = self.slots.frames[index].parsed(frame);
+        self.log.tell(self.bundle, notes, &parsed, now_ns);
     }
 
     /// Stage: the other verdicts become transmit plans or drops.
@@ -384,14 +449,16 @@ impl Walk<'_> {
                     Verdict::Unicast(destination) => {
                         outcome.forwarded += 1;
                         // Of a flooded frame's receivers another may be the one it is for.
-                        if destination.is_rejected() {
-                            self.reject(frames, index);
+                        if destination.is_rejected()
+                            && let Some(denied) = destination.denied
+                        {
+                            self.reject(frames, index, destination.port, denied);
                         }
                         self.send(frames, index, destination);
                     }
                     Verdict::Drop(denied) => {
                         if denied.reason == DropReason::RejectOut {
-                            self.reject(frames, index);
+                            self.reject(frames, index, group.port, denied);
                         }
                         self.drop(frames, index, group.port, denied);
                     }
@@ -447,10 +514,11 @@ impl Walk<'_> {
         }
     }
 
-    /// Sends with a tag, or instead of one, or not at all.
+    /// Sends with a tag, or instead of one, or if there is a token, or not at all.
     #[inline(never)]
     fn send_tagged(&mut self, frames: &[Frame<'_>], index: usize, to: Destination) {
-        if let Some(denied) = to.denied {
+        let over_limit = |meter| self.take_token(meter, to.port, DropReason::LimitIn);
+        if let Some(denied) = to.denied.or_else(|| to.meter.and_then(over_limit)) {
             if let Some(counters) = port_counters(self.bundle, to.port, self.id) {
                 counters.offered.add(1);
             }
@@ -461,11 +529,18 @@ impl Walk<'_> {
         self.outbox.plan_tagged(self.bundle, frames, index, own, to);
     }
 
-    /// Tells the sender of a rejected frame so, if it may be told.
+    /// Tells the sender of a frame so that the vNIC of port `at` rejects, if it may be told.
     #[cold]
-    fn reject(&mut self, frames: &[Frame<'_>], index: usize) {
+    fn reject(&mut self, frames: &[Frame<'_>], index: usize, at: policy::PortId, denied: Denied) {
         let slot = &self.slots.frames[index];
         let ingress = slot.ingress();
+        // A drop that is not itemised names no rule; what a port is told at most holds all the same.
+        let denial = self.slow_path.ledger.denial(denied.row);
+        let meters = &self.bundle.meters;
+        let meter = meters.slot(at, denial.and_then(|denial| denial.rule));
+        if meter.is_some_and(|meter| !meters.take(meter, self.now.ns)) {
+            return;
+        }
         let gate = self.bundle.port(ingress).map(|shared| &shared.rejects);
         if !gate.is_some_and(|gate| gate.pass(REJECTS_PER_SECOND, self.now.ns)) {
             return;

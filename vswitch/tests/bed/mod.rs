@@ -17,6 +17,7 @@ use vswitch::{
     counters::PortCounts,
     flow_cache::FlowCache,
     intake::OwnedQueue,
+    meter::Meters,
     outbox::SharedTxQueue,
     published::{Bundle, PortShared, Shared},
     worker::Worker,
@@ -152,9 +153,12 @@ impl Bed {
     /// The second half of [`Bed::publish`].
     pub(crate) fn put_in_force(&mut self, snapshot: Snapshot) -> Epoch {
         let epoch = snapshot.epoch();
+        let former = self.shared.current.load();
+        let meters = Meters::after(&former.meters, &snapshot).expect("few limits");
         self.shared.current.store(Arc::new(Bundle {
             snapshot,
             ports: self.ports.clone(),
+            meters,
         }));
         epoch
     }

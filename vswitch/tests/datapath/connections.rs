@@ -355,6 +355,10 @@ fn limits_are_named_and_leave_others_alone() {
         assert_eq!(bed.ports_of(0, &v4(1, 2, UDP, &udp(1000 + port, 53))), [1]);
     }
     let refused = v4(1, 2, UDP, &udp(2000, 53));
+    assert_eq!(
+        foretell(&bed, 0, &refused),
+        Err(DropReason::ConnectionLimit)
+    );
     assert_eq!(bed.dropped(0, &refused), (0, DropReason::ConnectionLimit));
     assert_eq!(bed.dropped(0, &refused), (0, DropReason::ConnectionLimit));
     assert_eq!(bed.ports_of(0, &v4(1, 2, UDP, &udp(1000, 53))), [1]);
@@ -364,6 +368,10 @@ fn limits_are_named_and_leave_others_alone() {
         assert_eq!(bed.ports_of(1, &v4(2, 1, UDP, &udp(3000 + port, 53))), [0]);
     }
     let refused = v4(2, 1, UDP, &udp(3002, 53));
+    assert_eq!(
+        foretell(&bed, 1, &refused),
+        Err(DropReason::ConnectionTableFull)
+    );
     assert_eq!(
         bed.dropped(1, &refused),
         (1, DropReason::ConnectionTableFull)
@@ -390,8 +398,10 @@ fn foretell(bed: &Bed, port: u16, frame: &[u8]) -> Result<Vec<u16>, DropReason> 
         vlan_tci: None,
     };
     let (bridge, connections) = (&shared.bridge, &shared.connections);
-    let mut explainer = Explainer::new(&bundle.snapshot, bridge, connections, bed.now_s());
-    match explainer.judge(given, None).outcome() {
+    let (snapshot, meters) = (&bundle.snapshot, &bundle.meters);
+    let mut explainer = Explainer::new(snapshot, bridge, connections, meters, bed.now_ns());
+    let limits = bundle.port(given.port).map(|port| (port, bed.now_ns()));
+    match explainer.judge(given, limits).outcome() {
         Outcome::Dropped(denial) => Err(denial.reason),
         Outcome::Forwarded(exits) => exits
             .into_iter()
@@ -407,6 +417,12 @@ fn explaining_knows_of_connections_and_leaves_them_alone() {
     assert!(bed.shared.connections.is_empty());
     let reply = answer(ACK, 501, 101, 0);
     assert_eq!(foretell(&bed, 1, &reply), Err(DropReason::AclIn));
+    // From the middle of a connection that nobody saw begin.
+    let stray = ask(ACK, 101, 501, 0);
+    assert_eq!(
+        foretell(&bed, 0, &stray),
+        Err(DropReason::ConnectionInvalid)
+    );
 
     shake_hands(&mut bed);
     let open = all_rows(&bed);
@@ -415,7 +431,13 @@ fn explaining_knows_of_connections_and_leaves_them_alone() {
     for last in [FIN | ACK, RST] {
         assert_eq!(foretell(&bed, 0, &ask(last, 101, 501, 0)), Ok(vec![1]));
     }
+    let far_out = ask(ACK, 101 + (1 << 30), 501, 1);
+    assert_eq!(
+        foretell(&bed, 0, &far_out),
+        Err(DropReason::ConnectionInvalid)
+    );
     assert_eq!(all_rows(&bed), open);
+    assert_eq!(bed.dropped(0, &far_out), (0, DropReason::ConnectionInvalid));
 
     // A connection that nobody allows any more goes with the next frame that comes, and stays
     // when one is only asked about.

@@ -55,7 +55,8 @@ fn explain(bed: &Bed, bundle: &Bundle, arrival: &Arrival) -> Explained {
     };
     let shared = bundle.port(given.port).map(|port| (port, bed.now_ns()));
     let (bridge, connections) = (&bed.shared.bridge, &bed.shared.connections);
-    Explainer::new(&bundle.snapshot, bridge, connections, bed.now_s()).judge(given, shared)
+    let (snapshot, meters) = (&bundle.snapshot, &bundle.meters);
+    Explainer::new(snapshot, bridge, connections, meters, bed.now_ns()).judge(given, shared)
 }
 
 /// The drops and the ports, with the VLAN of each frame that leaves with a tag.

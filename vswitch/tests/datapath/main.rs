@@ -16,6 +16,8 @@ mod footprint;
 mod golden;
 mod guests;
 mod intake;
+mod limits;
+mod logs;
 mod policy;
 mod reference;
 mod universe;

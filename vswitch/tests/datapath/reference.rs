@@ -201,6 +201,9 @@ fn the_universe_is_no_desert() {
         DropReason::ConnectionLimit,
         DropReason::ConnectionTableFull,
         DropReason::FragmentUnknown,
+        // Nor do its rules have limits.
+        DropReason::LimitOut,
+        DropReason::LimitIn,
     ];
     for reason in DropReason::ALL {
         let met = seen.contains_key(reason.name());

@@ -11,6 +11,7 @@ mod interfaces;
 mod lab;
 mod laws;
 mod lifecycle;
+mod limiting;
 #[path = "../../../pmd/tests/netns/mod.rs"]
 mod netns;
 

@@ -196,7 +196,7 @@ fn a_set_changes_in_one_step_and_nothing_else_does() {
         text.lines().count(),
         "no line moves"
     );
-    let office = control.sets().remove(0);
+    let office = control.sets().expect("they answer").remove(0);
     assert_eq!(
         (office.members, office.rules),
         (
