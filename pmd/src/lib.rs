@@ -27,6 +27,7 @@
 
 pub mod af_xdp;
 pub mod allocations;
+mod burst;
 pub mod clock;
 pub mod cpu;
 pub mod fault;
@@ -42,7 +43,8 @@ pub mod transmit;
 pub mod vhost_user;
 
 pub use clock::Clock;
-pub use frame::{Burst, Frame, PartialChecksum, Run};
+pub use burst::Burst;
+pub use frame::{Frame, PartialChecksum, Run};
 pub use port::{
     Counts, Details, Health, Monitor, OpenError, Port, PortInfo, RxQueue, TxQueue, TxReport, Wait,
 };

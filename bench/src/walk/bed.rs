@@ -139,6 +139,7 @@ impl Bed {
                     port: id,
                     number,
                     unmarked_partial_checksums: false,
+                    most_frames: pmd::BURST,
                 });
             }
             for queue in near.tx {

@@ -214,6 +214,7 @@ impl Bed {
             port,
             number: 0,
             unmarked_partial_checksums,
+            most_frames: pmd::BURST,
         });
     }
 
