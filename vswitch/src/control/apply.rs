@@ -95,7 +95,7 @@ impl Control {
     ///
     /// [`ControlError`]; the running configuration goes on.
     pub fn apply(&self, origin: Origin, dry_run: bool) -> Result<Applied, ControlError> {
-        let wanted = config::parse(&origin.file, &origin.text, &self.machine)?;
+        let wanted = self.read(&origin)?;
         let mut hands = self.hands.lock();
         self.apply_locked(&mut hands, origin, wanted, dry_run)
     }
@@ -129,6 +129,17 @@ impl Control {
         })
     }
 
+    /// Reads a configuration, as one that comes after the running one.
+    fn read(&self, wanted: &Origin) -> Result<Config, ControlError> {
+        let (running, before) = {
+            let state = self.state.read();
+            (Arc::clone(&state.config), state.origin.text.clone())
+        };
+        let after = (&*before, &*running);
+        let config = config::parse_after(after, &wanted.file, &wanted.text, &self.machine);
+        Ok(config?)
+    }
+
     /// Applies the running configuration with its text edited.
     pub(super) fn edit(
         &self,
@@ -137,7 +148,7 @@ impl Control {
         let mut hands = self.hands.lock();
         let mut origin = self.state.read().origin.clone();
         origin.text = edit(&origin.text)?;
-        let wanted = config::parse(&origin.file, &origin.text, &self.machine)?;
+        let wanted = self.read(&origin)?;
         self.apply_locked(&mut hands, origin, wanted, false)
     }
 
