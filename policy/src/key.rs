@@ -65,6 +65,11 @@ impl Field {
         Self::new(word, 0, 64)
     }
 
+    /// 32 bits of a word, from bit 0 or 32.
+    pub(crate) const fn half(word: usize, shift: u32) -> Self {
+        Self::new(word, shift, 32)
+    }
+
     /// All bits of the field, at bit 0.
     #[inline]
     pub const fn ones(self) -> u64 {

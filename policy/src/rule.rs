@@ -133,7 +133,7 @@ impl Match {
     /// Whether the frame that `r` reads is matched. Compiles the match each time: for a list of
     /// rules use [`Classifier`](crate::acl::Classifier).
     pub fn test<R: KeyReader>(&self, r: &mut R) -> bool {
-        Matcher::alone(self).test(r)
+        Matcher::new(self).test(r)
     }
 }
 

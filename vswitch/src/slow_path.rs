@@ -16,6 +16,8 @@
 //! An [`Observer`] may look on, and then nothing is learned of the frame: so `vswitch explain` is
 //! answered by the very functions that forward.
 
+use std::slice;
+
 use policy::{
     Class, Denial, DropReason, NetworkId, PortId, RuleId, VlanId,
     conntrack::{Connections, Token},
@@ -59,6 +61,13 @@ impl Decision {
     fn rest_on(&mut self, footing: Footing) {
         self.token = footing.token;
         self.cacheable &= footing.cacheable;
+    }
+
+    /// As a denial before the frame has a destination.
+    fn rest_on_refusal<O: Observer>(&mut self, trail: Option<&Trail<'_>>, snapshot: &Snapshot) {
+        if let Some(trail) = trail {
+            self.rest_on(trail.refused::<O>(snapshot));
+        }
     }
 }
 
@@ -150,7 +159,8 @@ enum Route {
 struct Onward<'a, 't, O> {
     snapshot: &'a Snapshot,
     parsed: &'a Parsed,
-    trail: &'a mut Trail<'t>,
+    /// `None` where no frame of its class at its port has a connection.
+    trail: Option<&'a mut Trail<'t>>,
     observer: &'a mut O,
 }
 
@@ -206,13 +216,19 @@ impl SlowPath {
             .ok_or(no_policy)?;
         let network = admit(port, head, parsed, observer)?;
         let (snapshot, connections) = (inputs.snapshot, inputs.connections);
-        let mut trail =
-            Trail::begin::<O>(snapshot, connections, network, inputs.now_s, head, parsed);
-        let stray = trail.check_fragment();
-        stray.inspect_err(|_| decision.cacheable = false)?;
+        let now_s = inputs.now_s;
+        let begin = || Trail::begin::<O>(snapshot, connections, network, now_s, head, parsed);
+        let mut trail = snapshot.tracks(port.id, parsed.class).then(begin);
+        if let Some(trail) = &trail {
+            let stray = trail.check_fragment();
+            stray.inspect_err(|_| decision.cacheable = false)?;
+        }
         if let Some(vnic) = &port.vnic {
-            let judged = trail.judge_sender(vnic, &parsed.key);
-            let refused = |_: &Denial| decision.rest_on(trail.refused::<O>(snapshot));
+            let judged = match &mut trail {
+                Some(trail) => trail.judge_sender(vnic, &parsed.key),
+                None => vnic.judge_outbound(&mut Exact(&parsed.key)),
+            };
+            let refused = |_: &Denial| decision.rest_on_refusal::<O>(trail.as_ref(), snapshot);
             let allowed = judged.inspect_err(refused)?;
             observer.step(Step::Outbound(allowed));
             decision.outbound = self.rules.slot(allowed);
@@ -242,37 +258,57 @@ impl SlowPath {
         (decision.network, decision.generation) = (network.id, passage.generation);
         observer.step(Step::Bridged(passage.target));
         let route = route(snapshot, network, port, parsed, passage.target);
-        let route = route.inspect_err(|_| decision.rest_on(trail.refused::<O>(snapshot)))?;
+        let route =
+            route.inspect_err(|_| decision.rest_on_refusal::<O>(trail.as_ref(), snapshot))?;
         let mut onward = Onward {
             snapshot,
             parsed,
-            trail: &mut trail,
+            trail: trail.as_mut(),
             observer,
         };
-        let (verdict, passes, to, owner) = match route {
+        let verdict = match route {
             Route::One(to, tag) => {
                 decision.cost += 1;
-                let destination = self.destination(&mut onward, to, tag);
-                let owner = trail::owner(snapshot, port, std::iter::once(to));
-                let passes = destination.denied.is_none();
-                (Verdict::Unicast(destination), passes, Some(to), owner)
+                Verdict::Unicast(self.destination(&mut onward, to, tag))
             }
             Route::Flood { kind, cacheable } => {
                 decision.cacheable &= cacheable;
                 onward.observer.step(Step::Flooded(kind));
                 let list = self.flood(&mut onward, network, port)?;
-                let destinations = self.lists.get(list);
-                decision.cost += destinations.len() as u32;
-                let takers = || destinations.iter().filter(|to| to.denied.is_none());
-                let owner = trail::owner(snapshot, port, takers().map(|to| to.port));
-                let passes = takers().next().is_some();
-                (Verdict::Flood(kind, list), passes, None, owner)
+                decision.cost += self.lists.get(list).len() as u32;
+                Verdict::Flood(kind, list)
             }
         };
+        match trail {
+            Some(trail) => {
+                self.conclude::<O>(inputs.snapshot, trail, port, parsed, verdict, decision)
+            }
+            None => Ok(verdict),
+        }
+    }
+
+    /// The end of the way of a frame that may have a connection.
+    fn conclude<O: Observer>(
+        &self,
+        snapshot: &Snapshot,
+        mut trail: Trail<'_>,
+        port: &PortPolicy,
+        parsed: &Parsed,
+        verdict: Verdict,
+        decision: &mut Decision,
+    ) -> Result<Verdict, Denial> {
+        let (destinations, to) = match &verdict {
+            Verdict::Unicast(to) => (slice::from_ref(to), Some(to.port)),
+            Verdict::Flood(_, list) => (self.lists.get(*list), None),
+            Verdict::Drop(_) => (&[][..], None),
+        };
+        let takers = || destinations.iter().filter(|to| to.denied.is_none());
+        let passes = takers().next().is_some();
         if !O::LEARNS {
             decision.rest_on(trail.foresee(passes));
             return Ok(verdict);
         }
+        let owner = trail::owner(snapshot, port, takers().map(|to| to.port));
         match trail.settle(passes, to, &parsed.key, owner) {
             Ok(footing) => {
                 decision.rest_on(footing);
@@ -318,7 +354,10 @@ impl SlowPath {
         let receiver = onward.snapshot.port(to);
         let judged = match receiver.and_then(|port| port.vnic.as_ref()) {
             _ if hops => Err(Denial::new(DropReason::NestedUntagged)),
-            Some(vnic) => onward.trail.judge_receiver(vnic, to, key),
+            Some(vnic) => match &mut onward.trail {
+                Some(trail) => trail.judge_receiver(vnic, to, key),
+                None => vnic.judge_inbound(&mut Exact(key)),
+            },
             None => Ok(None),
         };
         onward.observer.step(Step::To {

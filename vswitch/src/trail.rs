@@ -84,28 +84,25 @@ impl<'a> Trail<'a> {
         head: &[u8],
         parsed: &Parsed,
     ) -> Self {
+        let zone = network.into();
         let mut trail = Self {
             connections,
             settings: snapshot.connections(),
-            zone: network.into(),
+            zone,
             now_s,
-            probe: None,
-            fragment: None,
+            probe: Probe::read(head, parsed),
+            fragment: FragmentKey::read(zone, head, parsed),
             known: Known::Nothing,
             wanted: false,
             committed: false,
         };
-        if snapshot.tracks(parsed.key.ingress(), parsed.class) {
-            trail.fragment = FragmentKey::read(trail.zone, head, parsed);
-            trail.probe = Probe::read(head, parsed);
-            trail.known = if parsed.key.has(shape::LATER_FRAGMENT) {
-                let follow = |key| connections.fragments().follow(&key, now_s);
-                let grant = trail.fragment.and_then(follow);
-                grant.map_or(Known::Stray, Known::Follower)
-            } else {
-                trail.seek::<O>(&parsed.key)
-            };
-        }
+        trail.known = if parsed.key.has(shape::LATER_FRAGMENT) {
+            let follow = |key| connections.fragments().follow(&key, now_s);
+            let grant = trail.fragment.and_then(follow);
+            grant.map_or(Known::Stray, Known::Follower)
+        } else {
+            trail.seek::<O>(&parsed.key)
+        };
         trail
     }
 

@@ -14,27 +14,45 @@ pub struct Case {
     /// What of it.
     pub about: &'static str,
     miss: bool,
+    stateful: bool,
     burst: usize,
 }
 
 /// All cases: 1,000 flows, 64 outbound rules, 8 inbound ones, frames of 64 bytes.
-pub const CASES: [Case; 3] = [
+pub const CASES: [Case; 5] = [
     Case {
         name: "hit",
         about: "a frame of a known flow, in bursts of 64",
         miss: false,
+        stateful: false,
         burst: 64,
     },
     Case {
         name: "hit-alone",
         about: "a frame of a known flow, the only one of its turn, and an empty turn after it",
         miss: false,
+        stateful: false,
         burst: 1,
     },
     Case {
         name: "miss",
         about: "the first frame of a flow, in bursts of 64",
         miss: true,
+        stateful: false,
+        burst: 64,
+    },
+    Case {
+        name: "hit-stateful",
+        about: "a frame of a known TCP connection, in bursts of 64",
+        miss: false,
+        stateful: true,
+        burst: 64,
+    },
+    Case {
+        name: "miss-stateful",
+        about: "the first frame of a TCP connection, in bursts of 64",
+        miss: true,
+        stateful: true,
         burst: 64,
     },
 ];
@@ -60,7 +78,7 @@ pub fn run(name: &str, passes: u64) -> anyhow::Result<()> {
         seconds: 0.0,
         cache_entries: Some(CACHE_ENTRIES),
         core: None,
-        stateful: false,
+        stateful: case.stateful,
         burst: case.burst,
     };
     let mut drive = Drive::new(&options, CACHE_ENTRIES)?;

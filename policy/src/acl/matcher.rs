@@ -37,44 +37,21 @@ impl WordTest {
 
 /// One compiled [`Match`].
 #[derive(Debug)]
-pub(crate) struct Matcher {
-    /// The most telling comparison; of no bits when the rule matches everything.
-    pub(super) head: WordTest,
-    /// The others.
-    rest: Rest,
-}
+pub(crate) struct Matcher(Rest);
 
 impl Matcher {
-    /// A rule on its own.
-    pub(crate) fn alone(matches: &Match) -> Self {
-        Self::new(matches, &word_tests(matches))
+    pub(crate) fn new(matches: &Match) -> Self {
+        Self(Rest::new(matches, &word_tests(matches)))
     }
 
-    /// `tests` are those of [`word_tests`], the most telling first.
-    pub(super) fn new(matches: &Match, tests: &[WordTest]) -> Self {
-        let (head, words) = match tests {
-            [head, words @ ..] => (*head, words),
-            [] => (WordTest::default(), tests),
-        };
-        Self {
-            head,
-            rest: Rest::new(matches, words),
-        }
-    }
-
-    pub(crate) fn test<R: KeyReader>(&self, r: &mut R) -> bool {
-        self.head.possible(r) && self.rest.possible(r) && self.head.test(r) && self.rest.test(r)
-    }
-
-    /// Whether everything but the head holds.
     #[inline]
-    pub(super) fn test_rest<R: KeyReader>(&self, r: &mut R) -> bool {
-        self.rest.test(r)
+    pub(crate) fn test<R: KeyReader>(&self, r: &mut R) -> bool {
+        self.0.possible(r) && self.0.test(r)
     }
 
     /// Bytes on the heap.
     pub(super) fn heap_bytes(&self) -> usize {
-        self.rest.heap_bytes()
+        self.0.heap_bytes()
     }
 }
 
@@ -291,7 +268,7 @@ mod tests {
         key.set(Field::SHAPE, shape::IPV4 | shape::L4);
         for first in 0..18 {
             for last in first..18 {
-                let matcher = Matcher::alone(&to_ports(first..=last));
+                let matcher = Matcher::new(&to_ports(first..=last));
                 for port in 0..20 {
                     key.set(Field::L4_DST, port.into());
                     let inside = (first..=last).contains(&port);
@@ -309,7 +286,7 @@ mod tests {
     fn a_range_that_shares_a_prefix_reads_only_the_prefix() {
         let mask_of = |ports| {
             let mut tracer = Tracer::new(Class::Ipv4Udp);
-            Matcher::alone(&to_ports(ports)).test(&mut tracer);
+            Matcher::new(&to_ports(ports)).test(&mut tracer);
             tracer.mask.get(Field::L4_DST)
         };
         assert_eq!(mask_of(1024..=2047), 0xfc00);
