@@ -42,8 +42,8 @@ pub mod tap;
 pub mod transmit;
 pub mod vhost_user;
 
-pub use clock::Clock;
 pub use burst::Burst;
+pub use clock::Clock;
 pub use frame::{Frame, PartialChecksum, Run};
 pub use port::{
     Counts, Details, Health, Monitor, OpenError, Port, PortInfo, RxQueue, TxQueue, TxReport, Wait,

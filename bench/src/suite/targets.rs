@@ -155,7 +155,10 @@ pub fn all(results: &Results) -> Vec<Target> {
             1.0,
             ratio(&veth, "bridge-nftables"),
         ),
-        storm_to("p99 of an established flow while other ports open flows, to that of quiet", "quiet"),
+        storm_to(
+            "p99 of an established flow while other ports open flows, to that of quiet",
+            "quiet",
+        ),
         storm_to(
             "p99 of an established flow while other ports open flows, to that while they send known ones",
             "known flows",

@@ -43,7 +43,12 @@ pub(super) struct Kept {
 impl Kept {
     /// What `text` has in common with `before`, which `config` was read from; `None` if that is
     /// little.
-    pub(super) fn find(source: &Source<'_>, text: &str, before: &str, config: &Config) -> Option<Self> {
+    pub(super) fn find(
+        source: &Source<'_>,
+        text: &str,
+        before: &str,
+        config: &Config,
+    ) -> Option<Self> {
         let common = Common::of(before, text);
         let acls = config.acls.iter();
         let acls = acls.map(|acl| (acl_owner(&acl.name), &acl.rules));
@@ -53,7 +58,12 @@ impl Kept {
         let mut blanks: Vec<Range<usize>> = Vec::new();
         for (owner, rules) in acls.chain(groups) {
             // A header of its own may have other sections behind it.
-            let inline = |rule: &AclRule| matches!(before.as_bytes().get(rule.span.start), Some(b'{' | b'"' | b'\''));
+            let inline = |rule: &AclRule| {
+                matches!(
+                    before.as_bytes().get(rule.span.start),
+                    Some(b'{' | b'"' | b'\'')
+                )
+            };
             let Some((last, _)) = rules.split_last().filter(|_| rules.iter().all(inline)) else {
                 continue;
             };
@@ -262,7 +272,10 @@ mod tests {
             ("port 31\",", "port 31,"),
             ("port 31\",", "port 31\"],\nother = ["),
             ("port 31\",", "port 31\"]\n[[acl]]\nname = \"b\"\nrules = ["),
-            ("port 31\",", "port 31\"]\n[[group]]\nname = \"b\"\nrules = ["),
+            (
+                "port 31\",",
+                "port 31\"]\n[[group]]\nname = \"b\"\nrules = [",
+            ),
         ] {
             let after = before.replace(from, to);
             assert_ne!(after, before);

@@ -208,7 +208,6 @@ impl Control {
         running: &Config,
         wanted: &Config,
     ) -> Result<BTreeMap<Arc<str>, PortState>, ControlError> {
-        let ids_before = hands.ids.clone();
         let compiled = self.open_all(&plan.open).and_then(|opened| {
             let snapshot = compile(hands, wanted)?;
             Ok((opened, snapshot))
@@ -216,7 +215,7 @@ impl Control {
         let (mut opened, snapshot) = match compiled {
             Ok(both) => both,
             Err(error) => {
-                hands.ids = ids_before;
+                hands.ids = self.ids_in_force();
                 return Err(error);
             }
         };
@@ -233,7 +232,7 @@ impl Control {
             Ok(states) => states,
             Err(error) => {
                 drop(opened);
-                self.restore(hands, ids_before, plan, running, &attached);
+                self.restore(hands, plan, running, &attached);
                 return Err(error);
             }
         };
@@ -250,6 +249,11 @@ impl Control {
         let kept = |name: &str| wanted.networks.iter().any(|network| &*network.name == name);
         hands.ids.networks.retain(kept);
         Ok(states)
+    }
+
+    /// The numbers that the running configuration has.
+    fn ids_in_force(&self) -> super::Ids {
+        self.state.read().ids.clone()
     }
 
     fn open_all<'c>(&self, ports: &[&'c Port]) -> Result<Vec<(&'c Port, Opened)>, ControlError> {
@@ -297,14 +301,7 @@ impl Control {
     }
 
     /// Goes back to the running configuration after a step failed.
-    fn restore(
-        &self,
-        hands: &mut Hands,
-        ids: super::Ids,
-        plan: &Plan<'_>,
-        running: &Config,
-        attached: &[&Port],
-    ) {
+    fn restore(&self, hands: &mut Hands, plan: &Plan<'_>, running: &Config, attached: &[&Port]) {
         for port in attached {
             if let Err(error) = self.close(hands, port) {
                 tracing::error!(port = %port.name, %error, "port not detached cleanly");
@@ -313,7 +310,7 @@ impl Control {
         for port in plan.open.iter().chain(&plan.reopen) {
             hands.retries.remove(&port.name);
         }
-        hands.ids = ids;
+        hands.ids = self.ids_in_force();
         let published = compile(hands, running)
             .and_then(|snapshot| self.datapath.publish(snapshot).map_err(ControlError::from));
         if let Err(error) = published {

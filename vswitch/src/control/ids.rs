@@ -81,7 +81,11 @@ impl Rules {
         let mut ids = Vec::with_capacity(origins.len());
         for origin in origins {
             let occurrence = occurrences.entry((&origin.acl, &origin.text)).or_default();
-            let key = (Arc::clone(&origin.acl), Arc::clone(&origin.text), *occurrence);
+            let key = (
+                Arc::clone(&origin.acl),
+                Arc::clone(&origin.text),
+                *occurrence,
+            );
             *occurrence += 1;
             let known = before.remove(&key).or_else(|| self.gone.remove(&key));
             let id = known.unwrap_or_else(|| self.fresh());

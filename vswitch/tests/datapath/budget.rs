@@ -93,7 +93,10 @@ fn between_two_looks_at_another_port_little_is_resolved_for_one_that_opens_flows
     }
     // It got what its policy allows, and what it had saved.
     let allowed = SAVED_MOST as usize / FLOW + TURNS * 8 / FLOW;
-    assert!((allowed - FULL..=allowed).contains(&resolved_ever), "{resolved_ever}");
+    assert!(
+        (allowed - FULL..=allowed).contains(&resolved_ever),
+        "{resolved_ever}"
+    );
     assert_eq!(bed.received(3).len(), resolved_ever);
     assert_eq!(bed.counts(1).dropped_total(), 0);
     let dropped = bed.counts(0).dropped(DropReason::MissBudget);

@@ -82,8 +82,7 @@ impl Guest {
                 return devices.established(duration, || Ok(0));
             };
             devices_beside.fill(flows)?;
-            let found =
-                devices.established(duration, || devices_beside.step(flows, STORM_STEP))?;
+            let found = devices.established(duration, || devices_beside.step(flows, STORM_STEP))?;
             devices_beside.drain(&AtomicBool::new(false))?;
             Ok(found)
         };
