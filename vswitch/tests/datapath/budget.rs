@@ -84,7 +84,11 @@ fn between_two_looks_at_another_port_little_is_resolved_for_one_that_opens_flows
         bed.send(1, &established);
         let (taken, resolved) = storm.turn(&mut bed);
         // Every port was looked at.
-        assert_eq!(bed.received(2), [established.clone()], "turn {turn}");
+        assert_eq!(
+            bed.received(2),
+            std::slice::from_ref(&established),
+            "turn {turn}"
+        );
         resolved_ever += resolved;
         assert_eq!(taken, SHORT_BURST, "turn {turn}");
         if turn > SAVED_MOST as usize / FLOW / 4 {
