@@ -217,7 +217,7 @@ enum Compare {
     BridgeNftables,
     /// Open vSwitch's userspace datapath with ports on XDP sockets
     OpenVswitch,
-    /// A program in the kernel that passes everything on: xdp-bench
+    /// A program in the kernel that passes everything on (XDP redirect)
     XdpRedirect,
     /// A veth pair with nothing in between
     Direct,

@@ -50,6 +50,30 @@ fn receive(endpoint: &mut Endpoint, count: usize) -> Vec<Vec<u8>> {
 }
 
 #[test]
+fn the_kernel_redirects_until_told_to_stop() {
+    if !is_root() {
+        return;
+    }
+    let netns = Netns::enter_new();
+    netns.veth("left", "near", 1500, 1);
+    netns.veth("right", "far", 1500, 1);
+    let sender = PacketSocket::open("near");
+    let mut receiver = endpoint("far");
+    let redirection = af_xdp::Redirection::new("left", "right").expect("redirect");
+    for number in 0..10 {
+        sender.send(&frame(number, 100));
+        assert_eq!(receive(&mut receiver, 1), [frame(number, 100)]);
+    }
+    assert!(af_xdp::Redirection::new("left", "nowhere").is_err());
+    drop(redirection);
+    // The interface is free for another program.
+    let mut left = endpoint("left");
+    sender.send(&frame(11, 100));
+    assert_eq!(receive(&mut left, 1), [frame(11, 100)]);
+    assert!(receiver.drain().is_empty());
+}
+
+#[test]
 fn frames_pass_both_ways_unchanged() {
     if !is_root() {
         return;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use ipnet::{Ipv4Net, Ipv6Net};
 
-use crate::{Mac, NetworkId, PortId, VlanId, rule::Rule};
+use crate::{Mac, NetworkId, PortId, VlanId, rule::RuleList};
 
 /// The whole desired state.
 #[derive(Clone, Debug, Default)]
@@ -146,7 +146,7 @@ impl SenderChecks {
 #[derive(Clone, Debug)]
 pub struct DirectionPolicy {
     /// First match wins. vNICs with the same list share it.
-    pub rules: Arc<[Rule]>,
+    pub rules: RuleList,
     /// When no rule matches. ARP and neighbour discovery pass all the same unless a rule denies
     /// them: without them a guest cannot be reached whatever its rules allow.
     pub default: Action,

@@ -6,7 +6,7 @@
 //!                                           └── Sets
 //! ```
 //!
-//! Rooms: `written` (rules with names of sets), [`text`] (the one-line form, read), `display`
+//! Rooms: `list` (rules in order), `written` (rules with names of sets), [`text`] (the one-line form, read), `display`
 //! (the same, printed), [`words`] (names of protocols and the like).
 
 use std::{ops::RangeInclusive, str::FromStr, sync::Arc};
@@ -22,11 +22,13 @@ use crate::{
 };
 
 mod display;
+mod list;
 pub mod text;
 pub mod words;
 mod written;
 
 pub use display::{net_text, range_text};
+pub use list::RuleList;
 pub use text::TextError;
 pub use written::{Direction, Members, Sets, WrittenRule};
 

@@ -23,12 +23,12 @@ use crate::{
     key::{Class, Field, FlowKey, shape},
     model::{self, Action, Attachment, Model, StormLimits},
     reader::KeyReader,
-    rule::{Direction, Rule},
+    rule::{Direction, Rule, RuleList},
     sender::{SenderPolicy, is_arp_or_nd},
 };
 
 mod compile;
-pub use compile::{CompileError, Compiler};
+pub use compile::{CompileError, Compiler, Renewed, Worn};
 
 /// The state of one epoch.
 #[derive(Debug, Default)]
@@ -49,7 +49,7 @@ pub struct Snapshot {
 /// Where rules are found by number.
 #[derive(Debug, Default)]
 struct RuleIndex {
-    lists: Vec<Arc<[Rule]>>,
+    lists: Vec<RuleList>,
     /// Which list has the rule, and where.
     places: HashMap<RuleId, (u32, u32)>,
 }

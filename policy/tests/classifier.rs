@@ -16,7 +16,7 @@ use policy::{
     acl::{Classifier, LINEAR_MOST, Method},
     key::{Class, shape},
     model::Action,
-    rule::{FlagsMatch, FragmentMatch, Match, Rule},
+    rule::{FlagsMatch, FragmentMatch, Match, Rule, RuleList},
 };
 use proptest::prelude::*;
 
@@ -73,10 +73,10 @@ proptest! {
 fn the_length_of_a_list_chooses_how_it_is_looked_up() {
     let rules = generated(LINEAR_MOST as u32 + 1, &mut Random::new(1));
     let short = Classifier::compile(rules[1..].into());
-    let long = Classifier::compile(rules.clone());
+    let long = Classifier::compile(rules.clone().into());
     assert_eq!(short.method(), Method::Linear);
     assert_eq!(long.method(), Method::TupleMerge);
-    let empty = Classifier::compile_as(Arc::new([]), Method::TupleMerge);
+    let empty = Classifier::compile_as(RuleList::default(), Method::TupleMerge);
     assert_eq!(verdict(&empty, &FlowKey::default()), None);
 }
 
@@ -209,7 +209,7 @@ fn a_hundred_thousand_hostile_headers_stay_below_the_bound() {
         wanted.iter().any(|end| name.ends_with(end))
     }));
     for (name, rules) in lists {
-        let tables = Classifier::compile(rules.clone());
+        let tables = Classifier::compile(rules.clone().into());
         let (bound, most) = (tables.bound(), costliest(&rules, &tables, 100_000));
         within(&name, most, bound);
         assert!(
@@ -233,6 +233,6 @@ fn rules_that_differ_in_ranges_of_ports_alone_are_not_scanned() {
         })
         .collect();
     agree("ranges", &rules, 3000, 5);
-    let bound = Classifier::compile(rules).bound();
+    let bound = Classifier::compile(rules.into()).bound();
     assert!(bound.compares <= 8, "{bound:?}");
 }

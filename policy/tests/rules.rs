@@ -120,7 +120,7 @@ proptest! {
         rules in any_rules(1, 24),
         specs in proptest::collection::vec(any_spec(), 40),
     ) {
-        let classifier = Classifier::compile(rules.clone());
+        let classifier = Classifier::compile(rules.clone().into());
         for spec in specs {
             let (_, parsed) = spec.parse(PortId(3));
             let expected = rules.iter().find(|rule| matches(&rule.matches, &spec));

@@ -11,7 +11,7 @@ use policy::{
     key::{Class, shape},
     model::{Action, Attachment, Model, Port},
     reader::Exact,
-    rule::{FlagsMatch, Match, MatchError},
+    rule::{FlagsMatch, Match, MatchError, Rule, RuleList},
     snapshot::{CompileError, Compiler, Member},
 };
 
@@ -123,8 +123,8 @@ fn judge(matches: Option<(Match, Action)>, default: Action, spec: &Spec) -> [Opt
         .map(|(matches, action)| rule(4, action, matches))
         .into_iter()
         .collect();
-    guest.inbound.rules = rules.clone();
-    guest.outbound.rules = rules;
+    guest.inbound.rules = rules.clone().into();
+    guest.outbound.rules = rules.into();
     let mut ports = vec![port(1, ACCESS)];
     ports[0].vnic = Some(guest);
     let snapshot = compile(ports).expect("valid");
@@ -196,7 +196,7 @@ fn malformed_frames_are_denied_without_a_rule() {
 fn rules_are_found_by_number() {
     let mut ports = vec![port(1, ACCESS)];
     let mut guest = vnic(1, Action::Deny);
-    guest.inbound.rules = Arc::new([rule(40, Action::Allow, Match::default())]);
+    guest.inbound.rules = vec![rule(40, Action::Allow, Match::default())].into();
     ports[0].vnic = Some(guest);
     let snapshot = compile(ports).expect("valid");
     let found = snapshot
@@ -276,7 +276,7 @@ fn vnics_share_rules_by_value_too() {
     let list = || -> Arc<[_]> { Arc::new([rule(7, Action::Allow, Match::default())]) };
     let ports = (1..4).map(|id| {
         let mut guest = vnic(id, Action::Deny);
-        guest.inbound.rules = list();
+        guest.inbound.rules = list().into();
         Port {
             vnic: Some(guest),
             ..port(id.into(), ACCESS)
@@ -294,7 +294,7 @@ fn a_network_s_masks_hold_what_its_receivers_read() {
         dst_ports: vec![80..=80],
         ..Match::default()
     };
-    guest.inbound.rules = Arc::new([rule(7, Action::Allow, web)]);
+    guest.inbound.rules = vec![rule(7, Action::Allow, web)].into();
     ports[1].vnic = Some(guest);
     let snapshot = compile(ports).expect("valid");
     let reads_port = |id, class| {
@@ -404,7 +404,7 @@ fn rules_of_one_number_may_differ_in_what_they_match_only() {
         other.origin = one.origin.clone();
         change(&mut other);
         let mut guest = vnic(1, Action::Deny);
-        guest.inbound.rules = Arc::new([one.clone(), other]);
+        guest.inbound.rules = vec![one.clone(), other].into();
         let mut ports = vec![port(1, ACCESS)];
         ports[0].vnic = Some(guest);
         compile(ports).is_ok()
@@ -434,24 +434,67 @@ fn rules_print_in_one_line() {
     assert_eq!(everything.to_string(), "allow any");
 }
 
+/// A rule for an address and a port of its own.
+fn host(number: u32) -> Rule {
+    let address = std::net::Ipv4Addr::from(0x0a00_0000 | (number.wrapping_mul(40_503) % 65_536));
+    let matches = Match {
+        src: Some(std::net::IpAddr::from(address).into()),
+        protocol: Some([6, 17][number as usize % 2]),
+        dst_ports: vec![80..=80 + (number % 7) as u16],
+        ..Match::default()
+    };
+    let action = [Action::Allow, Action::Deny][number as usize % 3 % 2];
+    rule(number, action, matches)
+}
+
+/// Two ports whose vNICs share the list.
+fn sharers(rules: &RuleList) -> Model {
+    let ports = (1..3).map(|id| {
+        let mut port = port(id, ACCESS);
+        let mut vnic = vnic(id as u8, Action::Deny);
+        vnic.inbound.rules = rules.clone();
+        port.vnic = Some(vnic);
+        port
+    });
+    Model {
+        networks: common::networks(),
+        ports: ports.collect(),
+    }
+}
+
+/// Frames that [`host`]s' rules decide are judged alike, and `one`'s masks hold what those of
+/// `other` do.
+fn judges_as(one: &Snapshot, other: &Snapshot, rules: &RuleList, flags: u64) {
+    for class in Class::ALL {
+        let (one, other) = (one.masks(PortId(1)), other.masks(PortId(1)));
+        let (mask, needed) = (one.of(class), other.of(class));
+        assert_eq!(&(mask & needed), needed, "{class:?}");
+    }
+    for rule in rules.iter() {
+        assert_eq!(one.rule(rule.id), Some(rule));
+        let mut key = FlowKey::default();
+        key.set(Field::ETHERTYPE, 0x0800);
+        key.set(Field::SHAPE, shape::IPV4 | shape::L4);
+        let source = rule.matches.src.map(|net| net.network());
+        let Some(std::net::IpAddr::V4(source)) = source else {
+            panic!("every rule has an IPv4 source");
+        };
+        key.set(Field::IP_SRC_LOW, u32::from(source).into());
+        key.set(Field::PROTOCOL, rule.matches.protocol.map_or(0, u64::from));
+        key.set(Field::L4_DST, (*rule.matches.dst_ports[0].end()).into());
+        key.set(Field::TCP_FLAGS, flags);
+        let judge = |snapshot: &Snapshot| {
+            let port = snapshot.port(PortId(1)).expect("a port");
+            let vnic = port.vnic.as_ref().expect("a vNIC");
+            vnic.judge_inbound(&mut Exact(&key))
+        };
+        assert_eq!(judge(one), judge(other), "{rule}");
+    }
+}
+
 /// Two vNICs with one inbound list, which changes state by state.
 #[test]
 fn a_state_compiled_after_another_is_judged_as_one_compiled_alone() {
-    let host = |number: u32| {
-        let address =
-            std::net::Ipv4Addr::from(0x0a00_0000 | (number.wrapping_mul(40_503) % 65_536));
-        let matches = Match {
-            src: Some(std::net::IpAddr::from(address).into()),
-            protocol: Some([6, 17][number as usize % 2]),
-            dst_ports: vec![80..=80 + (number % 7) as u16],
-            ..Match::default()
-        };
-        rule(
-            number,
-            [Action::Allow, Action::Deny][number as usize % 3 % 2],
-            matches,
-        )
-    };
     let mut list: Vec<_> = (1..=300).map(host).collect();
     let mut compiler = Compiler::default();
     let mut before: Option<Snapshot> = None;
@@ -471,18 +514,8 @@ fn a_state_compiled_after_another_is_judged_as_one_compiled_alone() {
                 matches.tcp_flags = tcp.then_some(FlagsMatch { set: 2, mask: 2 });
             }
         }
-        let rules: Arc<[_]> = list.clone().into();
-        let ports = (1..3).map(|id| {
-            let mut port = port(id, ACCESS);
-            let mut vnic = vnic(id as u8, Action::Deny);
-            vnic.inbound.rules = Arc::clone(&rules);
-            port.vnic = Some(vnic);
-            port
-        });
-        let model = Model {
-            networks: common::networks(),
-            ports: ports.collect(),
-        };
+        let rules = RuleList::from(list.clone());
+        let model = sharers(&rules);
         let epoch = Epoch(step.into());
         let next = compiler.compile(&model, epoch).expect("valid");
         let alone = Snapshot::compile(&model, epoch).expect("valid");
@@ -490,33 +523,8 @@ fn a_state_compiled_after_another_is_judged_as_one_compiled_alone() {
         for class in Class::ALL {
             let is_tracked = |snapshot: &Snapshot| snapshot.tracks(PortId(1), class);
             assert!(!is_tracked(&alone) || is_tracked(&next), "{class:?}");
-            let (next, alone) = (next.masks(PortId(1)), alone.masks(PortId(1)));
-            assert_eq!(
-                &(next.of(class) & alone.of(class)),
-                alone.of(class),
-                "{class:?}"
-            );
         }
-        for rule in &list {
-            assert_eq!(next.rule(rule.id), Some(rule));
-            let mut key = FlowKey::default();
-            key.set(Field::ETHERTYPE, 0x0800);
-            key.set(Field::SHAPE, shape::IPV4 | shape::L4);
-            let source = rule.matches.src.map(|net| net.network());
-            let Some(std::net::IpAddr::V4(source)) = source else {
-                panic!("every rule has an IPv4 source");
-            };
-            key.set(Field::IP_SRC_LOW, u32::from(source).into());
-            key.set(Field::PROTOCOL, rule.matches.protocol.map_or(0, u64::from));
-            key.set(Field::L4_DST, (*rule.matches.dst_ports[0].end()).into());
-            key.set(Field::TCP_FLAGS, u64::from(step % 4));
-            let judge = |snapshot: &Snapshot| {
-                let port = snapshot.port(PortId(1)).expect("a port");
-                let vnic = port.vnic.as_ref().expect("a vNIC");
-                vnic.judge_inbound(&mut Exact(&key))
-            };
-            assert_eq!(judge(&next), judge(&alone), "step {step}: {rule}");
-        }
+        judges_as(&next, &alone, &rules, u64::from(step % 4));
         // A state that cannot be compiled leaves no trace.
         let twice = Model {
             ports: [model.ports.clone(), model.ports.clone()].concat(),
@@ -527,4 +535,50 @@ fn a_state_compiled_after_another_is_judged_as_one_compiled_alone() {
             assert_eq!(before.epoch(), Epoch(u64::from(step) - 1));
         }
     }
+}
+
+#[test]
+fn a_worn_list_is_renewed_beside_and_the_next_state_is_made_from_it() {
+    let mut list: RuleList = (1..=300).map(host).collect();
+    let mut compiler = Compiler::default();
+    let compile = |compiler: &mut Compiler, list: &RuleList| {
+        compiler.compile(&sharers(list), Epoch(1)).expect("valid")
+    };
+    compile(&mut compiler, &list);
+    assert!(compiler.worn().is_none());
+    let mut changes = 0;
+    let worn = loop {
+        if let Some(worn) = compiler.worn() {
+            break worn;
+        }
+        changes += 1;
+        assert!(changes < 100, "so many changes do not wear it");
+        list.replace(changes * 2, host(1000 + changes as u32));
+        compile(&mut compiler, &list);
+    };
+    assert!(changes > 10);
+    // What changes meanwhile is not lost.
+    list.insert(5, host(5000));
+    list.remove(50);
+    compile(&mut compiler, &list);
+    compiler.adopt(worn.renew());
+    assert!(compiler.worn().is_none());
+    list.replace(9, host(5001));
+    let next = compile(&mut compiler, &list);
+    let alone = Snapshot::compile(&sharers(&list), Epoch(1)).expect("valid");
+    judges_as(&next, &alone, &list, 0);
+
+    // Another list's is of no use.
+    let other: RuleList = (20_000..20_100).map(host).collect();
+    while compiler.worn().is_none() {
+        changes += 1;
+        list.replace(changes, host(6000 + changes as u32));
+        compile(&mut compiler, &list);
+    }
+    let worn = compiler.worn().expect("worn");
+    compile(&mut compiler, &other);
+    compiler.adopt(worn.renew());
+    let next = compile(&mut compiler, &other);
+    let alone = Snapshot::compile(&sharers(&other), Epoch(1)).expect("valid");
+    judges_as(&next, &alone, &other, 0);
 }

@@ -24,12 +24,14 @@ use policy::{
     acl::{Classifier, LINEAR_MOST, Method, Rebuild, Update},
     key::{Class, shape},
     model::Action,
-    rule::{FlagsMatch, Match, Rule},
+    rule::{FlagsMatch, Match, Rule, RuleList},
 };
 
 /// A list that changes, and where new rules come from.
 struct List {
     rules: Vec<Rule>,
+    /// The same, of which versions share what they have in common.
+    shared: RuleList,
     next: u32,
     random: Random,
     /// New rules ask for what one of these does; made up if there are none.
@@ -40,6 +42,7 @@ impl List {
     fn new(rules: &[Rule], from: Vec<Match>, seed: u64) -> Self {
         Self {
             rules: rules.to_vec(),
+            shared: rules.into(),
             next: 1_000_000,
             random: Random::new(seed),
             from,
@@ -62,25 +65,43 @@ impl List {
         rule(self.next, action, matches)
     }
 
-    /// One to three changes at random places.
-    fn step(&mut self) -> Arc<[Rule]> {
+    /// One to three changes at random places. Every fourth list shares nothing with the one before.
+    fn step(&mut self) -> RuleList {
         for _ in 0..[1, 1, 1, 3][self.place(4)] {
             let new = self.rule();
             let length = self.rules.len();
             let (place, other) = (self.place(length), self.place(length));
             match self.place(4) {
-                0 => self
-                    .rules
-                    .insert(self.random.below(length as u64 + 1) as usize, new),
-                1 => drop(self.rules.remove(place)),
-                2 => self.rules[place] = new,
+                0 => {
+                    let place = self.place(length + 1);
+                    self.insert(place, new);
+                }
+                1 => drop(self.remove(place)),
+                2 => {
+                    self.shared.replace(place, new.clone());
+                    self.rules[place] = new;
+                }
                 _ => {
-                    let moved = self.rules.remove(place);
-                    self.rules.insert(other, moved);
+                    let moved = self.remove(place);
+                    self.insert(other, moved);
                 }
             }
         }
-        self.rules.clone().into()
+        if self.place(4) == 0 {
+            self.shared = self.rules.clone().into();
+        }
+        assert!(self.shared.iter().eq(&self.rules));
+        self.shared.clone()
+    }
+
+    fn insert(&mut self, place: usize, rule: Rule) {
+        self.shared.insert(place, rule.clone());
+        self.rules.insert(place, rule);
+    }
+
+    fn remove(&mut self, place: usize) -> Rule {
+        self.shared.remove(place);
+        self.rules.remove(place)
     }
 }
 
@@ -130,11 +151,12 @@ fn change(name: &str, list: &mut List, steps: usize, headers: usize) -> Tally {
     let mut tables = Classifier::compile_as(list.rules.clone().into(), Method::TupleMerge);
     let mut tally = Tally::default();
     for step in 0..steps {
-        let before = tables.rules().clone();
-        let rules = list.step();
-        let (next, update) = tables.updated(rules.clone());
+        let before: Vec<Rule> = tables.rules().iter().cloned().collect();
+        let shared = list.step();
+        let (next, update) = tables.updated(shared.clone());
         tally.count(&update);
-        assert!(Arc::ptr_eq(next.rules(), &rules));
+        assert!(next.rules().is(&shared));
+        let rules = &list.rules;
         if let Update::Patched { inserted, .. } = &update {
             for (place, rule) in rules.iter().enumerate() {
                 let known = before.contains(rule) || inserted.contains(&place);
@@ -142,7 +164,7 @@ fn change(name: &str, list: &mut List, steps: usize, headers: usize) -> Tally {
             }
         }
         let name = format!("{name}, step {step}, {update:?}");
-        let mut keys = some_headers(&rules, headers, &mut list.random);
+        let mut keys = some_headers(rules, headers, &mut list.random);
         // Where rules were and are no more.
         keys.extend(some_headers(&before, headers / 4, &mut list.random));
         if let Update::Patched { inserted, .. } = &update {
@@ -224,7 +246,7 @@ fn the_whole_of_a_tiny_universe_is_judged_as_a_scan_would_after_changes() {
     for step in 0..16 {
         while list.rules.len() < 4 {
             let more = list.rule();
-            list.rules.push(more);
+            list.insert(list.rules.len(), more);
         }
         (tables, _) = tables.updated(list.step());
         assert_eq!(tables.method(), Method::TupleMerge);
@@ -238,7 +260,7 @@ fn keys_equal_under_a_mask_are_judged_alike_after_changes() {
     for seed in 20..24 {
         let rules = generated(120, &mut Random::new(seed));
         let mut list = List::new(&rules, Vec::new(), seed);
-        let mut tables = Classifier::compile(rules);
+        let mut tables = Classifier::compile(rules.into());
         for step in 0..40 {
             (tables, _) = tables.updated(list.step());
             if step % 10 == 9 {
@@ -273,7 +295,7 @@ fn a_mask_that_lost_what_an_update_brought_is_caught() {
 fn hostile_headers_stay_below_the_bound_after_many_changes() {
     let rules = generated(1000, &mut Random::new(2));
     let mut list = List::new(&rules, Vec::new(), 3);
-    let mut tables = Classifier::compile(rules);
+    let mut tables = Classifier::compile(rules.into());
     let first = tables.bound();
     let mut rebuilt = 0;
     for _ in 0..300 {
@@ -285,6 +307,43 @@ fn hostile_headers_stay_below_the_bound_after_many_changes() {
     within("changed", most, bound);
     assert!(rebuilt < 60, "{rebuilt} of 300 rebuilt");
     assert!(bound.compares < 2 * first.compares, "{bound:?} {first:?}");
+}
+
+#[test]
+fn a_list_renewed_when_worn_stays_near_one_compiled_whole() {
+    let mut lists = vec![(generated(1000, &mut Random::new(7)), 400)];
+    let set = classbench_sets(|name| name.ends_with("fw1_1k")).pop();
+    lists.extend(set.map(|(_, rules)| (rules, 200)));
+    for (rules, steps) in lists {
+        let mut list = List::new(&rules, Vec::new(), 7);
+        let mut tables = Classifier::compile(rules.into());
+        let (mut since, mut renewals) = (0, 0);
+        for _ in 0..steps {
+            let (next, update) = tables.updated(list.step());
+            tables = next;
+            since += 1;
+            if let Update::Rebuilt(_) = update {
+                since = 0;
+                assert!(!tables.is_worn());
+            }
+            if tables.is_worn() {
+                let renewed = tables.renewed();
+                assert!(!renewed.is_worn() && renewed.rules().is(tables.rules()));
+                tables = renewed;
+                (since, renewals) = (0, renewals + 1);
+            }
+            assert!(since <= 64 + list.rules.len() / 256);
+        }
+        assert!(renewals > 2, "{renewals}");
+        let keys = headers_of(&list.rules, 3000);
+        agree("renewed", &tables, &keys);
+        let cost = |tables: &Classifier| {
+            let costs = keys.iter().map(|key| tables.cost(key));
+            costs.map(|cost| cost.probes + cost.compares).sum::<usize>()
+        };
+        let (patched, fresh) = (cost(&tables), cost(&tables.renewed()));
+        assert!(patched * 2 <= fresh * 3, "{patched} {fresh}");
+    }
 }
 
 /// Rules for hosts, told apart by their addresses.
@@ -404,7 +463,7 @@ impl Version {
 fn readers_see_one_version_or_another_but_no_mixture() {
     let rules = generated(300, &mut Random::new(9));
     let keys = headers_of(&rules, 200);
-    let first = Version::new(Classifier::compile(rules.clone()), &keys);
+    let first = Version::new(Classifier::compile(rules.clone().into()), &keys);
     let current = RwLock::new(Arc::new(first));
     let (ended, begun) = (AtomicBool::new(false), Barrier::new(3));
     thread::scope(|scope| {
@@ -438,7 +497,7 @@ fn an_old_version_decides_as_before() {
     let rules = generated(300, &mut Random::new(12));
     let keys = headers_of(&rules, 300);
     let mut list = List::new(&rules, Vec::new(), 12);
-    let mut versions = vec![Version::new(Classifier::compile(rules), &keys)];
+    let mut versions = vec![Version::new(Classifier::compile(rules.into()), &keys)];
     for _ in 0..40 {
         let last = &versions[versions.len() - 1];
         let (tables, _) = last.tables.updated(list.step());

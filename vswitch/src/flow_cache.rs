@@ -137,18 +137,27 @@ pub struct Entry {
     pub network: NetworkId,
     /// The rule of the sending vNIC that let its frames pass.
     pub outbound: RuleSlot,
-    /// The port that its frames go to, when that is one and they leave there as they came.
-    straight_to: Option<PortId>,
+    straight: Straight,
     /// The connection, or the absence of one, that it rests on.
     token: Token,
+}
+
+/// Whether an entry's frames go to one port and leave there as they came, and to which: said once
+/// more, since it is what is asked for each frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Straight {
+    No,
+    To(PortId),
+    /// If the connection, or its absence, still stands.
+    Tracked(PortId),
 }
 
 impl Entry {
     /// An entry for a decision, for whose target no MAC table was read.
     pub fn new(key: FlowKey, epoch: Epoch, verdict: Verdict) -> Self {
-        let straight_to = match verdict {
-            Verdict::Unicast(to) if is_plain(to, &key) => Some(to.port),
-            _ => None,
+        let straight = match verdict {
+            Verdict::Unicast(to) if is_plain(to, &key) => Straight::To(to.port),
+            _ => Straight::No,
         };
         Self {
             key,
@@ -160,7 +169,7 @@ impl Entry {
             refresh_s: u32::MAX,
             network: NO_NETWORK,
             outbound: RuleSlot::NONE,
-            straight_to,
+            straight,
             token: Token::UNTRACKED,
         }
     }
@@ -169,10 +178,13 @@ impl Entry {
     /// first.
     #[must_use]
     pub fn resting_on(self, token: Token) -> Self {
-        let tracked = token != Token::UNTRACKED;
+        let straight = match self.straight {
+            Straight::To(port) if token != Token::UNTRACKED => Straight::Tracked(port),
+            other => other,
+        };
         Self {
+            straight,
             token,
-            straight_to: self.straight_to.filter(|_| !tracked),
             ..self
         }
     }
@@ -181,17 +193,6 @@ impl Entry {
     #[inline]
     pub fn token(&self) -> Token {
         self.token
-    }
-
-    /// The port that its frames go to, where they have a connection, or could have one, and leave
-    /// there as they came.
-    #[inline(always)]
-    fn tracked_to(&self) -> Option<PortId> {
-        let tracked = self.token != Token::UNTRACKED;
-        match self.verdict {
-            Verdict::Unicast(to) if tracked && is_plain(to, &self.key) => Some(to.port),
-            _ => None,
-        }
     }
 
     /// Whether it has an answer for frames whose masked key is `key`.
@@ -374,7 +375,9 @@ impl FlowCache {
     ) -> Option<(&mut Entry, PortId)> {
         let index = candidate.0 as usize;
         let entry = self.entries.get_mut(index)?;
-        let port = entry.straight_to?;
+        let Straight::To(port) = entry.straight else {
+            return None;
+        };
         if !entry.answers(key, now) {
             return None;
         }
@@ -402,7 +405,9 @@ impl FlowCache {
     ) -> Option<(&mut Entry, PortId)> {
         let index = candidate.0 as usize;
         let entry = self.entries.get_mut(index)?;
-        let port = entry.tracked_to()?;
+        let Straight::Tracked(port) = entry.straight else {
+            return None;
+        };
         if !entry.answers(key, now) || !follows(entry.token) {
             return None;
         }

@@ -24,7 +24,7 @@ use policy::{
     FlowKey,
     acl::{Bound, Classifier, Method},
     reader::Exact,
-    rule::Rule,
+    rule::{Rule, RuleList},
 };
 
 use crate::generator::random::Random;
@@ -57,13 +57,13 @@ pub fn run(options: &Options) -> anyhow::Result<Report> {
     let rules = load(&options.rules, options.first)?;
     let build_ms = least((0..5).map(|_| {
         let start = Instant::now();
-        let built = Classifier::compile_as(rules.clone(), Method::TupleMerge);
+        let built = Classifier::compile_as(rules.clone().into(), Method::TupleMerge);
         let took = start.elapsed();
         drop(built);
         took.as_secs_f64() * 1e3
     }));
-    let tables = Classifier::compile_as(rules.clone(), Method::TupleMerge);
-    let linear = Classifier::compile_as(rules.clone(), Method::Linear);
+    let tables = Classifier::compile_as(rules.clone().into(), Method::TupleMerge);
+    let linear = Classifier::compile_as(rules.clone().into(), Method::Linear);
     let space = TupleSpace::new(&rules);
     let mut random = Random::new(5);
     let matching = matching(&rules, options.headers, &mut random);
@@ -89,7 +89,8 @@ pub fn run(options: &Options) -> anyhow::Result<Report> {
     let (updates, updated) = update::measure(&rules, &mut random);
     check_updated(&updates.rules, &updated, &mut random)?;
     let (policy_whole_us, policy_changed_us) = update::policy_us(&rules, &mut random)?;
-    let updated_costs = all.iter().map(|key| updated.cost(key).probes);
+    let fresh = updated.renewed();
+    let probes_of = |tables: &Classifier| mean(all.iter().map(|key| tables.cost(key).probes));
     Ok(Report {
         rules: rules.len(),
         ns_mean: mean_ns(&all, decide),
@@ -113,8 +114,12 @@ pub fn run(options: &Options) -> anyhow::Result<Report> {
         updates: updates.count,
         updates_rebuilt: updates.rebuilt,
         updates_renumbered: updates.renumbered,
+        updates_renewed: updates.renewed,
+        renewal_ms_worst: updates.renewal_ms_worst,
         ns_mean_updated: mean_ns(&all, |key| updated.decide(&mut Exact(key)).is_some()),
-        probes_mean_updated: mean(updated_costs),
+        probes_mean_updated: probes_of(&updated),
+        ns_mean_fresh: mean_ns(&all, |key| fresh.decide(&mut Exact(key)).is_some()),
+        probes_mean_fresh: probes_of(&fresh),
         policy_us: policy_whole_us,
         policy_us_changed: policy_changed_us,
         linear_ns_mean: mean_ns(few, scan),
@@ -219,15 +224,12 @@ fn check(
 }
 
 /// A list that was changed decides as a scan of it does.
-fn check_updated(
-    rules: &Arc<[Rule]>,
-    updated: &Classifier,
-    random: &mut Random,
-) -> anyhow::Result<()> {
-    let linear = Classifier::compile_as(rules.clone(), Method::Linear);
+fn check_updated(list: &RuleList, updated: &Classifier, random: &mut Random) -> anyhow::Result<()> {
+    let rules: Vec<Rule> = list.iter().cloned().collect();
+    let linear = Classifier::compile_as(list.clone(), Method::Linear);
     for number in 0..2000 {
         let kind = [Kind::Inside, Kind::Mixed][number % 2];
-        let key = header(rules, kind, &mut |limit| random.below(limit));
+        let key = header(&rules, kind, &mut |limit| random.below(limit));
         ensure!(
             updated.decide(&mut Exact(&key)) == linear.decide(&mut Exact(&key)),
             "the changed classifier and the linear scan disagree about {key:x?}"

@@ -52,10 +52,18 @@ pub struct Report {
     pub updates_rebuilt: usize,
     /// How many of them had every rule numbered again.
     pub updates_renumbered: usize,
+    /// How many of them left a list that was then compiled whole, beside and for the next one.
+    pub updates_renewed: usize,
+    /// The slowest of those, in milliseconds.
+    pub renewal_ms_worst: f64,
     /// The same headers, after all changes.
     pub ns_mean_updated: f64,
     /// Tables probed then.
     pub probes_mean_updated: f64,
+    /// The same headers in the list as changed, compiled whole.
+    pub ns_mean_fresh: f64,
+    /// Tables probed there.
+    pub probes_mean_fresh: f64,
     /// Compiling a policy with the list, in microseconds.
     pub policy_us: f64,
     /// The same after one rule has changed.
@@ -104,7 +112,8 @@ impl fmt::Display for Report {
             f,
             "update         {:8.1} us   worst {:.1} us, patched {:.1} us, {:.0} bytes\n\
              \x20 of {} changes {} compiled the list whole, {} numbered it again\n\
-             \x20 lookup then  {:8.0} ns   {:.1} probes\n\
+             \x20 renewed beside {} times, worst {:.0} ms\n\
+             \x20 lookup then  {:8.0} ns   {:.1} probes; compiled whole {:.0} ns, {:.1} probes\n\
              policy         {:8.0} us   {:.0} us after a change of one rule",
             self.update_us,
             self.update_us_worst,
@@ -113,8 +122,12 @@ impl fmt::Display for Report {
             self.updates,
             self.updates_rebuilt,
             self.updates_renumbered,
+            self.updates_renewed,
+            self.renewal_ms_worst,
             self.ns_mean_updated,
             self.probes_mean_updated,
+            self.ns_mean_fresh,
+            self.probes_mean_fresh,
             self.policy_us,
             self.policy_us_changed
         )?;

@@ -18,7 +18,7 @@ use policy::{
     model::{
         Action, Attachment, DirectionPolicy, Model, Network, Port, SenderChecks, StormLimits, Vnic,
     },
-    rule::Rule,
+    rule::{Rule, RuleList},
     snapshot::Compiler,
 };
 
@@ -39,25 +39,35 @@ pub(super) struct Updates {
     pub(super) count: usize,
     pub(super) rebuilt: usize,
     pub(super) renumbered: usize,
+    /// How often the list was compiled whole beside, because changes had worn it.
+    pub(super) renewed: usize,
+    /// The slowest of those, in milliseconds. No change waits for it.
+    pub(super) renewal_ms_worst: f64,
     /// Heap of a version that the one before has not.
     pub(super) bytes_mean: f64,
     /// The list as the changes left it.
-    pub(super) rules: Arc<[Rule]>,
+    pub(super) rules: RuleList,
 }
 
 /// Changes a list, one rule after the other.
 pub(super) fn measure(rules: &Arc<[Rule]>, random: &mut Random) -> (Updates, Classifier) {
-    let mut tables = Classifier::compile_as(rules.clone(), Method::TupleMerge);
-    let mut list = rules.to_vec();
+    let mut list = RuleList::from(rules.clone());
+    let mut tables = Classifier::compile_as(list.clone(), Method::TupleMerge);
     let mut found = Updates::default();
     let (mut total_us, mut bytes) = (0.0, 0);
     for number in 0..3 * CHANGES {
-        change(&mut list, number, random);
-        let wanted: Arc<[Rule]> = list.as_slice().into();
+        let change = Change::new(&list, number, random);
         // The least of some: an update leaves what it updates as it was.
-        let took_us = (0..3).map(|_| us(|| drop(tables.updated(wanted.clone()))));
+        let took_us = (0..3).map(|_| {
+            us(|| {
+                let mut list = list.clone();
+                change.make(&mut list);
+                drop(tables.updated(list));
+            })
+        });
         let took_us = took_us.fold(f64::INFINITY, f64::min);
-        let (next, update) = tables.updated(wanted);
+        change.make(&mut list);
+        let (next, update) = tables.updated(list.clone());
         match update {
             Update::Patched { renumbered, .. } => {
                 found.renumbered += renumbered;
@@ -70,10 +80,17 @@ pub(super) fn measure(rules: &Arc<[Rule]>, random: &mut Random) -> (Updates, Cla
         found.worst_us = found.worst_us.max(took_us);
         found.count += 1;
         tables = next;
+        if tables.is_worn() {
+            let mut renewed = None;
+            let took_us = us(|| renewed = Some(tables.renewed()));
+            found.renewed += 1;
+            found.renewal_ms_worst = found.renewal_ms_worst.max(took_us / 1e3);
+            tables = renewed.unwrap_or(tables);
+        }
     }
     found.mean_us = total_us / found.count as f64;
     found.bytes_mean = bytes as f64 / (found.count - found.rebuilt).max(1) as f64;
-    found.rules = list.into();
+    found.rules = list;
     (found, tables)
 }
 
@@ -83,20 +100,36 @@ fn us(run: impl FnOnce()) -> f64 {
     start.elapsed().as_secs_f64() * 1e6
 }
 
-/// Puts a rule in, takes one out, or replaces one.
-fn change(list: &mut Vec<Rule>, number: usize, random: &mut Random) {
-    let place = random.below(list.len() as u64) as usize;
-    let new = new_rule(list, number, random);
-    match number % 3 {
-        0 => list.insert(place, new),
-        1 => drop(list.remove(place)),
-        _ => list[place] = new,
+/// A rule to put in, to take out, or to replace.
+struct Change {
+    number: usize,
+    place: usize,
+    new: Option<Rule>,
+}
+
+impl Change {
+    fn new(list: &RuleList, number: usize, random: &mut Random) -> Self {
+        Self {
+            number,
+            place: random.below(list.len() as u64) as usize,
+            new: new_rule(list, number, random),
+        }
+    }
+
+    fn make(&self, list: &mut RuleList) {
+        match (self.number % 3, self.new.clone()) {
+            (0, Some(new)) => list.insert(self.place, new),
+            (2, Some(new)) => list.replace(self.place, new),
+            _ => list.remove(self.place),
+        }
     }
 }
 
-fn new_rule(list: &[Rule], number: usize, random: &mut Random) -> Rule {
-    let mut any = || &list[random.below(list.len() as u64) as usize];
-    let (mut new, src, dst) = (any().clone(), any().matches.src, any().matches.dst);
+/// None of an empty list.
+fn new_rule(list: &RuleList, number: usize, random: &mut Random) -> Option<Rule> {
+    let mut any = || list.get(random.below(list.len() as u64) as usize);
+    let (one, other, third) = (any()?, any()?, any()?);
+    let (mut new, src, dst) = (one.clone(), other.matches.src, third.matches.dst);
     let mut sibling = |net: Option<IpNet>| match net {
         Some(IpNet::V4(net)) => {
             let host = random.next_u64() as u32 & 0xffff;
@@ -108,7 +141,7 @@ fn new_rule(list: &[Rule], number: usize, random: &mut Random) -> Rule {
     };
     (new.matches.src, new.matches.dst) = (sibling(src), sibling(dst));
     new.id = RuleId(1_000_000 + number as u32);
-    new
+    Some(new)
 }
 
 /// Compiling a policy whose vNICs share the list: whole, and after one rule has changed. The least
@@ -116,9 +149,10 @@ fn new_rule(list: &[Rule], number: usize, random: &mut Random) -> Rule {
 pub(super) fn policy_us(rules: &Arc<[Rule]>, random: &mut Random) -> anyhow::Result<(f64, f64)> {
     let (mut whole, mut changed) = (Duration::MAX, Duration::MAX);
     for number in 0..5 {
-        let mut list = rules.to_vec();
-        change(&mut list, number, random);
-        let (before, after) = (model(rules), model(&list.into()));
+        let list = RuleList::from(rules.clone());
+        let mut wanted = list.clone();
+        Change::new(&list, number, random).make(&mut wanted);
+        let (before, after) = (model(&list), model(&wanted));
         let mut compiler = Compiler::default();
         let start = Instant::now();
         let first = compiler.compile(&before, Epoch(1)).context("the policy")?;
@@ -131,7 +165,7 @@ pub(super) fn policy_us(rules: &Arc<[Rule]>, random: &mut Random) -> anyhow::Res
     Ok((whole.as_secs_f64() * 1e6, changed.as_secs_f64() * 1e6))
 }
 
-fn model(rules: &Arc<[Rule]>) -> Model {
+fn model(rules: &RuleList) -> Model {
     let network = Network {
         id: NetworkId(0),
         name: "net".into(),
@@ -161,7 +195,7 @@ fn model(rules: &Arc<[Rule]>) -> Model {
                 default: Action::Deny,
             },
             outbound: DirectionPolicy {
-                rules: [].into(),
+                rules: RuleList::default(),
                 default: Action::Allow,
             },
         }),

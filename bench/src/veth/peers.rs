@@ -1,12 +1,13 @@
 //! What else can stand between the two namespaces, started for one run and gone when dropped.
 //!
-//! Each gets the host ends of two veth pairs: `xdp-bench` to show what XDP itself takes, the Linux
+//! Each gets the host ends of two veth pairs: a redirecting program to show what XDP itself takes, the Linux
 //! bridge with the switch's rules in nftables' language, and Open vSwitch's userspace datapath with
 //! `AF_XDP` ports.
 
 use std::{fs, path::PathBuf, process::Command, time::Duration};
 
 use anyhow::{Context, ensure};
+use pmd::af_xdp::Redirection;
 
 use super::{
     Addresses,
@@ -40,7 +41,9 @@ pub(super) fn start(path: Path, lab: &Lab, core: usize) -> anyhow::Result<Option
     Ok(match path {
         Path::Direct | Path::Switch | Path::Bridge => None,
         Path::BridgeNftables => Some(Box::new(Rules::enforce(lab.name(), &ends)?)),
-        Path::XdpRedirect => Some(Box::new(Redirect::start(&ends, core)?)),
+        Path::XdpRedirect => Some(Box::new(Redirect {
+            _redirection: Redirection::new(&ends[0], &ends[1])?,
+        })),
         Path::OpenVswitch => Some(Box::new(OpenVswitch::start(&lab.room(), &ends, core)?)),
     })
 }
@@ -93,34 +96,16 @@ impl Drop for Rules {
 
 /// Kernel XDP, one way: what arrives at one interface leaves at the other, unread.
 struct Redirect {
-    process: Process,
-    _directory: Directory,
-}
-
-impl Redirect {
-    fn start([from, to]: &[String; 2], core: usize) -> anyhow::Result<Self> {
-        let directory = Directory::new()?;
-        // It wants the file system of BPF, which is mounted for it alone.
-        let script =
-            "mount -t bpf bpf /sys/fs/bpf && exec xdp-bench redirect --interval 3600 \"$@\"";
-        let mut command = Command::new("unshare");
-        command.args(["--mount", "sh", "-c", script, "sh", from, to]);
-        let process = Process::start_deaf(&mut command, directory.join("log"), Some(core))
-            .context("kernel XDP; install xdp-tools")?;
-        Ok(Self {
-            process,
-            _directory: directory,
-        })
-    }
+    _redirection: Redirection,
 }
 
 impl Peer for Redirect {
     fn check(&mut self) -> anyhow::Result<()> {
-        self.process.check()
+        Ok(())
     }
 
     fn log(&self) -> String {
-        self.process.log()
+        String::new()
     }
 }
 

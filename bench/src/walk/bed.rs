@@ -321,7 +321,7 @@ pub fn rules(acl: &str, first_id: u32, count: usize) -> DirectionPolicy {
 /// The same, where the traffic is TCP and allowed statefully.
 fn stateful_rules(acl: &str, first_id: u32, count: usize) -> DirectionPolicy {
     let DirectionPolicy { rules, default } = rules(acl, first_id, count);
-    let mut rules: Vec<Rule> = rules.to_vec();
+    let mut rules: Vec<Rule> = rules.iter().cloned().collect();
     if let Some(last) = rules.last_mut() {
         last.action = Action::AllowStateful;
         last.matches.protocol = Some(TCP);

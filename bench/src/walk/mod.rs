@@ -29,6 +29,7 @@ use crate::{
 };
 
 pub mod bed;
+pub mod contention;
 mod report;
 pub mod together;
 

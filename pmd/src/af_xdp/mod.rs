@@ -57,6 +57,7 @@ mod interface;
 mod monitor;
 mod program;
 mod queue;
+mod redirection;
 mod rx;
 mod socket;
 mod tx;
@@ -70,6 +71,7 @@ use std::{
 use crate::{OpenError, Port, PortInfo, RxQueue, TxQueue};
 use interface::Interface;
 use program::{Attachment, Hook, Request};
+pub use redirection::Redirection;
 
 const ETHERNET_HEADER_BYTES: usize = 14;
 

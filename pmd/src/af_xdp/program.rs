@@ -5,18 +5,19 @@
 //! kernel removes with the last file descriptor, so that it vanishes with this process however
 //! it ends.
 //!
-//! Two programs, assembled here by hand because they are short and so need no compiler and no
+//! Programs, assembled here by hand because they are short and so need no compiler and no
 //! object file at run time:
 //!
 //! ```text
 //!   plain:     return redirect_map(sockets, rx_queue_index, XDP_PASS)
 //!   with tag:  if adjust_meta(-8) worked: meta = {TAGGED, OTHER_TAG or UNTAGGED; tci}; then as plain
+//!   redirect:  return redirect(interface)                                            no socket at all
 //! ```
 //!
 //! The second asks the driver for the VLAN tag that came beside the frame
 //! (`bpf_xdp_metadata_rx_vlan_tag`, Linux 6.8; kernel doc: networking/xdp-rx-metadata). Such a
 //! program is loaded for one interface and runs in native mode only. The kernel lets only a
-//! program that declares a GPL-compatible licence call it: the two programs, and nothing else of
+//! program that declares a GPL-compatible licence call it: these programs, and nothing else of
 //! this project, may also be used under the MIT licence or the GPL, version 2.
 
 use std::{
@@ -100,26 +101,10 @@ impl Attachment {
             )
         };
         let sockets = own(map)?;
-        let program = load(request, &assemble(sockets.as_raw_fd(), tag_function))?;
-        // SAFETY: all zeros is a valid value of these plain options.
-        let mut options: sys::bpf_link_create_opts = unsafe { mem::zeroed() };
-        options.sz = mem::size_of_val(&options);
-        options.flags = match request.hook {
-            Hook::Native => NATIVE_MODE,
-            Hook::Generic => GENERIC_MODE,
-        };
-        // SAFETY: the descriptor is a loaded program's, the options live through the call.
-        let link = unsafe {
-            sys::bpf_link_create(
-                program.as_raw_fd(),
-                request.index.cast_signed(),
-                sys::bpf_attach_type_BPF_XDP,
-                &raw const options,
-            )
-        };
+        let program = assemble(sockets.as_raw_fd(), tag_function);
         Ok(Self {
             sockets,
-            _link: own(link)?,
+            _link: attach(request, &program)?,
         })
     }
 
@@ -171,6 +156,45 @@ fn find_tag_function() -> io::Result<u32> {
         btf__free(btf);
         checked(id).map(c_int::cast_unsigned)
     }
+}
+
+/// Puts on interface `from` a program that sends every frame out of interface `to`; the link that
+/// holds it.
+pub(super) fn redirect(from: u32, to: u32) -> io::Result<OwnedFd> {
+    let request = Request {
+        index: from,
+        hook: Hook::Native,
+        fragments: true,
+        vlan_tag: false,
+    };
+    let program = [
+        move_value(1, to.cast_signed()),
+        move_value(2, 0),
+        call_helper(REDIRECT),
+        EXIT,
+    ];
+    attach(request, &program)
+}
+
+fn attach(request: Request, program: &[Instruction]) -> io::Result<OwnedFd> {
+    let program = load(request, program)?;
+    // SAFETY: all zeros is a valid value of these plain options.
+    let mut options: sys::bpf_link_create_opts = unsafe { mem::zeroed() };
+    options.sz = mem::size_of_val(&options);
+    options.flags = match request.hook {
+        Hook::Native => NATIVE_MODE,
+        Hook::Generic => GENERIC_MODE,
+    };
+    // SAFETY: the descriptor is a loaded program's, the options live through the call.
+    let link = unsafe {
+        sys::bpf_link_create(
+            program.as_raw_fd(),
+            request.index.cast_signed(),
+            sys::bpf_attach_type_BPF_XDP,
+            &raw const options,
+        )
+    };
+    own(link)
 }
 
 fn load(request: Request, program: &[Instruction]) -> io::Result<OwnedFd> {
@@ -279,6 +303,7 @@ const MD_DATA: i16 = 0;
 const MD_DATA_META: i16 = 8;
 const MD_RX_QUEUE_INDEX: i16 = 16;
 /// Helper numbers of `linux/bpf.h`.
+const REDIRECT: i32 = 23;
 const REDIRECT_MAP: i32 = 51;
 const ADJUST_META: i32 = 54;
 const XDP_PASS: i32 = 2;

@@ -224,10 +224,11 @@ impl Fields {
         }
     }
 
-    /// Whether rows that no value has any more may outweigh the others.
-    pub(super) fn is_worn(&self) -> bool {
+    /// How many times as many words rows take as at first, a few aside: what values had before
+    /// changes is left there.
+    pub(super) fn left_behind(&self) -> usize {
         const FREE: usize = 4096;
-        self.rows.words.len() > 2 * self.rows.first_words + FREE
+        self.rows.words.len().saturating_sub(FREE) / self.rows.first_words.max(1)
     }
 
     /// The tables that can matter to a frame, 64 at a time.

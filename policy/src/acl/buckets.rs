@@ -30,7 +30,7 @@ pub(super) struct Buckets {
     /// What the rules compare, by the names' numbers.
     entries: Paged<Entry, PAGE>,
     /// Masks that entries compare under; number 0 is nothing.
-    masks: Paged<[u64; 4], 64>,
+    masks: Arc<Vec<[u64; 4]>>,
     /// What entries compare besides; number 0 is nothing.
     rests: Paged<Rest, 64>,
     /// Slots with many rules.
@@ -88,7 +88,7 @@ impl Default for Buckets {
             slots: Paged::default(),
             names: Paged::default(),
             entries: Paged::default(),
-            masks: Paged::new(&[[0; 4]]),
+            masks: Arc::new(vec![[0; 4]]),
             rests: Paged::new(&[Rest::default()]),
             long: Vec::new(),
         }
@@ -193,7 +193,7 @@ impl Buckets {
 
     #[inline]
     fn words(&self, entry: &Entry) -> [WordTest; 4] {
-        let masks = self.masks.get(entry.mask);
+        let masks = &self.masks[entry.mask as usize];
         std::array::from_fn(|index| WordTest {
             word: COMPARED[index],
             mask: masks[index],
@@ -295,7 +295,7 @@ impl Buckets {
         }
         let (mut mask, mut value) = (FlowKey::default(), FlowKey::default());
         for (index, word) in COMPARED.into_iter().enumerate() {
-            mask.0[word] = self.masks.get(entry.mask)[index];
+            mask.0[word] = self.masks[entry.mask as usize][index];
             value.0[word] = entry.values[index];
         }
         let first = value.get(PORTS);
@@ -322,7 +322,9 @@ impl Buckets {
 
     /// The number of a mask that is not there yet.
     pub(super) fn add_mask(&mut self, mask: [u64; 4]) -> u32 {
-        self.masks.push(&[mask])
+        let masks = Arc::make_mut(&mut self.masks);
+        masks.push(mask);
+        masks.len() as u32 - 1
     }
 
     /// The number of a mask.
@@ -351,7 +353,7 @@ impl Buckets {
         self.slots.shrink();
         self.names.shrink();
         self.entries.shrink();
-        self.masks.shrink();
+        Arc::make_mut(&mut self.masks).shrink_to_fit();
         self.rests.shrink();
         self.long.shrink_to_fit();
     }
@@ -367,7 +369,11 @@ impl Buckets {
         self.slots.bytes_beside(other.map(|o| &o.slots))
             + self.names.bytes_beside(other.map(|o| &o.names))
             + self.entries.bytes_beside(other.map(|o| &o.entries))
-            + self.masks.bytes_beside(other.map(|o| &o.masks))
+            + if other.is_some_and(|o| Arc::ptr_eq(&o.masks, &self.masks)) {
+                0
+            } else {
+                size_of_val(self.masks.as_slice())
+            }
             + self.rests.bytes_beside(other.map(|o| &o.rests))
             + if other.is_none() { rests } else { 0 }
             + size_of_val(self.long.as_slice())

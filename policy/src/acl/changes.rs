@@ -4,7 +4,9 @@
 //! done in order, it makes the second list of the first. It is short where the lists differ
 //! little, but not always as short as can be.
 
-use crate::rule::Rule;
+use std::ptr;
+
+use crate::rule::{Rule, RuleList};
 
 /// One step. Places are those of the list as the steps before left it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,8 +28,9 @@ pub(super) enum Change {
 /// How far apart the next rule that both lists have is looked for.
 const WINDOW: usize = 32;
 
-/// The steps from `old` to `new`; `None` if there would be more than `most`.
-pub(super) fn changes(old: &[Rule], new: &[Rule], most: usize) -> Option<Vec<Change>> {
+/// The steps from `old` to `new`; `None` if there would be more than `most`. Rules that both have
+/// in memory are not read.
+pub(super) fn changes(old: &RuleList, new: &RuleList, most: usize) -> Option<Vec<Change>> {
     let mut changes = Vec::new();
     let (mut i, mut j) = (0, 0);
     let equal = |i: usize, j: usize| match (old.get(i), new.get(j)) {
@@ -35,8 +38,9 @@ pub(super) fn changes(old: &[Rule], new: &[Rule], most: usize) -> Option<Vec<Cha
         _ => false,
     };
     while i < old.len() || j < new.len() {
-        if equal(i, j) {
-            (i, j) = (i + 1, j + 1);
+        let alike = alike(old.run(i), new.run(j));
+        if alike > 0 {
+            (i, j) = (i + alike, j + alike);
             continue;
         }
         // To where they agree again: something was put in, taken out, or replaced.
@@ -56,6 +60,15 @@ pub(super) fn changes(old: &[Rule], new: &[Rule], most: usize) -> Option<Vec<Cha
         }
     }
     Some(changes)
+}
+
+/// How many rules from the first on are the same.
+fn alike(old: &[Rule], new: &[Rule]) -> usize {
+    if ptr::eq(old.as_ptr(), new.as_ptr()) {
+        return old.len().min(new.len());
+    }
+    let pairs = old.iter().zip(new);
+    pairs.take_while(|(old, new)| same(old, new)).count()
 }
 
 /// Whether rules are looked up alike; where they were written does not matter.

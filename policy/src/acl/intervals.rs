@@ -33,14 +33,24 @@ struct Node<T> {
 const FANOUT: usize = 16;
 /// How many starts of a node are taken at first.
 const FILLED: usize = 12;
+/// How many may be taken of nodes that take from a full one.
+const SPREAD: usize = 14;
 const PAGE: usize = 32;
+/// How far away a full node's intervals are spread, before all are laid out anew.
+const NEIGHBOURS: [u32; 3] = [4, 32, 128];
 
 impl<T: Copy + Ord> Starts<T> {
-    /// The last that is not beyond the value.
+    /// The last that is not beyond the value, which the first one is not. In two steps without a
+    /// branch: first among every fourth start, then among the three behind it.
     #[inline(always)]
     fn find(&self, value: T) -> usize {
-        let begun = self.0.iter().map(|start| u32::from(*start <= value));
-        (begun.sum::<u32>() as usize).saturating_sub(1)
+        let starts = &self.0;
+        let begun = |start: T| usize::from(start <= value);
+        let fourth = 4 * (begun(starts[4]) + begun(starts[8]) + begun(starts[12]));
+        let behind = [fourth + 1, fourth + 2, fourth + 3];
+        // Never more than 15; said to the compiler, which then does not check it.
+        let behind = behind.map(|place| begun(starts[place % FANOUT]));
+        fourth + behind[0] + behind[1] + behind[2]
     }
 }
 
@@ -149,13 +159,55 @@ impl<T: Copy + Ord> Intervals<T> {
         }
         let new = (value, node.rows[found]);
         let mut intervals = node.intervals();
-        if intervals.len() < FANOUT {
-            put(&mut intervals, new);
+        put(&mut intervals, new);
+        if intervals.len() <= FANOUT {
             *self.nodes.get_mut(number) = Node::new(&intervals);
-        } else {
+        } else if !NEIGHBOURS.iter().any(|&far| self.spread(number, far, new)) {
             let mut all: Vec<(T, u32)> = self.nodes.iter().flat_map(Node::intervals).collect();
             put(&mut all, new);
             *self = Self::new(&all);
+        }
+    }
+
+    /// Puts an interval into the node `number`, which is full, and spreads what it has over those
+    /// up to `far` away. False if those are too full as well.
+    fn spread(&mut self, number: u32, far: u32, new: (T, u32)) -> bool {
+        let end = (number + far + 1).min(self.nodes.len() as u32);
+        let range = number.saturating_sub(far)..end;
+        let nodes = range.clone().map(|number| self.nodes.get(number));
+        let mut all: Vec<(T, u32)> = nodes.flat_map(Node::intervals).collect();
+        put(&mut all, new);
+        if all.len() > range.len() * SPREAD {
+            return false;
+        }
+        // Never empty: nodes hold at least one interval each, and these are more.
+        let (each, more) = (all.len() / range.len(), all.len() % range.len());
+        let mut rest = all.as_slice();
+        for (place, number) in range.clone().enumerate() {
+            let (these, others) = rest.split_at(each + usize::from(place < more));
+            *self.nodes.get_mut(number) = Node::new(these);
+            rest = others;
+        }
+        self.raise(range.start as usize, range.end as usize);
+        true
+    }
+
+    /// Tells the levels above where the nodes from `first` to before `end` start.
+    fn raise(&mut self, mut first: usize, mut end: usize) {
+        let nodes = (first..end).map(|number| self.nodes.get(number as u32));
+        let mut starts: Vec<T> = nodes.map(|node| node.starts.0[0]).collect();
+        let mut below = self.nodes.len();
+        for level in Arc::make_mut(&mut self.above).iter_mut().rev() {
+            if let Some(&last) = starts.last().filter(|_| end == below) {
+                // What fills the level up follows its last start.
+                end = level.len() * FANOUT;
+                starts.resize(end - first, last);
+            }
+            for (place, start) in (first..end).zip(&starts) {
+                level[place / FANOUT].0[place % FANOUT] = *start;
+            }
+            (first, end, below) = (first / FANOUT, end.div_ceil(FANOUT), level.len());
+            starts = level[first..end].iter().map(|node| node.0[0]).collect();
         }
     }
 
@@ -222,6 +274,45 @@ mod tests {
                     assert_eq!(intervals.row(value), expected[value as usize], "{value}");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn full_nodes_spread_to_their_neighbours() {
+        const COUNT: u32 = 6000;
+        // The first values, the last ones, and some between.
+        for base in [0, COUNT * 1000 - 400, 3_111_000] {
+            let mut plain: Vec<(u32, u32)> = (0..COUNT).map(|n| (n * 1000, n)).collect();
+            let mut intervals = Intervals::new(&plain);
+            let all = intervals.bytes_beside(None);
+            let mut laid_out = 0;
+            for number in 0..300_u32 {
+                let start = base + 1 + number * 7919 % 900;
+                let before = intervals.clone();
+                let range = start..=start;
+                intervals.change(&range, u32::MAX, |value| value + 1, |_| COUNT + number);
+                let row = before.row(start + 1);
+                for (value, row) in [(start, COUNT + number), (start + 1, row)] {
+                    match plain.binary_search_by_key(&value, |(start, _)| *start) {
+                        Ok(place) => plain[place].1 = row,
+                        Err(place) => plain.insert(place, (value, row)),
+                    }
+                }
+                let near = |value: u32| value.abs_diff(start) < 20_000 || value.is_multiple_of(997);
+                let mut around = plain
+                    .iter()
+                    .enumerate()
+                    .filter(|(_, (start, _))| near(*start));
+                assert!(around.all(|(place, (start, row))| {
+                    let last = plain.get(place + 1).map_or(*start, |next| next.0 - 1);
+                    intervals.row(*start) == *row && intervals.row(last) == *row
+                }));
+                let own = intervals.bytes_beside(Some(&before));
+                // The widest spread changes little more than half.
+                laid_out += u32::from(own * 4 > all * 3);
+            }
+            // Every node spread to has room for two more.
+            assert!(laid_out <= 4, "{base}: laid out anew {laid_out} times");
         }
     }
 }

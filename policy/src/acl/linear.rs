@@ -17,7 +17,7 @@ use super::{
     cost::Count,
     matcher::{Matcher, WordTest, word_tests},
 };
-use crate::{key::Field, reader::KeyReader, rule::Rule};
+use crate::{RuleId, key::Field, model::Action, reader::KeyReader, rule::RuleList};
 
 /// Rules that are compared at once: two vectors of 16 bytes, which every processor has.
 const BLOCK: usize = 8;
@@ -31,6 +31,8 @@ pub(super) struct Linear {
     groups: Box<[Group]>,
     /// What each rule compares, in the rules' order.
     matchers: Box<[Matcher]>,
+    /// What each rule does, and its number.
+    decisions: Box<[(Action, RuleId)]>,
 }
 
 /// Rules whose most telling comparison reads the same half of a key word.
@@ -70,7 +72,10 @@ impl Block {
     #[inline(always)]
     fn any(&self, half: u32) -> bool {
         let tests = self.masks.iter().zip(&self.values);
-        tests.fold(false, |any, (mask, value)| any | (half & mask == *value))
+        let hits = tests.fold(0, |hits, (mask, value)| {
+            hits | u32::from(half & mask == *value)
+        });
+        hits != 0
     }
 
     /// The rules whose comparison holds, in order.
@@ -118,7 +123,7 @@ impl HalfTest {
 }
 
 impl Linear {
-    pub(super) fn compile(rules: &[Rule]) -> Self {
+    pub(super) fn compile(rules: &RuleList) -> Self {
         let tests: Vec<_> = rules.iter().map(|r| word_tests(&r.matches)).collect();
         let mut sharers = HashMap::<HalfTest, usize>::new();
         for half in tests.iter().flatten().flat_map(HalfTest::of) {
@@ -145,6 +150,7 @@ impl Linear {
         // The sooner a rule is found to match, the fewer are compared.
         groups.sort_by_key(|group| group.blocks[0].places[0]);
         Self {
+            decisions: rules.iter().map(|rule| (rule.action, rule.id)).collect(),
             groups: groups.into(),
             matchers: rules
                 .iter()
@@ -153,10 +159,14 @@ impl Linear {
         }
     }
 
-    /// The first rule that matches, by its place. A tracing reader visits every rule that could
-    /// match a frame of its class, and gets `None`.
+    /// The first rule that matches: what it does and its number. A tracing reader visits every rule
+    /// that could match a frame of its class, and gets `None`.
     #[inline]
-    pub(super) fn decide<R: KeyReader>(&self, r: &mut R, count: &mut impl Count) -> Option<usize> {
+    pub(super) fn decide<R: KeyReader>(
+        &self,
+        r: &mut R,
+        count: &mut impl Count,
+    ) -> Option<(Action, RuleId)> {
         if R::TRACING {
             for matcher in &self.matchers {
                 let _ = matcher.test(r);
@@ -183,7 +193,8 @@ impl Linear {
                 }
             }
         }
-        (first != NOWHERE).then_some(first as usize)
+        // No rule's place is nowhere.
+        self.decisions.get(first as usize).copied()
     }
 
     /// Every rule may have to be compared.
@@ -200,6 +211,7 @@ impl Linear {
         size_of_val(&*self.groups)
             + blocks.sum::<usize>()
             + size_of_val(&*self.matchers)
+            + size_of_val(&*self.decisions)
             + self.matchers.iter().map(Matcher::heap_bytes).sum::<usize>()
     }
 }

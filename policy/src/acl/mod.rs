@@ -22,9 +22,7 @@
 //! operations); for updates `changes` (what differs), `update`, `orders` (which rule is first),
 //! `paged` (arrays that versions share).
 
-use std::sync::Arc;
-
-use crate::{FlowKey, RuleId, model::Action, reader::Exact, reader::KeyReader, rule::Rule};
+use crate::{FlowKey, RuleId, model::Action, reader::Exact, reader::KeyReader, rule::RuleList};
 
 mod bitmaps;
 mod buckets;
@@ -83,7 +81,7 @@ pub enum Rebuild {
     Short,
     /// More rules differ than it pays to change.
     Changes,
-    /// The bound would have grown by more than an eighth.
+    /// The bound would have grown by more than half.
     Bound,
     /// It would have needed more tables than rows have bits for.
     Tables,
@@ -97,7 +95,7 @@ pub enum Rebuild {
 #[derive(Debug)]
 pub struct Classifier {
     lookup: Lookup,
-    rules: Arc<[Rule]>,
+    rules: RuleList,
 }
 
 #[derive(Debug)]
@@ -108,7 +106,7 @@ enum Lookup {
 
 impl Classifier {
     /// Compiles a rule list; the first rule that matches decides.
-    pub fn compile(rules: Arc<[Rule]>) -> Self {
+    pub fn compile(rules: RuleList) -> Self {
         let method = if rules.len() <= LINEAR_MOST {
             Method::Linear
         } else {
@@ -118,7 +116,7 @@ impl Classifier {
     }
 
     /// Compiles a rule list for a method, whatever its length: for measurements and tests.
-    pub fn compile_as(rules: Arc<[Rule]>, method: Method) -> Self {
+    pub fn compile_as(rules: RuleList, method: Method) -> Self {
         let lookup = match method {
             Method::Linear => Lookup::Linear(Linear::compile(&rules)),
             Method::TupleMerge => Lookup::TupleMerge(Box::new(TupleMerge::compile(&rules))),
@@ -129,10 +127,10 @@ impl Classifier {
     /// Compiles another rule list, with what this one has in common with it. Both decide on their
     /// own list; neither is disturbed by the other's end. The masks that are traced over a patched
     /// list hold what its rules need, and may hold what rules needed that are gone.
-    pub fn updated(&self, rules: Arc<[Rule]>) -> (Self, Update) {
+    pub fn updated(&self, rules: RuleList) -> (Self, Update) {
         let rebuilt = |rules, why| (self.recompiled(rules), Update::Rebuilt(why));
         // A list that was compiled for a method whatever its length keeps it.
-        let short = |rules: &[Rule]| rules.len() <= LINEAR_MOST;
+        let short = |rules: &RuleList| rules.len() <= LINEAR_MOST;
         match &self.lookup {
             Lookup::TupleMerge(tables) if !short(&rules) || short(&self.rules) => {
                 match tables.updated(&self.rules, &rules) {
@@ -147,7 +145,23 @@ impl Classifier {
         }
     }
 
-    fn recompiled(&self, rules: Arc<[Rule]>) -> Self {
+    /// Whether changes have put so many rules where the list compiled whole would not have them
+    /// that it should be [`renewed`](Self::renewed). It decides and is bounded as before, and is
+    /// looked up slower.
+    pub fn is_worn(&self) -> bool {
+        match &self.lookup {
+            Lookup::Linear(_) => false,
+            Lookup::TupleMerge(tables) => tables.worn,
+        }
+    }
+
+    /// The same list compiled whole: milliseconds for every thousand rules.
+    #[must_use]
+    pub fn renewed(&self) -> Self {
+        Self::compile_as(self.rules.clone(), self.method())
+    }
+
+    fn recompiled(&self, rules: RuleList) -> Self {
         if self.rules.len() <= LINEAR_MOST && rules.len() <= LINEAR_MOST {
             Self::compile_as(rules, self.method())
         } else {
@@ -165,10 +179,7 @@ impl Classifier {
     #[inline]
     fn find<R: KeyReader>(&self, r: &mut R, count: &mut impl Count) -> Option<(Action, RuleId)> {
         match &self.lookup {
-            Lookup::Linear(linear) => {
-                let rule = &self.rules[linear.decide(r, count)?];
-                Some((rule.action, rule.id))
-            }
+            Lookup::Linear(linear) => linear.decide(r, count),
             Lookup::TupleMerge(tables) => tables.decide(r, count),
         }
     }
@@ -223,7 +234,7 @@ impl Classifier {
     }
 
     /// The rules, in order.
-    pub fn rules(&self) -> &Arc<[Rule]> {
+    pub fn rules(&self) -> &RuleList {
         &self.rules
     }
 }

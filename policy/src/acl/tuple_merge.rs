@@ -32,7 +32,7 @@ use crate::{
     key::FlowKey,
     model::Action,
     reader::{Exact, KeyReader},
-    rule::{Match, Rule},
+    rule::{Match, Rule, RuleList},
 };
 
 /// A compiled rule list. A clone shares what neither changes.
@@ -48,6 +48,10 @@ pub(super) struct TupleMerge {
     pub(super) orders: Orders,
     /// What all this was when the whole list was compiled.
     pub(super) first: First,
+    /// How many rules were put in or taken out since.
+    pub(super) changes: usize,
+    /// Whether so much was changed that the list compiled whole is looked up faster.
+    pub(super) worn: bool,
 }
 
 /// What changes are measured against.
@@ -59,11 +63,12 @@ pub(super) struct First {
 }
 
 impl First {
-    /// What the bound may grow to before the list is compiled again.
-    pub(super) fn most(&self) -> Bound {
+    /// The bound grown by so many eighths of itself, and somewhat more.
+    pub(super) fn grown(&self, eighths: usize) -> Bound {
+        let Bound { probes, compares } = self.bound;
         Bound {
-            probes: self.bound.probes + self.bound.probes / 8 + 2,
-            compares: self.bound.compares + self.bound.compares / 8 + BUCKET_MOST as usize,
+            probes: probes + probes * eighths / 8 + 2,
+            compares: compares + compares * eighths / 8 + BUCKET_MOST as usize,
         }
     }
 }
@@ -89,7 +94,8 @@ impl Table {
 }
 
 impl TupleMerge {
-    pub(super) fn compile(rules: &[Rule]) -> Self {
+    pub(super) fn compile(rules: &RuleList) -> Self {
+        let rules: Vec<&Rule> = rules.iter().collect();
         let bits: Vec<(FlowKey, FlowKey)> =
             rules.iter().map(|r| required_bits(&r.matches)).collect();
         let planned = plan(&bits);
@@ -98,7 +104,7 @@ impl TupleMerge {
             .map(|table| table.rules.iter().map(|&r| &rules[r as usize].matches))
             .map(Iterator::collect)
             .collect();
-        let mut draft = Draft::new(rules, &bits);
+        let mut draft = Draft::new(&rules, &bits);
         let tables: Vec<Table> = planned.iter().map(|table| draft.table(table)).collect();
         let Draft {
             mut buckets,
@@ -125,6 +131,8 @@ impl TupleMerge {
             longest,
             buckets,
             orders,
+            changes: 0,
+            worn: false,
         }
     }
 
@@ -197,7 +205,7 @@ pub(super) fn rest_of(rule: &Rule, mask: &FlowKey, value: &FlowKey) -> Rest {
 
 /// The buckets of [`TupleMerge`] while they are filled.
 struct Draft<'a> {
-    rules: &'a [Rule],
+    rules: &'a [&'a Rule],
     /// Each rule's mask and value.
     bits: &'a [(FlowKey, FlowKey)],
     orders: Orders,
@@ -209,7 +217,7 @@ struct Draft<'a> {
 }
 
 impl<'a> Draft<'a> {
-    fn new(rules: &'a [Rule], bits: &'a [(FlowKey, FlowKey)]) -> Self {
+    fn new(rules: &'a [&'a Rule], bits: &'a [(FlowKey, FlowKey)]) -> Self {
         let orders = Orders::spread(rules.len());
         Self {
             rules,
@@ -254,7 +262,7 @@ impl<'a> Draft<'a> {
 
     fn entry(&mut self, rule: u32) -> Entry {
         let (mask, value) = &self.bits[rule as usize];
-        let rule = &self.rules[rule as usize];
+        let rule = self.rules[rule as usize];
         let words = compared(mask);
         let number = self.masks.entry(words);
         let number = *number.or_insert_with(|| self.buckets.add_mask(words));

@@ -17,25 +17,40 @@ use super::{
     tuple::Tuple,
     tuple_merge::{Table, TupleMerge, rest_of},
 };
-use crate::{key::FlowKey, reader::Exact, rule::Rule};
+use crate::{
+    key::FlowKey,
+    reader::Exact,
+    rule::{Rule, RuleList},
+};
 
+/// So many changes wear no list, however short.
+const WORN_FROM: usize = 64;
 /// Slots of a table that an update opens.
 const OPENED_SLOTS: u32 = 64;
 
 impl TupleMerge {
     /// `old` are the rules that it was compiled from.
-    pub(super) fn updated(&self, old: &[Rule], new: &[Rule]) -> Result<(Self, Update), Rebuild> {
+    pub(super) fn updated(
+        &self,
+        old: &RuleList,
+        new: &RuleList,
+    ) -> Result<(Self, Update), Rebuild> {
         // Compiling the list costs about as much as changing one rule of sixteen.
         let most = 8 + new.len() / 16;
         let changes = changes(old, new, most).ok_or(Rebuild::Changes)?;
         let mut next = self.clone();
+        next.changes += changes.len();
         let (mut inserted, mut renumbered) = (Vec::new(), 0);
         for change in changes {
             match change {
-                Change::Remove { place, old: rule } => next.remove(place, &old[rule])?,
+                Change::Remove { place, old: rule } => {
+                    let rule = old.get(rule).ok_or(Rebuild::Orders)?;
+                    next.remove(place, rule)?;
+                }
                 Change::Insert { place } => {
                     renumbered += usize::from(next.make_room(place));
-                    next.insert(place, &new[place])?;
+                    let rule = new.get(place).ok_or(Rebuild::Orders)?;
+                    next.insert(place, rule)?;
                     inserted.push(place);
                 }
             }
@@ -168,19 +183,28 @@ impl TupleMerge {
         true
     }
 
-    /// Whether what changes left behind and made longer is still little.
+    /// Whether changes have worn the list, or left so much behind and made the bound so much greater
+    /// that it must be compiled whole before anyone looks it up.
     fn check(&mut self) -> Result<(), Rebuild> {
+        let length = self.orders.len();
         let left_behind = self.buckets.written() - self.first.written;
-        if left_behind > 256 + self.orders.len() / 2 || self.fields.is_worn() {
+        if left_behind > 256 + length / 2 || self.fields.left_behind() > 4 {
             return Err(Rebuild::Space);
         }
-        let most = self.first.most();
-        if !self.fields.bound().within(&most) {
+        let within = |tables: &Self, eighths| {
+            let most = tables.first.grown(eighths);
+            tables.fields.bound().within(&most)
+        };
+        if !within(self, 1) {
             self.fields.weigh(&self.longest);
         }
-        if !self.fields.bound().within(&most) {
+        if !within(self, 4) {
             return Err(Rebuild::Bound);
         }
+        self.worn = self.changes > WORN_FROM + length / 256
+            || left_behind > 128 + length / 4
+            || self.fields.left_behind() > 2
+            || !within(self, 1);
         Ok(())
     }
 }

@@ -1,7 +1,8 @@
-//! What a hit reads and writes of a connection: one cache line for each direction.
+//! What a hit reads and writes of a connection: one cache line.
 //!
-//! The line of a direction is written by whoever forwards that direction's frames and read by
-//! whoever forwards the other's. All of it is atomic and relaxed: each number only ever says how
+//! What is said of a direction is written by whoever forwards that direction's frames and read by
+//! whoever forwards the other's. Both directions share a cache line: each hit reads both, so that
+//! a line for each would move between two workers as often, and take twice the cache. All of it is atomic and relaxed: each number only ever says how
 //! far the direction has come, so one that is a frame old makes a frame go the long way, never
 //! pass that must not. Two workers may forward frames of one direction only while a guest moves
 //! the flow between its queues; of two updates the older may then win, and the next frame mends
@@ -71,7 +72,6 @@ impl Token {
 
 /// How far one direction of a connection has come.
 #[derive(Debug, Default)]
-#[repr(C, align(64))]
 pub struct Line {
     /// The connection's generation while the direction's frames change nothing but these
     /// numbers, else 0.
@@ -92,8 +92,10 @@ pub struct Line {
 
 /// Both directions of a connection.
 #[derive(Debug, Default)]
-#[repr(C, align(128))]
+#[repr(align(64))]
 pub(super) struct Lines(pub(super) [Line; 2]);
+
+const _: () = assert!(size_of::<Lines>() == 64, "one cache line");
 
 /// A window below this is not taken to say how old an acknowledgement may be.
 const LEAST_ACK_WINDOW: u32 = 66_000;

@@ -5,7 +5,7 @@ use hashbrown::hash_map::Entry;
 use super::{
     Action, Arc, Attachment, Class, Classifier, Epoch, Field, FlowKey, HashMap, Judge, Masks,
     Member, Model, NetworkId, NetworkPolicy, PortId, PortPolicy, Refusals, Rule, RuleIndex,
-    SenderPolicy, Snapshot, VlanId, VnicPolicy, model,
+    RuleList, SenderPolicy, Snapshot, VlanId, VnicPolicy, model,
 };
 use crate::{acl::Update, conntrack, reader::Tracer, rule::MatchError};
 
@@ -160,6 +160,30 @@ impl Compiler {
     }
 }
 
+impl Compiler {
+    /// A rule list of the state before that should be compiled whole, if there is one.
+    pub fn worn(&self) -> Option<Worn> {
+        let mut lists = self.lists.iter();
+        let worn = lists.find(|list| list.classifier.is_worn())?;
+        Some(Worn(worn.classifier.clone()))
+    }
+
+    /// Has the next state made from a list that was compiled whole, with what has changed in it
+    /// meanwhile.
+    pub fn adopt(&mut self, Renewed(renewed): Renewed) {
+        let mut rules = renewed.classifier.rules().iter();
+        let Some((number, _)) = rules.find_map(|rule| self.rules.places.get(&rule.id)) else {
+            return;
+        };
+        let Some(list) = self.lists.get_mut(*number as usize) else {
+            return;
+        };
+        if list.classifier.is_worn() {
+            *list = List::after(&renewed, &list.classifier.rules().clone());
+        }
+    }
+}
+
 impl Snapshot {
     /// Compiles a desired state on its own.
     ///
@@ -268,6 +292,21 @@ fn compile_port(
     })
 }
 
+/// A rule list that changes have worn ([`Classifier::is_worn`]).
+#[derive(Debug)]
+pub struct Worn(Arc<Classifier>);
+
+/// A rule list that was worn, compiled whole.
+#[derive(Debug)]
+pub struct Renewed(List);
+
+impl Worn {
+    /// Compiles it whole. Takes long: nobody who waits for a change should wait for this.
+    pub fn renew(&self) -> Renewed {
+        Renewed(List::new(self.0.renewed()))
+    }
+}
+
 /// A compiled rule list.
 #[derive(Clone, Debug)]
 struct List {
@@ -282,8 +321,8 @@ struct List {
 /// Rule lists by identity: compiled and traced once, whoever shares them.
 struct Draft<'a> {
     before: &'a Compiler,
-    /// By address of the rules, a number among `lists`.
-    by_address: HashMap<*const Rule, usize>,
+    /// By the list's place in memory, a number among `lists`.
+    by_address: HashMap<*const (), usize>,
     lists: Vec<List>,
     rules: RuleIndex,
 }
@@ -307,7 +346,7 @@ impl<'a> Draft<'a> {
             classifier: list.classifier.clone(),
             default: policy.default,
         };
-        let address = key_of(&policy.rules);
+        let address = policy.rules.identity();
         if let Some(&list) = self.by_address.get(&address) {
             return Ok(judge(&self.lists[list]));
         }
@@ -323,14 +362,14 @@ impl<'a> Draft<'a> {
     }
 
     /// The list of the state before that has a rule of these.
-    fn like(&self, rules: &[Rule]) -> Option<&'a List> {
+    fn like(&self, rules: &RuleList) -> Option<&'a List> {
         let before = self.before;
         let known = |rule: &Rule| before.rules.places.get(&rule.id);
         let (list, _) = rules.iter().find_map(known)?;
         before.lists.get(*list as usize)
     }
 
-    fn add_rules(&mut self, rules: &Arc<[Rule]>) -> Result<(), CompileError> {
+    fn add_rules(&mut self, rules: &RuleList) -> Result<(), CompileError> {
         let list = self.rules.lists.len() as u32;
         self.rules.lists.push(rules.clone());
         for (place, rule) in (0..).zip(rules.iter()) {
@@ -349,8 +388,10 @@ impl<'a> Draft<'a> {
                     continue;
                 }
             };
-            let first = &self.rules.lists[list as usize][place as usize];
-            if !same_origin(first, rule) {
+            let first = self.rules.lists[list as usize].get(place as usize);
+            if let Some(first) = first
+                && !same_origin(first, rule)
+            {
                 return Err(CompileError::DuplicateRule {
                     id: rule.id.0,
                     first: first.origin.place.clone(),
@@ -362,7 +403,7 @@ impl<'a> Draft<'a> {
     }
 
     fn list(&self, judge: &Judge) -> Option<&List> {
-        let list = self.by_address.get(&key_of(judge.classifier.rules()))?;
+        let list = self.by_address.get(&judge.classifier.rules().identity())?;
         Some(&self.lists[*list])
     }
 
@@ -399,7 +440,7 @@ impl List {
     }
 
     /// The masks of a list that was changed are those that it had, with what the new rules read.
-    fn after(before: &Self, rules: &Arc<[Rule]>) -> Self {
+    fn after(before: &Self, rules: &RuleList) -> Self {
         let (classifier, update) = before.classifier.updated(rules.clone());
         let Update::Patched { inserted, .. } = update else {
             return Self::new(classifier);
@@ -420,10 +461,6 @@ impl List {
 /// expands to.
 fn same_origin(a: &Rule, b: &Rule) -> bool {
     (a.action, a.log, a.limit, &a.origin) == (b.action, b.log, b.limit, &b.origin)
-}
-
-fn key_of(rules: &Arc<[Rule]>) -> *const Rule {
-    rules.as_ptr()
 }
 
 /// What `decide` could read, for each class.
@@ -514,7 +551,7 @@ fn compile_tracked(
 }
 
 /// The classes of which `rules` may allow a frame statefully.
-fn stateful_classes(rules: &[Rule]) -> u16 {
+fn stateful_classes(rules: &RuleList) -> u16 {
     let all = trackable_classes();
     let mut found = 0;
     for rule in rules

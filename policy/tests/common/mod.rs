@@ -481,7 +481,7 @@ pub fn port(id: u16, attachment: Attachment) -> Port {
 /// A vNIC with address `mac(last)`, `10.0.0.0/24` and `2001:db8::/64`, and no rules.
 pub fn vnic(last: u8, default: Action) -> Vnic {
     let policy = DirectionPolicy {
-        rules: Arc::new([]),
+        rules: policy::rule::RuleList::default(),
         default,
     };
     Vnic {
@@ -541,9 +541,9 @@ pub fn any_model(most: usize) -> impl Strategy<Value = Model> {
             port.vnic = policy.map(|((inbound, outbound), default_in, default_out, checks)| {
                 let mut vnic = super::common::vnic(id as u8 + 1, default_in);
                 vnic.checks = checks;
-                vnic.inbound.rules = inbound;
+                vnic.inbound.rules = inbound.into();
                 vnic.outbound = DirectionPolicy {
-                    rules: outbound,
+                    rules: outbound.into(),
                     default: default_out,
                 };
                 vnic

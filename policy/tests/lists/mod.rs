@@ -32,8 +32,8 @@ pub fn verdict(classifier: &Classifier, key: &FlowKey) -> Option<(Action, RuleId
 }
 
 pub fn both(rules: &Arc<[Rule]>) -> (Classifier, Classifier) {
-    let tables = Classifier::compile_as(rules.clone(), Method::TupleMerge);
-    let linear = Classifier::compile_as(rules.clone(), Method::Linear);
+    let tables = Classifier::compile_as(rules.clone().into(), Method::TupleMerge);
+    let linear = Classifier::compile_as(rules.clone().into(), Method::Linear);
     (tables, linear)
 }
 

@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 use policy::{
     NetworkId, PortId, RuleId,
     model::{self, Model},
-    rule::{Origin, Rule, Sets},
+    rule::{Origin, Rule, RuleList, Sets},
 };
 
 use super::ids::Ids;
@@ -54,7 +54,7 @@ struct RuleLists<'c> {
     sets: Sets,
     /// The number and place of each rule of `lists`.
     named: Vec<(RuleId, Arc<Origin>)>,
-    made: HashMap<Vec<usize>, Arc<[Rule]>>,
+    made: HashMap<Vec<usize>, RuleList>,
 }
 
 impl<'c> RuleLists<'c> {
@@ -82,13 +82,13 @@ impl<'c> RuleLists<'c> {
         }
     }
 
-    fn of(&mut self, vnic: &Vnic, direction: policy::rule::Direction) -> Arc<[Rule]> {
+    fn of(&mut self, vnic: &Vnic, direction: policy::rule::Direction) -> RuleList {
         let numbers = self.lists.of(vnic, direction);
         if let Some(made) = self.made.get(&numbers) {
-            return Arc::clone(made);
+            return made.clone();
         }
-        let list: Arc<[Rule]> = numbers.iter().flat_map(|n| self.plain(*n)).collect();
-        self.made.insert(numbers, Arc::clone(&list));
+        let list: RuleList = numbers.iter().flat_map(|n| self.plain(*n)).collect();
+        self.made.insert(numbers, list.clone());
         list
     }
 

@@ -60,11 +60,22 @@ impl Control {
         }
     }
 
-    /// One look at every port.
+    /// One look at every port, and at the rule lists.
     pub fn look(&self) {
         let mut hands = self.hands.lock();
         self.check_health(&mut hands);
         self.reopen_due(&mut hands);
+        drop(hands);
+        self.renew_rules();
+    }
+
+    /// Compiles a rule list whole that changes have worn, for the next change. Nobody waits for it.
+    fn renew_rules(&self) {
+        let worn = self.hands.lock().compiler.worn();
+        if let Some(worn) = worn {
+            let renewed = worn.renew();
+            self.hands.lock().compiler.adopt(renewed);
+        }
     }
 
     fn check_health(&self, hands: &mut Hands) {

@@ -219,7 +219,7 @@ impl Walk<'_> {
                 .token(slot.candidate)
                 .and_then(|token| self.shared.connections.lines(token))
             {
-                pmd::cpu::prefetch_in::<2, _>(std::slice::from_ref(lines), 0);
+                pmd::cpu::prefetch_in::<1, _>(std::slice::from_ref(lines), 0);
             }
         }
     }

@@ -86,3 +86,33 @@ fn a_guest_that_dies_is_missed_and_taken_back() {
         lab.check_conservation();
     }
 }
+
+#[test]
+fn a_guest_may_reset_its_card_again_and_again() {
+    let Some((mut lab, _turn)) = lab() else {
+        return;
+    };
+    let plans = [
+        Plan::new("a", 1, Role::Client),
+        Plan::new("b", 2, Role::Server),
+    ];
+    lab.start(&config(&lab, &plans, ""));
+    let guests = Guest::start_all(&lab, &plans);
+    let [a, b] = &guests[..] else { panic!("two") };
+    b.ping("10.0.0.1", 56, 3);
+    let uptime = a.uptime();
+    for _ in 0..3 {
+        a.run(
+            "cd /sys/bus/virtio/drivers/virtio_net; card=$(ls -d virtio*); \
+             echo $card >unbind && echo $card >bind",
+        );
+        // The card is a new one to the guest, and has no address yet.
+        assert!(!b.reaches("10.0.0.1"));
+        a.run("ip link set eth0 up; ip addr add 10.0.0.1/24 dev eth0");
+        lab.await_state("a", "up");
+        b.ping("10.0.0.1", 56, 5);
+        transfer(&Site::Guest(b), &Site::Guest(a), "10.0.0.1", 512);
+        lab.check_conservation();
+    }
+    assert!(a.uptime() > uptime, "it was not booted again");
+}

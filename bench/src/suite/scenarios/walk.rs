@@ -2,8 +2,9 @@
 
 use super::{Axis, Scenario};
 use crate::{
+    spread::Spread,
     suite::{Better, Load, Run},
-    walk::{self, Options, together},
+    walk::{self, Options, contention, together},
 };
 
 const RULES: usize = 64;
@@ -35,8 +36,10 @@ pub(super) const CORES: Scenario = Scenario {
     title: "Inside the switch: by the number of workers",
     about: "As \"walk\", with 1,000 flows a worker; each worker has a core and queues of its own, and \
             shares ports, counters, snapshot and MAC table with the others. Only turns are timed: a \
-            core's part is what its worker could do with all of it. No more workers than this machine \
-            has cores.",
+            core's part is what its worker could do with all of it. \"simulated\" is what more workers \
+            would do if nothing slowed them but waiting for each other's transmit queue, with the cost \
+            of a burst, and of its part that holds the queue, as measured here on one core: no \
+            measurement, and no word on caches and memory.",
     axis: Axis::Cores,
     measure: cores,
 };
@@ -121,17 +124,28 @@ fn cores(run: &mut Run<'_>) -> anyhow::Result<()> {
             rates.push(together::mframes_per_s(&options, cores)?);
         }
     }
+    let metric = ("Mframes/s of all workers", Better::Higher);
+    let load = |cores| Load {
+        cores,
+        ..load("known flows", 1000)
+    };
     for (set, rates) in sets.iter().zip(&rates) {
-        let load = Load {
-            cores: set.len(),
-            ..load("known flows", 1000)
-        };
-        run.found(
-            "vswitch",
-            ("Mframes/s of all workers", Better::Higher),
-            load,
-            rates,
-        );
+        run.found("vswitch", metric, load(set.len()), rates);
+    }
+    let cycles_per_s = pmd::Clock::calibrate().cycles_per_s();
+    let mframes = pmd::BURST as f64 / 1e6;
+    let turn = contention::Turn {
+        whole: mframes * cycles_per_s / Spread::of(rates[0].iter().copied()).median,
+        held: contention::held_cycles(FRAME_BYTES)?,
+    };
+    for workers in [1, 2, 4, 8, 16, 32] {
+        for (name, queues) in [
+            ("simulated, a transmit queue each", workers),
+            ("simulated, one transmit queue", 1),
+        ] {
+            let bursts_per_s = turn.bursts_per_cycle(workers, queues) * cycles_per_s;
+            run.found(name, metric, load(workers), &[bursts_per_s * mframes]);
+        }
     }
     Ok(())
 }
