@@ -3,12 +3,7 @@
 //! In: bytes that stay where the port received them. Out: a read-only view. What must hold: the
 //! bytes do not move and are not written by the switch until the burst is released.
 
-use arrayvec::ArrayVec;
-
-use crate::{BURST, guest};
-
-/// Up to [`BURST`] frames on loan. Dropping it ends the loan; `RxQueue::release` takes it back.
-pub type Burst<'a> = ArrayVec<Frame<'a>, BURST>;
+use crate::guest;
 
 /// A frame whose transport checksum its sender left for the hardware to complete.
 ///

@@ -27,6 +27,7 @@
 
 pub mod af_xdp;
 pub mod allocations;
+mod burst;
 pub mod clock;
 pub mod cpu;
 pub mod fault;
@@ -41,8 +42,9 @@ pub mod tap;
 pub mod transmit;
 pub mod vhost_user;
 
+pub use burst::Burst;
 pub use clock::Clock;
-pub use frame::{Burst, Frame, PartialChecksum, Run};
+pub use frame::{Frame, PartialChecksum, Run};
 pub use port::{
     Counts, Details, Health, Monitor, OpenError, Port, PortInfo, RxQueue, TxQueue, TxReport, Wait,
 };

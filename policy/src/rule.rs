@@ -53,13 +53,13 @@ pub struct Rule {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Origin {
     /// The ACL it belongs to, or `group:` and the name of its group.
-    pub acl: String,
+    pub acl: Arc<str>,
     /// Its place there, from 1.
     pub position: u32,
     /// File and line, as in `acls.toml:12`.
-    pub place: String,
+    pub place: Arc<str>,
     /// The rule in one line, as in `deny tcp to 10.0.0.0/8 port 22`.
-    pub text: String,
+    pub text: Arc<str>,
 }
 
 /// What a rule matches. An absent part matches everything.

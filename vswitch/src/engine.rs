@@ -307,6 +307,7 @@ impl Engine {
                 port: id,
                 number,
                 unmarked_partial_checksums: queues.info.unmarked_partial_checksums,
+                most_frames: pmd::BURST,
             };
             self.call(worker, |reply| Command::AddRx { queue, reply })?;
         }

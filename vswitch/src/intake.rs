@@ -2,7 +2,8 @@
 //!
 //! In: queues that the worker owns. Out: one burst of borrowed frames, and which of them came
 //! from where. What must hold: a busy queue never keeps another from its turn, since each burst
-//! begins at the queue behind the one that the last burst ended with.
+//! begins at the queue behind the one that the last burst ended with; and of a port that opens more
+//! flows than others can wait for, a burst takes few frames ([`Intake::shorten`]).
 
 use arrayvec::ArrayVec;
 use pmd::{BURST, Burst, RxQueue};
@@ -18,6 +19,8 @@ pub struct OwnedQueue {
     pub number: usize,
     /// The walk looks for partial checksums that nothing marks.
     pub unmarked_partial_checksums: bool,
+    /// Most frames of it in a burst.
+    pub most_frames: usize,
 }
 
 impl std::fmt::Debug for OwnedQueue {
@@ -69,7 +72,12 @@ impl Intake {
 
     /// Takes a queue over.
     pub fn add(&mut self, queue: OwnedQueue) {
-        self.queues.push(queue);
+        // Where it comes from its bursts may have been short.
+        let most_frames = BURST;
+        self.queues.push(OwnedQueue {
+            most_frames,
+            ..queue
+        });
     }
 
     /// Gives up the queues that `wanted` names.
@@ -78,6 +86,12 @@ impl Intake {
         self.queues = kept;
         self.next = 0;
         removed
+    }
+
+    /// From now on a burst takes at most so many frames from each queue of `port`.
+    pub fn shorten(&mut self, port: PortId, most_frames: usize) {
+        let queues = self.queues.iter_mut().filter(|queue| queue.port == port);
+        queues.for_each(|queue| queue.most_frames = most_frames);
     }
 
     /// Borrows frames from one queue after another until the burst is full or every queue was
@@ -91,6 +105,7 @@ impl Intake {
         let (before, from_next) = self.queues.split_at_mut(self.next);
         for queue in from_next.iter_mut().chain(before) {
             let start = burst.len() as u8;
+            burst.allow(queue.most_frames);
             queue.queue.receive(burst);
             self.lent_count += 1;
             let end = burst.len() as u8;
@@ -102,7 +117,7 @@ impl Intake {
                     unmarked_partial_checksums: queue.unmarked_partial_checksums,
                 });
             }
-            if burst.is_full() {
+            if burst.len() == BURST {
                 break;
             }
         }

@@ -130,6 +130,7 @@ impl Worker {
         }
         drop(burst);
         self.intake.release();
+        self.budget.pace(&mut self.intake);
         self.account(began, frames);
         frames
     }

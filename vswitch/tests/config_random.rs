@@ -7,6 +7,7 @@ use std::{fs, path::Path};
 
 use config_text::is_read_or_refused;
 use proptest::prelude::*;
+use vswitch::config::{Machine, parse, parse_after};
 
 /// One thing that happens to a text, at a place between 0 and 1 of it.
 #[derive(Clone, Debug)]
@@ -72,8 +73,40 @@ fn example() -> String {
     fs::read_to_string(folder.join("../examples/vswitch.toml")).expect("the example")
 }
 
+/// The example, with a list in which there is something to keep.
+fn long_example() -> String {
+    let rule = |n: u32| match n % 3 {
+        0 => format!("  {{ action = \"deny\", dst = \"10.1.0.{n}\" }},\n"),
+        1 => format!("  \"allow in udp to any port {n}\", # {n}\n"),
+        _ => format!("  'deny in tcp to any port {n}',\n"),
+    };
+    let rules: String = (0..120).map(rule).collect();
+    format!(
+        "[[group]]\nname = \"long\"\nrules = [\n{}]\n[[acl]]\nname = \"long\"\nrules = [{rules}]\n{}",
+        rules.replace("\"deny\"", "\"deny\", direction = \"in\""),
+        example()
+    )
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(256))]
+
+    #[test]
+    fn after_another_a_configuration_is_what_it_is_alone(changes in changes()) {
+        let machine = Machine {
+            cores: vec![0, 1],
+            memory_bytes: 1 << 32,
+        };
+        let before = long_example();
+        let mut text = before.clone();
+        let former = parse("random.toml", &before, &machine).expect("sound");
+        for change in &changes {
+            apply(&mut text, change);
+            let alone = parse("random.toml", &text, &machine);
+            let after = parse_after((&before, &former), "random.toml", &text, &machine);
+            prop_assert_eq!(format!("{alone:?}"), format!("{after:?}"));
+        }
+    }
 
     #[test]
     fn a_spoilt_configuration_is_read_or_refused(changes in changes()) {

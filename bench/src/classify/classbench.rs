@@ -21,10 +21,10 @@ use policy::{
 /// The first line that is no rule, and why.
 pub fn parse(text: &str) -> Result<Arc<[Rule]>, String> {
     let origin = Arc::new(Origin {
-        acl: "classbench".to_owned(),
+        acl: "classbench".into(),
         position: 1,
-        place: String::new(),
-        text: String::new(),
+        place: "".into(),
+        text: "".into(),
     });
     let lines = text.lines().zip(1_u32..);
     let filled = lines.filter(|(line, _)| !line.trim().is_empty());

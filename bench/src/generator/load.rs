@@ -159,7 +159,7 @@ pub fn receive(
         queue.receive(&mut burst);
         let now = cycles();
         count += burst.len();
-        for frame in &burst {
+        for frame in burst.iter() {
             take(frame, now);
         }
         drop(burst);

@@ -119,6 +119,15 @@ pub fn all(results: &Results) -> Vec<Target> {
     );
     let isolation =
         |case| plain("isolation", "p99, µs", Some(case), None).median(results, "vswitch");
+    let storm_to = |what: &str, other| Target {
+        what: what.to_owned(),
+        limit: 1.5,
+        better: Better::Lower,
+        unit: "times",
+        value: isolation("flow storm")
+            .zip(isolation(other))
+            .map(|(storm, other)| storm / other),
+    };
     let update = plain("update", "ms to the first frame", None, Some(10_000));
     vec![
         times(
@@ -146,16 +155,14 @@ pub fn all(results: &Results) -> Vec<Target> {
             1.0,
             ratio(&veth, "bridge-nftables"),
         ),
-        Target {
-            what: "p99 of an established flow while another port opens flows, to that of quiet"
-                .to_owned(),
-            limit: 1.5,
-            better: Better::Lower,
-            unit: "times",
-            value: isolation("flow storm")
-                .zip(isolation("quiet"))
-                .map(|(storm, quiet)| storm / quiet),
-        },
+        storm_to(
+            "p99 of an established flow while other ports open flows, to that of quiet",
+            "quiet",
+        ),
+        storm_to(
+            "p99 of an established flow while other ports open flows, to that while they send known ones",
+            "known flows",
+        ),
         Target {
             what: "from apply to the first frame judged by it: 10,000 rules".to_owned(),
             limit: 10.0,

@@ -13,7 +13,7 @@ use super::{
     beds,
     contender::{Case, Settings},
     guard,
-    guest::{Guest, Traffic},
+    guest::{Guest, Others, Traffic},
 };
 use crate::process::{self, interrupt};
 
@@ -123,8 +123,9 @@ pub fn updates(options: &Options, rules: &[u32]) -> anyhow::Result<Vec<Rounds>> 
     Ok(all)
 }
 
-/// How long frames of a known flow take, in microseconds, when all else is quiet and while two other
-/// ports of the switch open flows as fast as they can; and the percentage of them that is lost.
+/// How long frames of a known flow take, in microseconds, when all else is quiet, while two other
+/// ports of the switch send frames of known flows as fast as they can, and while these open flows as
+/// fast as they can; the percentage of them that is lost; and how many frames the others send.
 ///
 /// # Errors
 /// As [`run`](super::run).
@@ -156,15 +157,19 @@ pub fn isolation(options: &Options, rules: u32) -> anyhow::Result<Vec<(&'static 
         });
         guests.push(pair.with_context(|| bed.switch.name())?);
     }
-    for storm in [false, true] {
-        let what = if storm { "flow storm" } else { "quiet" };
-        let mut found = vec![[const { Vec::new() }; 4]; beds.len()];
-        for _ in 0..options.rounds {
-            for ((bed, guests), found) in beds.iter_mut().zip(&mut guests).zip(&mut found) {
-                let (known, opening) = guests;
+    let cases = [
+        ("quiet", Others::Silent),
+        ("known flows", Others::Known),
+        ("flow storm", Others::New),
+    ];
+    let mut all_found = vec![vec![[const { Vec::new() }; 5]; beds.len()]; cases.len()];
+    for _ in 0..options.rounds {
+        for ((_, others), found) in cases.iter().zip(&mut all_found) {
+            for ((bed, guests), found) in beds.iter_mut().zip(&mut guests).zip(found) {
+                let (known, beside) = guests;
                 let established = bed.awake(|_| {
-                    known.established(storm.then_some(&mut *opening), FRAME_BYTES, WARM_UP)?;
-                    known.established(storm.then_some(&mut *opening), FRAME_BYTES, duration)
+                    known.established((&mut *beside, *others), FRAME_BYTES, WARM_UP)?;
+                    known.established((&mut *beside, *others), FRAME_BYTES, duration)
                 });
                 let established = established.with_context(|| bed.switch.name())?;
                 for (quantile, values) in [0.5, 0.99, 0.999].into_iter().zip(found.iter_mut()) {
@@ -172,10 +177,19 @@ pub fn isolation(options: &Options, rules: u32) -> anyhow::Result<Vec<(&'static 
                 }
                 let sent = established.times.len() + established.lost;
                 found[3].push(100.0 * established.lost as f64 / sent.max(1) as f64);
+                found[4].push(established.others_pps / 1e6);
             }
         }
+    }
+    for ((what, _), found) in cases.into_iter().zip(all_found) {
         for (bed, found) in beds.iter().zip(found) {
-            let names = ["p50, µs", "p99, µs", "p99.9, µs", "lost, %"];
+            let names = [
+                "p50, µs",
+                "p99, µs",
+                "p99.9, µs",
+                "lost, %",
+                "Mframes/s of others",
+            ];
             for (name, values) in names.into_iter().zip(found) {
                 let rounds = Rounds {
                     switch: bed.switch.name(),

@@ -145,6 +145,7 @@ impl Bed {
                     port: id,
                     number,
                     unmarked_partial_checksums: false,
+                    most_frames: pmd::BURST,
                 });
             }
             for queue in near.tx {
@@ -307,10 +308,10 @@ pub fn rules(acl: &str, first_id: u32, count: usize) -> DirectionPolicy {
                 limit: None,
                 matches,
                 origin: Arc::new(Origin {
-                    acl: acl.to_owned(),
+                    acl: acl.into(),
                     position: index as u32 + 1,
-                    place: "bench".to_owned(),
-                    text: format!("{acl} {index}"),
+                    place: "bench".into(),
+                    text: format!("{acl} {index}").into(),
                 }),
             }
         })

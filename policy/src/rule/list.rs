@@ -213,10 +213,10 @@ mod tests {
             limit: None,
             matches: Match::default(),
             origin: Arc::new(Origin {
-                acl: String::new(),
+                acl: "".into(),
                 position: 1,
-                place: String::new(),
-                text: String::new(),
+                place: "".into(),
+                text: "".into(),
             }),
         }
     }

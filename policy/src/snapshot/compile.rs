@@ -70,11 +70,11 @@ pub enum CompileError {
     #[error("{place}: rule {position} of ACL \"{acl}\": {error}")]
     Rule {
         /// File and line.
-        place: String,
+        place: Arc<str>,
         /// The rule's place in its ACL, from 1.
         position: u32,
         /// The ACL.
-        acl: String,
+        acl: Arc<str>,
         /// What is wrong with it.
         error: MatchError,
     },
@@ -84,9 +84,9 @@ pub enum CompileError {
         /// The number.
         id: u32,
         /// Where one was written.
-        first: String,
+        first: Arc<str>,
         /// Where the other was.
-        second: String,
+        second: Arc<str>,
     },
 }
 

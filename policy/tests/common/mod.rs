@@ -265,10 +265,10 @@ pub fn rule(id: u32, action: Action, matches: Match) -> Rule {
         limit: None,
         matches,
         origin: Arc::new(Origin {
-            acl: "web".to_owned(),
+            acl: "web".into(),
             position: id,
-            place: format!("acls.toml:{id}"),
-            text,
+            place: format!("acls.toml:{id}").into(),
+            text: text.into(),
         }),
     }
 }

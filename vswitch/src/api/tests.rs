@@ -194,7 +194,11 @@ fn a_configuration_may_be_given_in_json() {
         memory_bytes: 0,
     };
     let config = crate::config::parse("request", &toml, &machine).expect("valid");
-    let texts: Vec<_> = config.acls[0].rules.iter().map(|rule| &rule.text).collect();
+    let texts: Vec<_> = config.acls[0]
+        .rules
+        .iter()
+        .map(|rule| &*rule.text)
+        .collect();
     assert_eq!(
         texts,
         [

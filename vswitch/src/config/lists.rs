@@ -23,7 +23,7 @@ pub const MOST_RULES_OF_ALL: usize = 1 << 20;
 #[derive(Clone, Debug)]
 pub struct Listed<'c> {
     /// The ACL, or `group:NAME`.
-    pub list: String,
+    pub list: Arc<str>,
     /// Its place in that list, from 1.
     pub position: u32,
     /// The rule.
@@ -59,9 +59,10 @@ impl<'c> Lists<'c> {
 
     fn add(&mut self, list: &str, rules: &'c [AclRule]) -> std::ops::Range<usize> {
         let first = self.rules.len();
+        let list: Arc<str> = list.into();
         self.rules
             .extend((1..).zip(rules).map(|(position, rule)| Listed {
-                list: list.to_owned(),
+                list: Arc::clone(&list),
                 position,
                 rule,
             }));

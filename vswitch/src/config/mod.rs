@@ -20,6 +20,7 @@ pub mod lists;
 mod port;
 pub mod problem;
 mod read;
+mod reuse;
 mod rules;
 pub mod schema;
 mod section;
@@ -30,6 +31,7 @@ pub use problem::{Problem, Problems};
 pub use read::DEFAULT_SOCKET;
 pub use types::Config;
 
+use reuse::Kept;
 use section::Reader;
 
 /// The largest configuration that is read, in bytes.
@@ -68,6 +70,37 @@ pub fn parse(file: &str, text: &str, machine: &Machine) -> Result<Config, Proble
         reader.report(&(0..0), message, "split the work over more switches");
         return Err(Problems(reader.into_problems()));
     }
+    read(reader, text, machine)
+}
+
+/// As [`parse`], when `config` was read from the text `before`: rules that both texts have are not
+/// read again.
+///
+/// # Errors
+///
+/// As [`parse`].
+pub fn parse_after(
+    (before, config): (&str, &Config),
+    file: &str,
+    text: &str,
+    machine: &Machine,
+) -> Result<Config, Problems> {
+    if text.len() <= MAX_BYTES {
+        let mut reader = Reader::new(file, text);
+        if let Some(kept) = Kept::find(&reader.source, text, before, config) {
+            reader.kept = Some(&kept);
+            if let Ok(config) = read(reader, &kept.blanked, machine)
+                && kept.all_met()
+            {
+                return Ok(config);
+            }
+        }
+    }
+    parse(file, text, machine)
+}
+
+/// Reads `text`, which is the reader's but for rules that are kept.
+fn read(reader: Reader<'_>, text: &str, machine: &Machine) -> Result<Config, Problems> {
     let (root, errors) = toml::de::DeTable::parse_recoverable(text);
     for error in &errors {
         reader.report(&error.span().unwrap_or(0..0), error.message(), "");

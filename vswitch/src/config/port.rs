@@ -47,7 +47,7 @@ pub(super) fn port(section: &Section<'_>, name: &Arc<str>) -> Option<Port> {
         isolated,
         mac_limit: mac_limit.unwrap_or(4096),
         storm,
-        misses_per_turn: misses_per_turn.unwrap_or(32),
+        misses_per_turn: misses_per_turn.unwrap_or(4),
         workers: workers.iter().map(|w| w.value as usize).collect(),
         fault,
     })

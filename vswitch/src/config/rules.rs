@@ -15,6 +15,7 @@ use toml::{Spanned, de::DeValue};
 
 use super::{
     problem::nearest,
+    reuse::{acl_owner, group_owner},
     schema,
     section::{At, Section},
     types::{Acl, AclRule, Group},
@@ -33,13 +34,13 @@ const DIRECTIONS: &[(&str, Direction)] = &[("in", Direction::In), ("out", Direct
 pub(super) fn acl(section: &Section<'_>, name: &Arc<str>) -> Acl {
     Acl {
         name: Arc::clone(name),
-        rules: list(section, &format!("ACL \"{name}\"")),
+        rules: list(section, &acl_owner(name)),
     }
 }
 
 /// Reads a group. Its rules say which direction they are for.
 pub(super) fn group(section: &Section<'_>, name: &Arc<str>) -> Group {
-    let rules = list(section, &format!("group \"{name}\""));
+    let rules = list(section, &group_owner(name));
     for rule in rules.iter().filter(|rule| rule.rule.direction.is_none()) {
         section.reader.report(
             &rule.span,
@@ -64,10 +65,14 @@ fn list(section: &Section<'_>, owner: &str) -> Vec<AclRule> {
         );
     }
     items.extend(headed);
-    items
-        .into_iter()
-        .filter_map(|item| rule(section, item))
-        .collect()
+    let mut rules = Vec::new();
+    for item in items {
+        if let Some(kept) = section.reader.kept {
+            rules.extend_from_slice(kept.before(owner, item.span().start));
+        }
+        rules.extend(rule(section, item));
+    }
+    rules
 }
 
 fn rule<'d>(list: &Section<'d>, item: &'d Spanned<DeValue<'d>>) -> Option<AclRule> {
@@ -86,9 +91,9 @@ fn rule<'d>(list: &Section<'d>, item: &'d Spanned<DeValue<'d>>) -> Option<AclRul
         }
     };
     Some(AclRule {
-        text: rule.to_string(),
-        rule,
-        place: list.reader.source.place(span.start),
+        text: rule.to_string().into(),
+        rule: Arc::new(rule),
+        place: list.reader.source.place(span.start).into(),
         span,
     })
 }

@@ -12,6 +12,7 @@ use toml::{
 
 use super::{
     problem::{Problem, Source, nearest},
+    reuse::Kept,
     schema::Schema,
 };
 
@@ -26,6 +27,8 @@ pub(crate) struct At<T> {
 #[derive(Debug)]
 pub(crate) struct Reader<'t> {
     pub(crate) source: Source<'t>,
+    /// Rules that are not read again.
+    pub(super) kept: Option<&'t Kept>,
     problems: RefCell<Vec<Problem>>,
 }
 
@@ -33,6 +36,7 @@ impl<'t> Reader<'t> {
     pub(crate) fn new(file: &'t str, text: &'t str) -> Self {
         Self {
             source: Source::new(file, text),
+            kept: None,
             problems: RefCell::default(),
         }
     }

@@ -306,11 +306,11 @@ pub struct Group {
 #[derive(Clone, Debug)]
 pub struct AclRule {
     /// What was written.
-    pub rule: WrittenRule,
+    pub rule: Arc<WrittenRule>,
     /// The rule in one line.
-    pub text: String,
+    pub text: Arc<str>,
     /// `file:line`.
-    pub place: String,
+    pub place: Arc<str>,
     /// The bytes of the configuration's text.
     pub span: std::ops::Range<usize>,
 }

@@ -95,7 +95,7 @@ impl Control {
     ///
     /// [`ControlError`]; the running configuration goes on.
     pub fn apply(&self, origin: Origin, dry_run: bool) -> Result<Applied, ControlError> {
-        let wanted = config::parse(&origin.file, &origin.text, &self.machine)?;
+        let wanted = self.read(&origin)?;
         let mut hands = self.hands.lock();
         self.apply_locked(&mut hands, origin, wanted, dry_run)
     }
@@ -129,6 +129,17 @@ impl Control {
         })
     }
 
+    /// Reads a configuration, as one that comes after the running one.
+    fn read(&self, wanted: &Origin) -> Result<Config, ControlError> {
+        let (running, before) = {
+            let state = self.state.read();
+            (Arc::clone(&state.config), state.origin.text.clone())
+        };
+        let after = (&*before, &*running);
+        let config = config::parse_after(after, &wanted.file, &wanted.text, &self.machine);
+        Ok(config?)
+    }
+
     /// Applies the running configuration with its text edited.
     pub(super) fn edit(
         &self,
@@ -137,7 +148,7 @@ impl Control {
         let mut hands = self.hands.lock();
         let mut origin = self.state.read().origin.clone();
         origin.text = edit(&origin.text)?;
-        let wanted = config::parse(&origin.file, &origin.text, &self.machine)?;
+        let wanted = self.read(&origin)?;
         self.apply_locked(&mut hands, origin, wanted, false)
     }
 
@@ -197,7 +208,6 @@ impl Control {
         running: &Config,
         wanted: &Config,
     ) -> Result<BTreeMap<Arc<str>, PortState>, ControlError> {
-        let ids_before = hands.ids.clone();
         let compiled = self.open_all(&plan.open).and_then(|opened| {
             let snapshot = compile(hands, wanted)?;
             Ok((opened, snapshot))
@@ -205,7 +215,7 @@ impl Control {
         let (mut opened, snapshot) = match compiled {
             Ok(both) => both,
             Err(error) => {
-                hands.ids = ids_before;
+                hands.ids = self.ids_in_force();
                 return Err(error);
             }
         };
@@ -222,7 +232,7 @@ impl Control {
             Ok(states) => states,
             Err(error) => {
                 drop(opened);
-                self.restore(hands, ids_before, plan, running, &attached);
+                self.restore(hands, plan, running, &attached);
                 return Err(error);
             }
         };
@@ -239,6 +249,11 @@ impl Control {
         let kept = |name: &str| wanted.networks.iter().any(|network| &*network.name == name);
         hands.ids.networks.retain(kept);
         Ok(states)
+    }
+
+    /// The numbers that the running configuration has.
+    fn ids_in_force(&self) -> super::Ids {
+        self.state.read().ids.clone()
     }
 
     fn open_all<'c>(&self, ports: &[&'c Port]) -> Result<Vec<(&'c Port, Opened)>, ControlError> {
@@ -286,14 +301,7 @@ impl Control {
     }
 
     /// Goes back to the running configuration after a step failed.
-    fn restore(
-        &self,
-        hands: &mut Hands,
-        ids: super::Ids,
-        plan: &Plan<'_>,
-        running: &Config,
-        attached: &[&Port],
-    ) {
+    fn restore(&self, hands: &mut Hands, plan: &Plan<'_>, running: &Config, attached: &[&Port]) {
         for port in attached {
             if let Err(error) = self.close(hands, port) {
                 tracing::error!(port = %port.name, %error, "port not detached cleanly");
@@ -302,7 +310,7 @@ impl Control {
         for port in plan.open.iter().chain(&plan.reopen) {
             hands.retries.remove(&port.name);
         }
-        hands.ids = ids;
+        hands.ids = self.ids_in_force();
         let published = compile(hands, running)
             .and_then(|snapshot| self.datapath.publish(snapshot).map_err(ControlError::from));
         if let Err(error) = published {

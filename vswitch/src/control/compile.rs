@@ -62,10 +62,10 @@ impl<'c> RuleLists<'c> {
         let lists = Lists::new(config);
         let origins = lists.rules().iter().map(|listed| {
             Arc::new(Origin {
-                acl: listed.list.clone(),
+                acl: Arc::clone(&listed.list),
                 position: listed.position,
-                place: listed.rule.place.clone(),
-                text: listed.rule.text.clone(),
+                place: Arc::clone(&listed.rule.place),
+                text: Arc::clone(&listed.rule.text),
             })
         });
         let origins: Vec<_> = origins.collect();

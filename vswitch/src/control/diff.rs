@@ -1,6 +1,9 @@
 //! What differs between the running configuration and another.
 
-use std::fmt::{self, Debug};
+use std::{
+    fmt::{self, Debug},
+    sync::Arc,
+};
 
 use policy::rule::{net_text, range_text};
 use serde::{Deserialize, Serialize};
@@ -364,7 +367,16 @@ fn connections(running: &Config, wanted: &Config) -> Vec<String> {
 const LINES_SHOWN: usize = 20;
 
 fn rules(old: &[AclRule], new: &[AclRule]) -> Vec<String> {
-    let texts = |rules: &[AclRule]| rules.iter().map(|rule| rule.text.clone()).collect();
+    let same = |(old, new): &(&AclRule, &AclRule)| {
+        Arc::ptr_eq(&old.text, &new.text) || old.text == new.text
+    };
+    // What a long list has in common at both ends is not counted rule by rule.
+    let before = old.iter().zip(new).take_while(same).count();
+    let (old, new) = (&old[before..], &new[before..]);
+    let behind = old.iter().rev().zip(new.iter().rev());
+    let behind = behind.take_while(same).count();
+    let (old, new) = (&old[..old.len() - behind], &new[..new.len() - behind]);
+    let texts = |rules: &[AclRule]| rules.iter().map(|rule| rule.text.to_string()).collect();
     lines(texts(old), texts(new), "rules")
 }
 

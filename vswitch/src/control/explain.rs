@@ -149,10 +149,10 @@ pub(super) fn rule_of(snapshot: &Snapshot, id: RuleId) -> Rule {
     match snapshot.rule(id) {
         Some(rule) => Rule {
             id: id.0,
-            acl: rule.origin.acl.clone(),
+            acl: rule.origin.acl.to_string(),
             position: rule.origin.position,
-            text: rule.origin.text.clone(),
-            place: rule.origin.place.clone(),
+            text: rule.origin.text.to_string(),
+            place: rule.origin.place.to_string(),
         },
         None => Rule {
             id: id.0,

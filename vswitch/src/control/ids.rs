@@ -6,10 +6,11 @@
 //! while, so that its count goes on.
 
 use std::{
-    collections::{BTreeSet, HashMap, VecDeque},
+    collections::{BTreeSet, VecDeque},
     sync::Arc,
 };
 
+use hashbrown::HashMap;
 use policy::{NetworkId, PortId, RuleId, rule::Origin};
 
 /// Numbers below a limit, given out lowest first.
@@ -57,7 +58,7 @@ impl Names {
 const REMEMBERED_RULES: usize = 65_536;
 
 /// What makes a rule the same rule: its ACL, its text, and which of the rules with that text.
-type RuleKey = (String, String, u32);
+type RuleKey = (Arc<str>, Arc<str>, u32);
 
 /// Rule numbers.
 #[derive(Clone, Debug, Default)]
@@ -75,11 +76,16 @@ impl Rules {
     /// them any more are remembered for a while.
     pub(super) fn renumber(&mut self, origins: &[Arc<Origin>]) -> Vec<RuleId> {
         let mut before = std::mem::take(&mut self.live);
-        let mut occurrences: HashMap<(&str, &str), u32> = HashMap::new();
+        self.live.reserve(origins.len());
+        let mut occurrences: HashMap<(&str, &str), u32> = HashMap::with_capacity(origins.len());
         let mut ids = Vec::with_capacity(origins.len());
         for origin in origins {
             let occurrence = occurrences.entry((&origin.acl, &origin.text)).or_default();
-            let key = (origin.acl.clone(), origin.text.clone(), *occurrence);
+            let key = (
+                Arc::clone(&origin.acl),
+                Arc::clone(&origin.text),
+                *occurrence,
+            );
             *occurrence += 1;
             let known = before.remove(&key).or_else(|| self.gone.remove(&key));
             let id = known.unwrap_or_else(|| self.fresh());
@@ -157,7 +163,7 @@ mod tests {
         Arc::new(Origin {
             acl: acl.into(),
             position: 1,
-            place: String::new(),
+            place: "".into(),
             text: text.into(),
         })
     }

@@ -316,10 +316,10 @@ pub(super) fn rule_row(state: &State, id: policy::RuleId) -> types::Rule {
     match state.ids.rules.origin(id) {
         Some(origin) => types::Rule {
             id: id.0,
-            acl: origin.acl.clone(),
+            acl: origin.acl.to_string(),
             position: origin.position,
-            text: origin.text.clone(),
-            place: origin.place.clone(),
+            text: origin.text.to_string(),
+            place: origin.place.to_string(),
         },
         None => types::Rule {
             id: id.0,

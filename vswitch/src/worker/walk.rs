@@ -72,6 +72,8 @@ pub(super) struct Slots {
     frames: [Slot; BURST],
     /// Frames that the cache had no answer for.
     misses: arrayvec::ArrayVec<u8, BURST>,
+    /// The groups that have such frames, as bits.
+    missed: u64,
     /// How many frames, from the first on, have their plan already.
     planned: usize,
 }
@@ -88,6 +90,7 @@ impl Slots {
         Self {
             frames: [slot; BURST],
             misses: arrayvec::ArrayVec::new(),
+            missed: 0,
             planned: 0,
         }
     }
@@ -160,8 +163,9 @@ impl Walk<'_> {
     #[inline]
     pub(super) fn match_entries(&mut self, frames: &[Frame<'_>]) {
         self.slots.misses.clear();
+        self.slots.missed = 0;
         self.slots.planned = 0;
-        for group in self.groups {
+        for (number, group) in self.groups.iter().enumerate() {
             let misses_before = self.slots.misses.len();
             let straight = if self.slots.planned == group.start as usize {
                 self.match_group(*group, frames)
@@ -176,6 +180,7 @@ impl Walk<'_> {
                 }
             }
             let misses = (self.slots.misses.len() - misses_before) as u64;
+            self.slots.missed |= u64::from(misses > 0) << number;
             if let Some(counters) = port_counters(self.bundle, group.port, self.id) {
                 counters.cache_hits.add(group.range().len() as u64 - misses);
                 counters.cache_misses.add(misses);
@@ -331,34 +336,33 @@ impl Walk<'_> {
         Some(Denied { reason, row })
     }
 
-    /// Stage: the slow path decides for each miss, within its port's [`Budget`].
-    pub(super) fn resolve_misses(&mut self, burst: &Burst<'_>, budget: &mut Budget) {
-        let free = budget.is_free(self.groups, self.now.ns);
+    /// Stage: the slow path decides for each miss, within its port's [`Budget`]. The ports that have
+    /// none do not wait for it: their frames leave before.
+    pub(super) fn resolve_misses(&mut self, frames: &Burst<'_>, budget: &mut Budget) {
+        budget.see(self.groups, self.now.ns);
         if self.slots.misses.is_empty() {
             return;
         }
-        budget.fill(self.groups, self.bundle);
+        self.apply_to(!self.slots.missed, frames);
+        self.outbox.transmit(self.bundle, frames);
+        budget.fill(self.groups, self.bundle, self.now.ns);
         for miss in 0..self.slots.misses.len() {
             let index = self.slots.misses[miss] as usize;
             let ingress = self.slots.frames[index].ingress();
-            self.slots.frames[index].verdict =
-                if let Some(verdict) = self.answered_since(burst, index) {
-                    verdict
-                } else if free {
-                    self.resolve(&burst[index], index).0
-                } else if budget.allows(ingress) || self.is_known(index) {
-                    let (verdict, cost) = self.resolve(&burst[index], index);
-                    budget.charge(ingress, cost);
-                    verdict
-                } else {
-                    self.counters.budget_drops.add(1);
-                    let denial = Denial::new(DropReason::MissBudget);
-                    let row = self.slow_path.ledger.slot(ingress, denial);
-                    Verdict::Drop(Denied {
-                        reason: denial.reason,
-                        row,
-                    })
-                };
+            let verdict = if !budget.allows(ingress) && !self.is_known(index) {
+                self.counters.budget_drops.add(1);
+                let denial = Denial::new(DropReason::MissBudget);
+                let row = self.slow_path.ledger.slot(ingress, denial);
+                let reason = denial.reason;
+                Verdict::Drop(Denied { reason, row })
+            } else if let Some(verdict) = self.answered_since(frames, index) {
+                verdict
+            } else {
+                let (verdict, cost) = self.resolve(&frames[index], index);
+                budget.charge(ingress, cost);
+                verdict
+            };
+            self.slots.frames[index].verdict = verdict;
         }
     }
 
@@ -435,11 +439,22 @@ impl Walk<'_> {
         self.log.tell(self.bundle, notes, &parsed, now_ns);
     }
 
-    /// Stage: the other verdicts become transmit plans or drops.
+    /// Stage: the other verdicts become transmit plans or drops. After misses these are those of
+    /// the ports that have some.
     #[inline]
     pub(super) fn apply(&mut self, frames: &[Frame<'_>]) {
+        let missed = self.slots.missed;
+        self.apply_to(if missed == 0 { !0 } else { missed }, frames);
+    }
+
+    /// The same for the groups whose bits are set.
+    #[inline]
+    fn apply_to(&mut self, wanted: u64, frames: &[Frame<'_>]) {
         let planned = self.slots.planned;
-        for group in self.groups {
+        for (number, group) in self.groups.iter().enumerate() {
+            if wanted & 1 << number == 0 {
+                continue;
+            }
             if planned >= group.end as usize {
                 continue;
             }

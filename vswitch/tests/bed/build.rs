@@ -177,8 +177,8 @@ pub(crate) fn rule(id: u32, action: Action, matches: Match) -> Rule {
         origin: Arc::new(Origin {
             acl: "acl".into(),
             position: id,
-            place: format!("test:{id}"),
-            text: String::new(),
+            place: format!("test:{id}").into(),
+            text: "".into(),
         }),
     }
 }

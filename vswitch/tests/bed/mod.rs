@@ -218,6 +218,7 @@ impl Bed {
             port,
             number: 0,
             unmarked_partial_checksums,
+            most_frames: pmd::BURST,
         });
     }
 

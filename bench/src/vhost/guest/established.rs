@@ -1,5 +1,8 @@
-//! How long frames of a flow that is known take, while other ports of the switch open flows as fast
-//! as they can, or are silent.
+//! How long frames of a flow that is known take, while other ports of the switch are silent, or send
+//! frames of flows that are known too, or open flows, as fast as they can.
+//!
+//! One thread sends all of it and looks for the frame that is timed between two steps of the others:
+//! what a step takes is part of the time that is found, in both cases in which the others send.
 
 use std::{
     sync::atomic::AtomicBool,
@@ -22,23 +25,38 @@ const LOST: Duration = Duration::from_millis(20);
 /// looking stays exact.
 const STORM_STEP: u16 = 8;
 
+/// Flows that the others have, when they send known ones.
+const KNOWN: usize = 1000;
+
+/// What the others do meanwhile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in super::super) enum Others {
+    Silent,
+    /// Frames of known flows, as fast as it goes.
+    Known,
+    /// Nothing but new flows, as fast as it goes.
+    New,
+}
+
 /// What became of the frames.
 #[derive(Debug)]
 pub(in super::super) struct Established {
     /// Nanoseconds of those that came through.
     pub(in super::super) times: Histogram<u64>,
     pub(in super::super) lost: u64,
+    /// Frames a second that the switch took from the others.
+    pub(in super::super) others_pps: f64,
 }
 
 impl Guest {
     /// Sends one frame after the other from the first device to the second for so long, while
-    /// `others` send both ways as fast as it goes.
+    /// the guest beside it does the other thing, both ways.
     ///
     /// # Errors
     /// When a device fails.
     pub(in super::super) fn established(
         &mut self,
-        others: Option<&mut Guest>,
+        (beside, others): (&mut Guest, Others),
         size_bytes: usize,
         duration: Duration,
     ) -> anyhow::Result<Established> {
@@ -48,42 +66,31 @@ impl Guest {
         let known = Traffic::NewFlows.flows(0, size_bytes)?.next();
         let [first, _] = &devices.0;
         (0..first.transmit.slots()).for_each(|slot| known.write(first, slot));
-        let mut storm = match &others {
-            Some(guest) => Some(guest.traffic.flows(guest.flows, size_bytes)?),
-            None => None,
+        let fresh = Traffic::NewFlows.flows(0, size_bytes)?;
+        let mut flows = match others {
+            Others::Silent => None,
+            Others::Known => Some(fresh.known(KNOWN)),
+            Others::New => Some(fresh),
         };
-        let mut others = others;
-        let mut other_devices = match &mut others {
-            Some(guest) => {
-                let devices = guest.at_rest()?;
-                devices.prepare(guest.traffic, size_bytes)?;
-                Some(devices)
-            }
-            None => None,
-        };
+        let mut beside_devices = beside.at_rest()?;
+        beside_devices.prepare(beside.traffic, size_bytes)?;
         let core = self.core;
         let run = || -> anyhow::Result<Established> {
             process::pin(core)?;
-            if let (Some(others), Some(flows)) = (&mut other_devices, &mut storm) {
-                others.fill(flows)?;
-            }
-            let found =
-                devices.established(duration, || match (&mut other_devices, &mut storm) {
-                    (Some(others), Some(flows)) => others.step(flows, STORM_STEP),
-                    _ => Ok(()),
-                })?;
-            if let Some(others) = &mut other_devices {
-                others.drain(&AtomicBool::new(false))?;
-            }
+            let devices_beside = &mut beside_devices;
+            let Some(flows) = &mut flows else {
+                return devices.established(duration, || Ok(0));
+            };
+            devices_beside.fill(flows)?;
+            let found = devices.established(duration, || devices_beside.step(flows, STORM_STEP))?;
+            devices_beside.drain(&AtomicBool::new(false))?;
             Ok(found)
         };
         // A thread of its own, because a thread does not leave its core again.
         let found = std::thread::scope(|scope| scope.spawn(run).join());
         let found = found.ok().context("the guest's thread panicked")??;
         self.devices = Some(devices);
-        if let (Some(guest), Some(devices)) = (others, other_devices) {
-            guest.devices = Some(devices);
-        }
+        beside.devices = Some(beside_devices);
         Ok(found)
     }
 }
@@ -92,12 +99,14 @@ impl Devices {
     fn established(
         &mut self,
         duration: Duration,
-        mut meanwhile: impl FnMut() -> anyhow::Result<()>,
+        mut meanwhile: impl FnMut() -> anyhow::Result<u64>,
     ) -> anyhow::Result<Established> {
         let mut found = Established {
             times: Histogram::new_with_max(LOST.as_nanos() as u64, 3)?,
             lost: 0,
+            others_pps: 0.0,
         };
+        let mut others_sent = 0;
         let [first, second] = &mut self.0;
         // Buffers go round: a frame that was given up may still hold its own.
         let mut slot = 0;
@@ -107,7 +116,7 @@ impl Devices {
             interrupt::check()?;
             let gap = Instant::now();
             while gap.elapsed() < GAP {
-                meanwhile()?;
+                others_sent += meanwhile()?;
                 second.take_received()?;
                 while first.transmit.ready(&first.memory) > 0 {
                     first.transmit.take(&first.memory)?;
@@ -134,9 +143,10 @@ impl Devices {
                     found.lost += 1;
                     break;
                 }
-                meanwhile()?;
+                others_sent += meanwhile()?;
             }
         }
+        found.others_pps = others_sent as f64 / duration.as_secs_f64();
         let waited = Instant::now();
         while away > 0 && waited.elapsed() < LOST {
             while first.transmit.ready(&first.memory) > 0 {

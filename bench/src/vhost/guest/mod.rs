@@ -28,6 +28,7 @@ mod ring;
 mod round_trip;
 mod traffic;
 
+pub(super) use established::Others;
 pub(super) use traffic::Traffic;
 
 pub(super) use front_end::{FrontEnd, listen};
@@ -198,8 +199,10 @@ impl Devices {
         Ok(())
     }
 
-    /// One look at each ring: takes what came, and sends again what came back, up to `most` frames.
-    fn step(&mut self, flows: &mut Flows, most: u16) -> anyhow::Result<()> {
+    /// One look at each ring: takes what came, and sends again what came back, up to `most` frames
+    /// a device. How many were sent.
+    fn step(&mut self, flows: &mut Flows, most: u16) -> anyhow::Result<u64> {
+        let mut sent = 0;
         for device in &mut self.0 {
             device.take_received()?;
             let back = device.transmit.ready(&device.memory).min(most);
@@ -211,8 +214,9 @@ impl Devices {
             if back > 0 {
                 device.transmit.publish(&device.memory)?;
             }
+            sent += u64::from(back);
         }
-        Ok(())
+        Ok(sent)
     }
 
     /// Makes every transmit buffer available, each with the next flow in it.

@@ -156,6 +156,16 @@ pub(super) struct Flows {
 }
 
 impl Flows {
+    /// The next so many, again and again.
+    pub(super) fn known(mut self, count: usize) -> Self {
+        Self {
+            each: (0..count).map(|_| self.next()).collect(),
+            next: 0,
+            round: 0,
+            fresh: false,
+        }
+    }
+
     /// The next one.
     #[inline]
     pub(super) fn next(&mut self) -> FlowBytes {
