@@ -266,9 +266,9 @@ fn write_event(event: &Event, at: Duration) {
         port = %event.port,
         network = %event.network,
         frame = decode::flow_words(&event.frame),
-        rule = event.rule.text,
-        acl = event.rule.acl,
-        place = event.rule.place,
+        rule = &*event.rule.text,
+        acl = &*event.rule.acl,
+        place = &*event.rule.place,
         time = format!("{}.{:03}", at.as_secs(), at.subsec_millis()),
         "rule decided"
     );

@@ -162,5 +162,5 @@ fn mentions<'l>(
     };
     let listed = lists.rules().iter();
     let named = listed.filter(move |listed| names(&listed.rule.rule));
-    named.map(|listed| (listed.list.as_str(), listed.position))
+    named.map(|listed| (&*listed.list, listed.position))
 }
