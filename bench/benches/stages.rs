@@ -83,7 +83,8 @@ fn probe(c: &mut Criterion) {
             template.write(&bed::flows().flow(flow), &[], &mut frame);
             let key = policy::parse(&frame, 64, None, PortId(0)).key;
             let entry = Entry::new(key, Epoch(1), Verdict::NOTHING);
-            cache.insert(cache.hash(&key), entry, &rules, 0);
+            let place = cache.reserve(cache.hash(&key), key.ingress());
+            cache.insert(place, entry, &rules, 0);
             keys.push(key);
         }
         seeds.shuffle(&mut keys);

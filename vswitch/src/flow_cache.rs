@@ -71,18 +71,15 @@ impl Set {
         pmd::cpu::equal_lanes(&self.tags, tag)
     }
 
-    /// Which way a new entry takes. Ways that are equal in all else go in an order that begins
+    /// Which way an entry of an owner takes. Ways that are equal in all else go in an order that begins
     /// anywhere, at `chance`: one fixed order would, of flows that come round and are one too
     /// many for the set, always take the one that comes next.
-    fn victim(&mut self, new: u8, chance: usize) -> usize {
-        if new & DROP != 0 && self.drop_ways >= MAX_DROP_WAYS {
-            return self.sweep(chance, |state| state & DROP != 0);
-        }
+    fn victim(&mut self, owner: u8, chance: usize) -> usize {
         let free = self.matching(0);
         if free != 0 {
             return free.trailing_zeros() as usize;
         }
-        let own = |state: u8| state & OWNER == new & OWNER;
+        let own = |state: u8| state & OWNER == owner;
         let owned = self.state.iter().filter(|state| own(**state)).count();
         let crowded = owned >= MAX_OWNED_WAYS;
         let may_go = |state: u8| !crowded || own(state);
@@ -272,6 +269,13 @@ pub struct Standing<'a> {
 
 /// The network of a decision that no MAC table had a part in.
 pub const NO_NETWORK: NetworkId = NetworkId(u16::MAX);
+
+/// Where a decision will be kept, until another place is reserved.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    hash: Hash,
+    way: usize,
+}
 
 /// Which set a key belongs to, and its tag there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -491,9 +495,21 @@ impl FlowCache {
             .find(|entry| entry.key == *masked && entry.stands(now))
     }
 
-    /// Keeps a decision, in the place of an older one for the same key if there is one. The rules
-    /// of the entry that goes are credited as of `now_s`.
-    pub fn insert(&mut self, hash: Hash, entry: Entry, rules: &RuleLedger, now_s: u32) {
+    /// Looks for a place for what is about to be decided of a frame from `ingress`, and has it
+    /// brought from memory meanwhile: to wait for it is a third of a miss.
+    pub fn reserve(&mut self, hash: Hash, ingress: PortId) -> Place {
+        self.inserted = self.inserted.wrapping_add(1);
+        let set = self.set_index(hash);
+        let chance = fold(self.inserted, GOLDEN_RATIO) as usize;
+        let way = self.sets[set].victim(owner(ingress), chance);
+        pmd::cpu::prefetch_in::<2, _>(&self.entries, set * WAYS + way);
+        Place { hash, way }
+    }
+
+    /// Keeps a decision at its place, or in that of an older one for the same key if there is one.
+    /// The rules of the entry that goes are credited as of `now_s`.
+    pub fn insert(&mut self, place: Place, entry: Entry, rules: &RuleLedger, now_s: u32) {
+        let Place { hash, way: free } = place;
         let set_index = self.set_index(hash);
         let set = &mut self.sets[set_index];
         let is_drop = entry.verdict.denies();
@@ -516,8 +532,10 @@ impl FlowCache {
             }
         }
         let way = way.unwrap_or_else(|| {
-            self.inserted = self.inserted.wrapping_add(1);
-            set.victim(new, fold(self.inserted, GOLDEN_RATIO) as usize)
+            if is_drop && set.drop_ways >= MAX_DROP_WAYS {
+                return set.sweep(free, |state| state & DROP != 0);
+            }
+            free
         });
         if set.tags.0[way] == 0 {
             self.used += 1;
@@ -637,7 +655,8 @@ mod tests {
 
         fn insert(&mut self, entry: Entry) {
             let hash = self.cache.hash(&entry.key);
-            self.cache.insert(hash, entry, &self.rules, 0);
+            let place = self.cache.reserve(hash, entry.key.ingress());
+            self.cache.insert(place, entry, &self.rules, 0);
         }
 
         fn look(&mut self, flow: u64, epoch: u64) -> Option<Verdict> {

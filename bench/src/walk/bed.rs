@@ -100,7 +100,8 @@ impl Bed {
             .with_connections(settings);
         let connections = match (options.stateful, options.miss) {
             (false, _) => 1,
-            (true, false) => 2 * options.flows as usize,
+            // Never so full that room is made.
+            (true, false) => 2 * options.flows as usize + 4 * RING_SLOTS as usize,
             (true, true) => MOST_CONNECTIONS,
         };
         let shared = Arc::new(Shared::new(

@@ -382,6 +382,7 @@ impl Walk<'_> {
     /// The verdict for one miss, and what it cost.
     fn resolve(&mut self, frame: &Frame<'_>, index: usize) -> (Verdict, u32) {
         let slot = &self.slots.frames[index];
+        let place = self.cache.reserve(slot.hash, slot.ingress());
         let epoch = self.bundle.snapshot.epoch();
         let bridge = &self.shared.bridge;
         let inputs = Inputs {
@@ -416,7 +417,7 @@ impl Walk<'_> {
             entry.outbound = outbound;
             entry.refresh_s = next_refresh_s(&entry, self.bundle, self.now);
             let rules = &self.slow_path.rules;
-            self.cache.insert(slot.hash, entry, rules, self.now.s);
+            self.cache.insert(place, entry, rules, self.now.s);
         }
         let verdict = self.limit_outbound(index, decision.outbound_meter, decision.verdict);
         if !self.slow_path.notes.is_empty() {
