@@ -73,6 +73,9 @@ pub fn new_flows(options: &Options, rules: &[u32]) -> anyhow::Result<Vec<Rounds>
     Ok(all)
 }
 
+/// From so many rules on a change of them is made once.
+const MANY: u32 = 100_000;
+
 /// Milliseconds from the beginning of the command that changes the rules until a frame comes through
 /// that none but the new ones let through; and until the command has ended.
 ///
@@ -92,10 +95,12 @@ pub fn updates(options: &Options, rules: &[u32]) -> anyhow::Result<Vec<Rounds>> 
             let sockets = bed.switch.sockets(0);
             let mut guest = Guest::start(&sockets, Traffic::Frames, 1, options.guest_core)?;
             bed.await_frames(&mut guest)?;
-            let mut rounds = Vec::new();
+            let mut all = Vec::new();
             for &rules in rules {
                 let (mut first, mut whole) = (Vec::new(), Vec::new());
-                for _ in 0..options.rounds {
+                // Open vSwitch takes half a minute for each change of so many.
+                let rounds = if rules < MANY { options.rounds } else { 1 };
+                for _ in 0..rounds {
                     bed.switch.enforce(Case::Gate { rules, open: false })?;
                     let mut command = bed.switch.change(Case::Gate { rules, open: true })?;
                     let act = || process::run(&mut command).map(drop);
@@ -108,7 +113,7 @@ pub fn updates(options: &Options, rules: &[u32]) -> anyhow::Result<Vec<Rounds>> 
                     ("ms to the first frame", first),
                     ("ms until the command ended", whole),
                 ] {
-                    rounds.push(Rounds {
+                    all.push(Rounds {
                         switch: name,
                         what,
                         rules,
@@ -116,7 +121,7 @@ pub fn updates(options: &Options, rules: &[u32]) -> anyhow::Result<Vec<Rounds>> 
                     });
                 }
             }
-            Ok(rounds)
+            Ok(all)
         });
         all.extend(rounds.with_context(|| name)?);
     }
