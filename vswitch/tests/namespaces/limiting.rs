@@ -66,9 +66,10 @@ fn lab() -> Option<(Lab, PacketSocket, PacketSocket)> {
     };
     a.send(&claim(1));
     b.send(&claim(2));
-    eventually("both are known", || {
+    eventually("both are known, and each has the other's claim", || {
         let macs: Vec<types::Mac> = lab.get("/v1/macs");
-        (macs.len() == 2).then_some(())
+        let told = ["a", "b"].map(|name| lab.port(name).counts.tx_frames);
+        (macs.len() == 2 && told == [1, 1]).then_some(())
     });
     Some((lab, a, b))
 }
