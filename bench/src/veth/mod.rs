@@ -24,7 +24,7 @@ use crate::generator::{
     size::SizeMix,
     template::{Headers, Template, Transport},
 };
-use crate::process::{self, interrupt};
+use crate::process::{self, Process, interrupt};
 
 mod lab;
 mod peers;
@@ -176,13 +176,23 @@ fn measure(options: &Options) -> anyhow::Result<Report> {
             Err(error) => return Err(error),
         }
     }
+    // Whoever polls takes its core from the others, also while it has nothing to do.
+    for process in beds.iter().filter_map(|bed| bed.process(switch.as_ref())) {
+        process.pause()?;
+    }
     for _ in 0..options.rounds {
         for bed in &mut beds {
             interrupt::check()?;
             let traffic = traffic(options)?;
+            if let Some(process) = bed.process(switch.as_ref()) {
+                process.resume()?;
+            }
             let Bed { a, b, .. } = bed;
             let outcome = load::run(a, b, traffic, options.rate_pps, options.seconds, &clock)?;
             bed.outcomes.push(outcome);
+            if let Some(process) = bed.process(switch.as_ref()) {
+                process.pause()?;
+            }
             if let Some(peer) = &mut bed.peer {
                 peer.check()?;
             }
@@ -191,7 +201,13 @@ fn measure(options: &Options) -> anyhow::Result<Report> {
             switch.check()?;
         }
     }
-    let cycles = switch.as_ref().and_then(Switch::cycles_per_frame);
+    let cycles = match &switch {
+        Some(switch) => {
+            switch.process().resume()?;
+            switch.cycles_per_frame()
+        }
+        None => None,
+    };
     Ok(Report {
         missing,
         ..Report::new(options, &beds, cycles)
@@ -209,6 +225,14 @@ impl Bed {
             b: lab.open(path, Side::B)?,
             outcomes: Vec::new(),
         })
+    }
+
+    /// The process that forwards on the path, where one does.
+    fn process<'p>(&'p self, switch: Option<&'p Switch>) -> Option<&'p Process> {
+        match self.path {
+            Path::Switch => switch.map(Switch::process),
+            _ => self.peer.as_ref()?.process(),
+        }
     }
 
     /// Offers a trickle until something arrives.

@@ -30,6 +30,11 @@ pub(super) trait Peer {
 
     /// What it has said so far.
     fn log(&self) -> String;
+
+    /// The process that forwards, where that is not the kernel.
+    fn process(&self) -> Option<&Process> {
+        None
+    }
 }
 
 /// Starts what stands on `path`, if that takes a process or rules.
@@ -193,5 +198,9 @@ impl Peer for OpenVswitch {
 
     fn log(&self) -> String {
         self.daemon.log()
+    }
+
+    fn process(&self) -> Option<&Process> {
+        Some(&self.daemon)
     }
 }

@@ -57,6 +57,11 @@ impl Switch {
         self.process.check()
     }
 
+    /// The process itself.
+    pub fn process(&self) -> &Process {
+        &self.process
+    }
+
     /// What the process has said so far.
     pub fn log(&self) -> String {
         self.process.log()
