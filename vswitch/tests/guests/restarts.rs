@@ -1,5 +1,7 @@
 //! The switch goes and comes, and so do guests; the others stay as they are.
 
+use std::sync::MutexGuard;
+
 use rustix::process::Signal;
 
 use super::{
@@ -7,17 +9,23 @@ use super::{
     vm::{Guest, Plan, Role, Site, config, lab, transfer},
 };
 
-#[test]
-fn guests_outlive_the_switch() {
-    let Some((mut lab, _turn)) = lab() else {
-        return;
-    };
+/// A switch, and two guests that are up.
+fn two_guests() -> Option<(Lab, MutexGuard<'static, ()>, Vec<Guest>)> {
+    let (mut lab, turn) = lab()?;
     let plans = [
         Plan::new("a", 1, Role::Client),
         Plan::new("b", 2, Role::Server),
     ];
     lab.start(&config(&lab, &plans, ""));
     let guests = Guest::start_all(&lab, &plans);
+    Some((lab, turn, guests))
+}
+
+#[test]
+fn guests_outlive_the_switch() {
+    let Some((mut lab, _turn, guests)) = two_guests() else {
+        return;
+    };
     let [a, b] = &guests[..] else { panic!("two") };
     a.ping("10.0.0.2", 56, 3);
     let features = |lab: &Lab| {
@@ -49,15 +57,9 @@ fn guests_outlive_the_switch() {
 
 #[test]
 fn a_guest_that_dies_is_missed_and_taken_back() {
-    let Some((mut lab, _turn)) = lab() else {
+    let Some((lab, _turn, guests)) = two_guests() else {
         return;
     };
-    let plans = [
-        Plan::new("a", 1, Role::Client),
-        Plan::new("b", 2, Role::Server),
-    ];
-    lab.start(&config(&lab, &plans, ""));
-    let guests = Guest::start_all(&lab, &plans);
     guests[0].ping("10.0.0.2", 56, 3);
     for guest in &guests {
         let other = if std::ptr::eq(guest, &raw const guests[0]) {
@@ -89,15 +91,9 @@ fn a_guest_that_dies_is_missed_and_taken_back() {
 
 #[test]
 fn a_guest_may_reset_its_card_again_and_again() {
-    let Some((mut lab, _turn)) = lab() else {
+    let Some((lab, _turn, guests)) = two_guests() else {
         return;
     };
-    let plans = [
-        Plan::new("a", 1, Role::Client),
-        Plan::new("b", 2, Role::Server),
-    ];
-    lab.start(&config(&lab, &plans, ""));
-    let guests = Guest::start_all(&lab, &plans);
     let [a, b] = &guests[..] else { panic!("two") };
     b.ping("10.0.0.1", 56, 3);
     let uptime = a.uptime();
