@@ -197,6 +197,8 @@ enum VhostWhat {
     RoundTrips,
     /// Bytes per second of TCP super-segments, next to copying as much
     Segments,
+    /// CPU time of a frame with split rings in order, next to rings in any order
+    InOrder,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -327,6 +329,7 @@ impl std::fmt::Display for VhostWhat {
             Self::Frames => "frames",
             Self::RoundTrips => "round-trips",
             Self::Segments => "segments",
+            Self::InOrder => "in-order",
         })
     }
 }
@@ -337,6 +340,7 @@ impl From<VhostWhat> for What {
             VhostWhat::Frames => Self::Frames,
             VhostWhat::RoundTrips => Self::RoundTrips,
             VhostWhat::Segments => Self::Segments,
+            VhostWhat::InOrder => Self::InOrder,
         }
     }
 }
