@@ -14,7 +14,7 @@
 //! Rooms: [`ids`] and [`key`] (words), [`parse`](mod@parse) (frame to key), [`checksum`] (unfinished
 //! checksums), [`model`] (the desired state), [`reader`], [`rule`], [`acl`] (rule lists),
 //! [`sender`] (anti-spoofing), [`conntrack`] (connections), [`snapshot`] (the compiled state),
-//! [`denial`] (why a frame was dropped), [`reject`] (what its sender is told),
+//! [`denial`] (why a frame was dropped), [`reject`] (what its sender is told), [`route`] (where a router sends it),
 //! [`nearest`](mod@nearest) (help with misspelt words).
 #![forbid(unsafe_code)]
 
@@ -29,13 +29,14 @@ pub mod nearest;
 pub mod parse;
 pub mod reader;
 pub mod reject;
+pub mod route;
 pub mod rule;
 pub mod sender;
 pub mod snapshot;
 
 pub use checksum::partial_checksum;
 pub use denial::{Denial, DropReason, Side, Stage};
-pub use ids::{Epoch, Mac, NetworkId, PortId, RuleId, VlanId};
+pub use ids::{Epoch, InterfaceId, Mac, NetworkId, PortId, RuleId, VlanId};
 pub use key::{Class, Field, FlowKey};
 pub use parse::{Parsed, parse};
 pub use reader::KeyReader;

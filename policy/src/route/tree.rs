@@ -1,0 +1,296 @@
+//! Routes of one address family by prefix: a tree bitmap (Eatherton, Varghese, Dittia, "Tree
+//! bitmap: hardware/software IP lookups with incremental updates", ACM SIGCOMM CCR 2004).
+//!
+//! In come prefixes, each with an entry; out goes the entry of the longest one that an address
+//! lies in.
+//!
+//! ```text
+//!   address   6 bits ─► slot of the root
+//!             6 bits ─────► slot of its child, and so on
+//! ```
+//!
+//! A node decides [`STRIDE`] bits. Prefixes that end within them stand in its entries, in the
+//! order of their numbers: `1` for none of the bits, `10` and `11` for one, ..., `1xxxxxx` for six.
+//! Bitmaps say which numbers and which children are there; how many are set before a bit is the
+//! place in the array.
+//!
+//! What must hold: a change copies the nodes above it and their arrays, where another version has
+//! them too, and nothing else; no node but the root is without entries and children.
+
+use std::sync::Arc;
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+use super::{entry::Entry, target::Target};
+
+/// Bits that a node decides: a bitmap of its slots is one word.
+pub(super) const STRIDE: u8 = 6;
+/// What an `Arc` adds to what it holds: two counts.
+pub(super) const ARC_BYTES: usize = 16;
+
+/// The bits of an address.
+pub(super) trait Bits: Copy + Ord {
+    /// The first [`STRIDE`] of them; what is missing is 0.
+    fn slot(self) -> usize;
+    /// Those behind.
+    fn rest(self) -> Self;
+    /// The first `depth` of them, which are fewer than there are.
+    fn first(self, depth: u8) -> Self;
+    /// Those behind the first `depth`, which are fewer than there are.
+    fn after(self, depth: u8) -> Self;
+    /// With the bits of `slot` from `depth` on, where it has zeros.
+    fn with(self, slot: usize, depth: u8) -> Self;
+    /// A prefix of it, not longer than it is.
+    fn net(self, len: u8) -> IpNet;
+}
+
+impl Bits for u32 {
+    #[inline(always)]
+    fn slot(self) -> usize {
+        (self >> (32 - STRIDE)) as usize
+    }
+
+    #[inline(always)]
+    fn rest(self) -> Self {
+        self << STRIDE
+    }
+
+    fn first(self, depth: u8) -> Self {
+        self & !(u32::MAX >> depth)
+    }
+
+    fn after(self, depth: u8) -> Self {
+        self << depth
+    }
+
+    fn with(self, slot: usize, depth: u8) -> Self {
+        self | ((slot as u32) << (32 - STRIDE)) >> depth
+    }
+
+    fn net(self, len: u8) -> IpNet {
+        Ipv4Net::new_assert(self.into(), len).into()
+    }
+}
+
+impl Bits for u128 {
+    #[inline(always)]
+    fn slot(self) -> usize {
+        (self >> (128 - STRIDE)) as usize
+    }
+
+    #[inline(always)]
+    fn rest(self) -> Self {
+        self << STRIDE
+    }
+
+    fn first(self, depth: u8) -> Self {
+        self & !(u128::MAX >> depth)
+    }
+
+    fn after(self, depth: u8) -> Self {
+        self << depth
+    }
+
+    fn with(self, slot: usize, depth: u8) -> Self {
+        self | ((slot as u128) << (128 - STRIDE)) >> depth
+    }
+
+    fn net(self, len: u8) -> IpNet {
+        Ipv6Net::new_assert(self.into(), len).into()
+    }
+}
+
+/// Six bits of all addresses that begin alike.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Node {
+    /// Slots that have a child.
+    pub(super) parents: u64,
+    /// Numbers of prefixes: those below 64, then those from 64, which are slots.
+    pub(super) numbers: [u64; 2],
+    pub(super) children: Arc<[Node]>,
+    pub(super) entries: Arc<[Entry]>,
+}
+
+/// For each pair of slots the numbers of prefixes of less than six bits that they lie in.
+const SHORTER: [u64; 32] = {
+    let mut shorter = [0; 32];
+    let mut pair = 0;
+    while pair < 32 {
+        let mut number = 32 + pair;
+        while number > 0 {
+            shorter[pair] |= 1 << number;
+            number /= 2;
+        }
+        pair += 1;
+    }
+    shorter
+};
+
+/// How many bits are set below one.
+#[inline(always)]
+fn rank(bits: u64, bit: usize) -> usize {
+    (bits & ((1 << bit) - 1)).count_ones() as usize
+}
+
+/// The number of a prefix in its node; `len` is at most [`STRIDE`].
+pub(super) fn number(slot: usize, len: u8) -> usize {
+    (1 << len) + (slot >> (STRIDE - len))
+}
+
+impl Node {
+    pub(super) fn is_empty(&self) -> bool {
+        self.parents == 0 && self.numbers == [0; 2]
+    }
+
+    /// Where the entry of a number stands, or would.
+    #[inline(always)]
+    fn place(&self, number: usize) -> usize {
+        if number < 64 {
+            rank(self.numbers[0], number)
+        } else {
+            self.numbers[0].count_ones() as usize + rank(self.numbers[1], number - 64)
+        }
+    }
+
+    fn has(&self, number: usize) -> bool {
+        self.numbers[number / 64] >> (number % 64) & 1 == 1
+    }
+
+    /// The child that a slot leads to.
+    #[inline(always)]
+    fn child(&self, slot: usize) -> Option<&Self> {
+        if self.parents >> slot & 1 == 0 {
+            return None;
+        }
+        self.children.get(rank(self.parents, slot))
+    }
+
+    /// Whether any prefix of this node covers a slot.
+    #[inline(always)]
+    fn covers(&self, slot: usize) -> bool {
+        (self.numbers[1] >> slot & 1) | (self.numbers[0] & SHORTER[slot / 2]) != 0
+    }
+
+    /// The number of the longest prefix that covers a slot, which [`Node::covers`] has.
+    #[inline(always)]
+    fn longest(&self, slot: usize) -> usize {
+        if self.numbers[1] >> slot & 1 == 1 {
+            return 64 + slot;
+        }
+        (self.numbers[0] & SHORTER[slot / 2] | 1).ilog2() as usize
+    }
+
+    /// Sets or removes the entry of a prefix whose first bits led here.
+    pub(super) fn set(&mut self, bits: impl Bits, len: u8, entry: Option<Entry>) {
+        let slot = bits.slot();
+        if len <= STRIDE {
+            self.set_here(number(slot, len), entry);
+            return;
+        }
+        let place = rank(self.parents, slot);
+        if self.parents >> slot & 1 == 0 {
+            if entry.is_none() {
+                return;
+            }
+            self.children = inserted(&self.children, place, Self::default());
+            self.parents |= 1 << slot;
+        }
+        let child = &mut Arc::make_mut(&mut self.children)[place];
+        child.set(bits.rest(), len - STRIDE, entry);
+        if child.is_empty() {
+            self.children = removed(&self.children, place);
+            self.parents &= !(1 << slot);
+        }
+    }
+
+    fn set_here(&mut self, number: usize, entry: Option<Entry>) {
+        let place = self.place(number);
+        let bit = 1 << (number % 64);
+        match (entry, self.has(number)) {
+            (Some(entry), true) => Arc::make_mut(&mut self.entries)[place] = entry,
+            (Some(entry), false) => {
+                self.entries = inserted(&self.entries, place, entry);
+                self.numbers[number / 64] |= bit;
+            }
+            (None, true) => {
+                self.entries = removed(&self.entries, place);
+                self.numbers[number / 64] &= !bit;
+            }
+            (None, false) => {}
+        }
+    }
+
+    /// The entry of exactly this prefix.
+    pub(super) fn get(&self, mut bits: impl Bits, mut len: u8) -> Option<&Entry> {
+        let mut node = self;
+        while len > STRIDE {
+            node = node.child(bits.slot())?;
+            (bits, len) = (bits.rest(), len - STRIDE);
+        }
+        let number = number(bits.slot(), len);
+        let found = node.has(number).then(|| node.place(number));
+        node.entries.get(found?)
+    }
+
+    /// The entry of the longest prefix that an address lies in.
+    #[inline]
+    pub(super) fn lookup(&self, mut address: impl Bits) -> Option<&Entry> {
+        let mut node = self;
+        let mut found = None;
+        loop {
+            let slot = address.slot();
+            if node.covers(slot) {
+                found = Some((node, slot));
+            }
+            match node.child(slot) {
+                Some(child) => node = child,
+                None => break,
+            }
+            address = address.rest();
+        }
+        let (node, slot) = found?;
+        node.entries.get(node.place(node.longest(slot)))
+    }
+
+    /// The length of the longest prefix that an address lies in.
+    pub(super) fn matching_len(&self, mut address: impl Bits) -> Option<u8> {
+        let (mut node, mut depth) = (self, 0);
+        let mut found = None;
+        loop {
+            let slot = address.slot();
+            if node.covers(slot) {
+                found = Some(depth + node.longest(slot).ilog2() as u8);
+            }
+            let Some(child) = node.child(slot) else {
+                return found;
+            };
+            (node, depth, address) = (child, depth + STRIDE, address.rest());
+        }
+    }
+
+    /// Every target that it keeps alive, once for each that leads there.
+    pub(super) fn targets(&self) -> Box<dyn Iterator<Item = &Arc<Target>> + '_> {
+        let here = self.entries.iter().flat_map(Entry::targets);
+        Box::new(here.chain(self.children.iter().flat_map(Self::targets)))
+    }
+
+    /// Bytes on the heap, targets left out.
+    pub(super) fn heap_bytes(&self) -> usize {
+        let arc = |bytes| if bytes == 0 { 0 } else { ARC_BYTES + bytes };
+        arc(size_of_val(&*self.children))
+            + arc(size_of_val(&*self.entries))
+            + self.children.iter().map(Self::heap_bytes).sum::<usize>()
+            + self.entries.iter().map(Entry::heap_bytes).sum::<usize>()
+    }
+}
+
+fn inserted<T: Clone>(items: &[T], place: usize, item: T) -> Arc<[T]> {
+    let (before, after) = items.split_at(place);
+    let before = before.iter().cloned();
+    before.chain([item]).chain(after.iter().cloned()).collect()
+}
+
+fn removed<T: Clone>(items: &[T], place: usize) -> Arc<[T]> {
+    let (before, after) = items.split_at(place);
+    before.iter().chain(&after[1..]).cloned().collect()
+}
