@@ -36,6 +36,9 @@ enum Command {
     Vhost(Vhost),
     /// What a lookup in a long rule list costs, beside a linear scan and a plain tuple space
     Classify(Classify),
+    /// What a lookup in a long route table costs, and a change of it, beside hash tables and a
+    /// linear scan
+    Routes(commands::routes::Routes),
     /// The packet generator and analyser, between two ends of your own
     Pktgen(commands::pktgen::Pktgen),
     /// Every figure of docs/performance.md, next to other switches; needs root
@@ -266,6 +269,7 @@ fn main() -> anyhow::Result<()> {
         Command::Instructions(instructions) => instructions.run(),
         Command::CountInstructions(count) => count.run(),
         Command::Report(report) => report.run(),
+        Command::Routes(routes) => routes.run(),
         Command::Classify(classify) => {
             let report = bench::classify::run(&bench::classify::Options {
                 rules: classify.rules,

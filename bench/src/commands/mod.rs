@@ -2,4 +2,5 @@
 
 pub(crate) mod instructions;
 pub(crate) mod pktgen;
+pub(crate) mod routes;
 pub(crate) mod suite;
