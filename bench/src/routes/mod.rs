@@ -13,6 +13,7 @@ mod synthesis;
 mod update;
 
 use std::{
+    cell::Cell,
     fs,
     hash::Hash,
     hint::black_box,
@@ -39,6 +40,8 @@ use synthesis::Prefix;
 const BATCH: usize = 32;
 /// Lookups that the clock is read for once, where the mean is wanted: short enough to be left alone.
 const RUN: usize = 2048;
+/// What the processor loads at once.
+const LINE_BYTES: usize = 64;
 /// Places that routes lead to.
 const TARGETS: u8 = 64;
 
@@ -184,6 +187,7 @@ fn measure<A: Address>(options: &Options, lengths: &synthesis::Lengths) -> anyho
         hashed_ns_mean_missing: mean_ns(&missing, |address| cost(hashed.lookup(address))),
         hashed_probes_mean: probes as f64 / matching.len() as f64,
         linear_ns_mean: mean_ns(few, |address| cost(linear.lookup(address))),
+        load_ns: load_ns(table.memory_bytes(), &mut random),
         updates: update::measure(&mut table, &mut routes, &mut random)?,
         ns_mean_updated: 0.0,
     };
@@ -322,6 +326,24 @@ fn chained_ns<A: Address>(addresses: &[A], lookup: impl Fn(A) -> u32) -> f64 {
             answer = lookup(address.changed(answer & none));
         }
         black_box(answer);
+    })
+}
+
+/// Nanoseconds of a load that hangs on the load before, among as many bytes as a table has: what a
+/// table costs on this machine at this time is counted in these.
+fn load_ns(bytes: usize, random: &mut Random) -> f64 {
+    let mut places: Vec<usize> = (0..bytes / LINE_BYTES + 1).collect();
+    random.shuffle(&mut places);
+    let mut lines = vec![[0_u64; LINE_BYTES / 8]; places.len()];
+    for (place, next) in places.iter().zip(places.iter().cycle().skip(1)) {
+        lines[*place][0] = *next as u64;
+    }
+    let at = Cell::new(0);
+    least_passes(&vec![(); 1 << 18], |run| {
+        for () in run {
+            at.set(lines[at.get() as usize][0]);
+        }
+        black_box(at.get());
     })
 }
 

@@ -39,6 +39,8 @@ pub struct Report {
     pub hashed_ns_mean_missing: f64,
     /// Tables that they ask for a matching address.
     pub hashed_probes_mean: f64,
+    /// A load that hangs on the load before, among as many bytes as the table has.
+    pub load_ns: f64,
     /// The linear scan, over some of the matching addresses.
     pub linear_ns_mean: f64,
     /// From a version of the table to the next.
@@ -79,7 +81,14 @@ impl fmt::Display for Report {
             self.hashed_ns_mean_chained,
             self.hashed_ns_mean_missing
         )?;
-        writeln!(f, "linear scan    {:8.0} ns", self.linear_ns_mean)?;
+        writeln!(
+            f,
+            "linear scan    {:8.0} ns\n\
+             one load       {:8.1} ns   among as many bytes; chained lookups take {:.1} of them",
+            self.linear_ns_mean,
+            self.load_ns,
+            self.ns_mean_chained / self.load_ns
+        )?;
         write!(
             f,
             "update         {:8.2} us   p99 {:.1} us, worst {:.1} us, of short prefixes {:.1} us; \

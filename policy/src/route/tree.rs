@@ -17,7 +17,7 @@
 //! What must hold: a change copies the nodes above it and their arrays, where another version has
 //! them too, and nothing else; no node but the root is without entries and children.
 
-use std::sync::Arc;
+use std::{hint::select_unpredictable, sync::Arc};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
@@ -232,24 +232,38 @@ impl Node {
         node.entries.get(found?)
     }
 
+    /// The entry of the longest prefix that covers a slot; there is one. Without branches: which
+    /// it will be cannot be guessed, and a guess would be found wrong only when the node has come
+    /// from memory, with the next lookups waiting behind it.
+    #[inline(always)]
+    fn longest_entry(&self, slot: usize) -> Option<&Entry> {
+        let here = self.numbers[1] >> slot & 1 == 1;
+        let shorter = (self.numbers[0] & SHORTER[slot / 2] | 1).ilog2();
+        let before = select_unpredictable(here, u64::MAX, (1 << shorter) - 1);
+        let before_here = select_unpredictable(here, (1 << slot) - 1, 0);
+        let place =
+            (self.numbers[0] & before).count_ones() + (self.numbers[1] & before_here).count_ones();
+        self.entries.get(place as usize)
+    }
+
     /// The entry of the longest prefix that an address lies in.
     #[inline]
     pub(super) fn lookup(&self, mut address: impl Bits) -> Option<&Entry> {
         let mut node = self;
-        let mut found = None;
+        let (mut found, mut any) = ((self, 0), false);
         loop {
             let slot = address.slot();
-            if node.covers(slot) {
-                found = Some((node, slot));
-            }
+            let covers = node.covers(slot);
+            found = select_unpredictable(covers, (node, slot), found);
+            any |= covers;
             match node.child(slot) {
                 Some(child) => node = child,
                 None => break,
             }
             address = address.rest();
         }
-        let (node, slot) = found?;
-        node.entries.get(node.place(node.longest(slot)))
+        let (node, slot) = found;
+        if any { node.longest_entry(slot) } else { None }
     }
 
     /// The length of the longest prefix that an address lies in.
