@@ -332,14 +332,14 @@ fn chained_ns<A: Address>(addresses: &[A], lookup: impl Fn(A) -> u32) -> f64 {
 /// Nanoseconds of a load that hangs on the load before, among as many bytes as a table has: what a
 /// table costs on this machine at this time is counted in these.
 fn load_ns(bytes: usize, random: &mut Random) -> f64 {
-    let mut places: Vec<usize> = (0..bytes / LINE_BYTES + 1).collect();
+    let mut places: Vec<usize> = (0..=bytes / LINE_BYTES).collect();
     random.shuffle(&mut places);
     let mut lines = vec![[0_u64; LINE_BYTES / 8]; places.len()];
     for (place, next) in places.iter().zip(places.iter().cycle().skip(1)) {
         lines[*place][0] = *next as u64;
     }
     let at = Cell::new(0);
-    least_passes(&vec![(); 1 << 18], |run| {
+    least_passes(&[(); 1 << 18], |run| {
         for () in run {
             at.set(lines[at.get() as usize][0]);
         }

@@ -1,6 +1,6 @@
 //! A table of many routes at once: sorted, then each node made whole, once.
 
-use std::{iter::Peekable, sync::Arc, vec};
+use std::sync::Arc;
 
 use hashbrown::HashSet;
 
@@ -9,7 +9,7 @@ use super::{
     entry::{Candidate, Entry},
     family::{Counts, Family},
     target::Target,
-    tree::{Bits, Node, STRIDE, number},
+    tree::{Alone, Bits, Child, Node, STRIDE, number},
 };
 
 /// Routes of one family that shall become a tree.
@@ -18,7 +18,7 @@ pub(super) struct Builder<B> {
 }
 
 /// What a tree is made of, in the order of addresses, then lengths.
-type Sorted<B> = Peekable<vec::IntoIter<(B, u8, Entry)>>;
+type Sorted<B> = (B, u8, Entry);
 
 impl<B> Default for Builder<B> {
     fn default() -> Self {
@@ -61,32 +61,34 @@ impl<B: Bits> Builder<B> {
             family.count(len, Counts::default(), Counts::of(entry.as_ref()));
             entries.extend(entry.map(|entry| (bits, len, entry)));
         }
-        family.root = node(&mut entries.into_iter().peekable(), 0);
+        family.root = node(&entries, 0);
         Ok(family)
     }
 }
 
-/// The node `depth` bits down that the next of `entries` lies in; takes all that lie there.
-fn node<B: Bits>(entries: &mut Sorted<B>, depth: u8) -> Node {
+/// The node `depth` bits down of all these entries, which begin alike.
+fn node<B: Bits>(entries: &[Sorted<B>], depth: u8) -> Node {
     let (mut numbered, mut children) = (Vec::new(), Vec::new());
     let mut node = Node::default();
-    let Some(&(first, ..)) = entries.peek() else {
-        return node;
-    };
-    let under = |bits: B| bits.first(depth) == first.first(depth);
-    while let Some((bits, len, _)) = entries.peek() {
-        if !under(*bits) {
-            break;
-        }
+    let mut left = entries;
+    while let [(bits, len, entry), behind @ ..] = left {
         let slot = bits.after(depth).slot();
-        if *len > depth + STRIDE {
-            node.parents |= 1 << slot;
-            children.push(self::node(entries, depth + STRIDE));
-        } else if let Some((_, len, entry)) = entries.next() {
+        if *len <= depth + STRIDE {
             let number = number(slot, len - depth);
             node.numbers[number / 64] |= 1 << (number % 64);
-            numbered.push((number, entry));
+            numbered.push((number, entry.clone()));
+            left = behind;
+            continue;
         }
+        let below = depth + STRIDE;
+        let like = |other: &&Sorted<B>| other.0.first(below) == bits.first(below);
+        let (together, behind) = left.split_at(left.iter().take_while(like).count());
+        node.parents |= 1 << slot;
+        children.push(match together {
+            [_] => Child::Alone(Alone::new(bits.after(below), len - below, entry.clone())),
+            _ => Child::Node(self::node(together, below)),
+        });
+        left = behind;
     }
     numbered.sort_unstable_by_key(|(number, _)| *number);
     node.entries = numbered.into_iter().map(|(_, entry)| entry).collect();

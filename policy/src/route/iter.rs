@@ -5,7 +5,7 @@ use std::slice;
 use super::{
     Route,
     entry::Candidate,
-    tree::{Bits, Node, STRIDE},
+    tree::{Bits, Child, Node, STRIDE},
 };
 
 /// Routes of a tree by address, then prefix length, then best first.
@@ -60,8 +60,16 @@ impl<'a, B: Bits> Routes<'a, B> {
             Pending::Prefix(entry.candidates().iter(), bits, depth + len)
         });
         let children = ones(node.parents).zip(&*node.children);
-        let children = children
-            .map(|(slot, child)| Pending::Node(child, bits.with(slot, depth), depth + STRIDE));
+        let children = children.map(|(slot, child)| {
+            let (bits, depth) = (bits.with(slot, depth), depth + STRIDE);
+            match child {
+                Child::Node(child) => Pending::Node(child, bits, depth),
+                Child::Alone(alone) => {
+                    let bits = bits.joined(alone.bits(), depth);
+                    Pending::Prefix(alone.entry.candidates().iter(), bits, depth + alone.len)
+                }
+            }
+        });
         self.pending.extend(entries.chain(children));
         // A child's prefixes are longer than those of its node, so it sorts as one that is longer.
         self.pending[first..].sort_by_key(|pending| {

@@ -15,7 +15,8 @@
 //! place in the array.
 //!
 //! What must hold: a change copies the nodes above it and their arrays, where another version has
-//! them too, and nothing else; no node but the root is without entries and children.
+//! them too, and nothing else; a prefix that is the only one longer than its slot stands in the
+//! slot itself, with all its bits, so that every node but the root has two prefixes or more.
 
 use std::{hint::select_unpredictable, sync::Arc};
 
@@ -40,6 +41,16 @@ pub(super) trait Bits: Copy + Ord {
     fn after(self, depth: u8) -> Self;
     /// With the bits of `slot` from `depth` on, where it has zeros.
     fn with(self, slot: usize, depth: u8) -> Self;
+    /// Behind the bits of `slot`; as many at the end are lost.
+    fn behind(self, slot: usize) -> Self;
+    /// With other bits from `depth` on, where it has zeros.
+    fn joined(self, other: Self, depth: u8) -> Self;
+    /// From the highest bit on.
+    fn to_words(self) -> [u64; 2];
+    /// What [`Bits::to_words`] made.
+    fn from_words(words: [u64; 2]) -> Self;
+    /// How many bits are the same before one is not.
+    fn alike(self, other: Self) -> u32;
     /// A prefix of it, not longer than it is.
     fn net(self, len: u8) -> IpNet;
 }
@@ -65,6 +76,28 @@ impl Bits for u32 {
 
     fn with(self, slot: usize, depth: u8) -> Self {
         self | ((slot as u32) << (32 - STRIDE)) >> depth
+    }
+
+    fn behind(self, slot: usize) -> Self {
+        (self >> STRIDE) | (slot as Self) << (32 - STRIDE)
+    }
+
+    fn joined(self, other: Self, depth: u8) -> Self {
+        self | other >> depth
+    }
+
+    fn to_words(self) -> [u64; 2] {
+        [u64::from(self) << 32, 0]
+    }
+
+    #[inline(always)]
+    fn from_words(words: [u64; 2]) -> Self {
+        (words[0] >> 32) as Self
+    }
+
+    #[inline(always)]
+    fn alike(self, other: Self) -> u32 {
+        (self ^ other).leading_zeros()
     }
 
     fn net(self, len: u8) -> IpNet {
@@ -95,6 +128,28 @@ impl Bits for u128 {
         self | ((slot as u128) << (128 - STRIDE)) >> depth
     }
 
+    fn behind(self, slot: usize) -> Self {
+        (self >> STRIDE) | (slot as Self) << (128 - STRIDE)
+    }
+
+    fn joined(self, other: Self, depth: u8) -> Self {
+        self | other >> depth
+    }
+
+    fn to_words(self) -> [u64; 2] {
+        [(self >> 64) as u64, self as u64]
+    }
+
+    #[inline(always)]
+    fn from_words(words: [u64; 2]) -> Self {
+        Self::from(words[0]) << 64 | Self::from(words[1])
+    }
+
+    #[inline(always)]
+    fn alike(self, other: Self) -> u32 {
+        (self ^ other).leading_zeros()
+    }
+
     fn net(self, len: u8) -> IpNet {
         Ipv6Net::new_assert(self.into(), len).into()
     }
@@ -107,8 +162,48 @@ pub(super) struct Node {
     pub(super) parents: u64,
     /// Numbers of prefixes: those below 64, then those from 64, which are slots.
     pub(super) numbers: [u64; 2],
-    pub(super) children: Arc<[Node]>,
+    pub(super) children: Arc<[Child]>,
     pub(super) entries: Arc<[Entry]>,
+}
+
+/// What a slot leads to, other than entries of its node.
+#[derive(Clone, Debug)]
+pub(super) enum Child {
+    /// Two prefixes or more.
+    Node(Node),
+    /// One prefix.
+    Alone(Alone),
+}
+
+/// A prefix in the slot where it is the only one that is longer than the slot.
+#[derive(Clone, Debug)]
+pub(super) struct Alone {
+    /// Its bits behind those that led here.
+    rest: [u64; 2],
+    /// How many there are.
+    pub(super) len: u8,
+    pub(super) entry: Entry,
+}
+
+impl Alone {
+    pub(super) fn new(bits: impl Bits, len: u8, entry: Entry) -> Self {
+        Self {
+            rest: bits.to_words(),
+            len,
+            entry,
+        }
+    }
+
+    #[inline(always)]
+    pub(super) fn bits<B: Bits>(&self) -> B {
+        B::from_words(self.rest)
+    }
+
+    /// Whether an address, as far as it is behind what led here, lies in it.
+    #[inline(always)]
+    fn covers<B: Bits>(&self, address: B) -> bool {
+        self.bits::<B>().alike(address) >= self.len.into()
+    }
 }
 
 /// For each pair of slots the numbers of prefixes of less than six bits that they lie in.
@@ -138,10 +233,6 @@ pub(super) fn number(slot: usize, len: u8) -> usize {
 }
 
 impl Node {
-    pub(super) fn is_empty(&self) -> bool {
-        self.parents == 0 && self.numbers == [0; 2]
-    }
-
     /// Where the entry of a number stands, or would.
     #[inline(always)]
     fn place(&self, number: usize) -> usize {
@@ -158,7 +249,7 @@ impl Node {
 
     /// The child that a slot leads to.
     #[inline(always)]
-    fn child(&self, slot: usize) -> Option<&Self> {
+    fn child(&self, slot: usize) -> Option<&Child> {
         if self.parents >> slot & 1 == 0 {
             return None;
         }
@@ -181,25 +272,69 @@ impl Node {
     }
 
     /// Sets or removes the entry of a prefix whose first bits led here.
-    pub(super) fn set(&mut self, bits: impl Bits, len: u8, entry: Option<Entry>) {
+    pub(super) fn set<B: Bits>(&mut self, bits: B, len: u8, entry: Option<Entry>) {
         let slot = bits.slot();
         if len <= STRIDE {
             self.set_here(number(slot, len), entry);
             return;
         }
-        let place = rank(self.parents, slot);
+        let (place, rest, len) = (rank(self.parents, slot), bits.rest(), len - STRIDE);
         if self.parents >> slot & 1 == 0 {
-            if entry.is_none() {
-                return;
+            if let Some(entry) = entry {
+                let alone = Child::Alone(Alone::new(rest, len, entry));
+                self.children = inserted(&self.children, place, alone);
+                self.parents |= 1 << slot;
             }
-            self.children = inserted(&self.children, place, Self::default());
-            self.parents |= 1 << slot;
+            return;
         }
         let child = &mut Arc::make_mut(&mut self.children)[place];
-        child.set(bits.rest(), len - STRIDE, entry);
-        if child.is_empty() {
-            self.children = removed(&self.children, place);
-            self.parents &= !(1 << slot);
+        match (child, entry) {
+            (Child::Node(node), entry) => {
+                node.set(rest, len, entry);
+                if let Some(alone) = node.only::<B>() {
+                    Arc::make_mut(&mut self.children)[place] = Child::Alone(alone);
+                }
+            }
+            (Child::Alone(alone), entry) if (alone.bits::<B>(), alone.len) == (rest, len) => {
+                if let Some(entry) = entry {
+                    alone.entry = entry;
+                } else {
+                    self.children = removed(&self.children, place);
+                    self.parents &= !(1 << slot);
+                }
+            }
+            (child @ Child::Alone(_), Some(entry)) => {
+                let mut node = Self::default();
+                if let Child::Alone(alone) = child {
+                    node.set(alone.bits::<B>(), alone.len, Some(alone.entry.clone()));
+                }
+                node.set(rest, len, Some(entry));
+                *child = Child::Node(node);
+            }
+            (Child::Alone(_), None) => {}
+        }
+    }
+
+    /// The only prefix of this node, if it is one.
+    fn only<B: Bits>(&self) -> Option<Alone> {
+        match (&*self.entries, &*self.children) {
+            ([entry], []) => {
+                let number = match self.numbers {
+                    [0, slots] => 64 + slots.trailing_zeros(),
+                    [shorter, _] => shorter.trailing_zeros(),
+                };
+                let len = number.ilog2() as u8;
+                let slot = (number as usize - (1 << len)) << (STRIDE - len);
+                let zeros = B::from_words([0; 2]);
+                Some(Alone::new(zeros.behind(slot), len, entry.clone()))
+            }
+            ([], [Child::Alone(alone)]) => {
+                let bits = alone
+                    .bits::<B>()
+                    .behind(self.parents.trailing_zeros() as usize);
+                Some(Alone::new(bits, alone.len + STRIDE, alone.entry.clone()))
+            }
+            _ => None,
         }
     }
 
@@ -221,11 +356,18 @@ impl Node {
     }
 
     /// The entry of exactly this prefix.
-    pub(super) fn get(&self, mut bits: impl Bits, mut len: u8) -> Option<&Entry> {
+    pub(super) fn get<B: Bits>(&self, mut bits: B, mut len: u8) -> Option<&Entry> {
         let mut node = self;
         while len > STRIDE {
-            node = node.child(bits.slot())?;
+            let child = node.child(bits.slot())?;
             (bits, len) = (bits.rest(), len - STRIDE);
+            match child {
+                Child::Node(child) => node = child,
+                Child::Alone(alone) => {
+                    let same = (alone.bits::<B>(), alone.len) == (bits, len);
+                    return same.then_some(&alone.entry);
+                }
+            }
         }
         let number = number(bits.slot(), len);
         let found = node.has(number).then(|| node.place(number));
@@ -256,11 +398,13 @@ impl Node {
             let covers = node.covers(slot);
             found = select_unpredictable(covers, (node, slot), found);
             any |= covers;
-            match node.child(slot) {
-                Some(child) => node = child,
-                None => break,
-            }
+            let child = node.child(slot);
             address = address.rest();
+            match child {
+                Some(Child::Node(child)) => node = child,
+                Some(Child::Alone(alone)) if alone.covers(address) => return Some(&alone.entry),
+                _ => break,
+            }
         }
         let (node, slot) = found;
         if any { node.longest_entry(slot) } else { None }
@@ -275,17 +419,28 @@ impl Node {
             if node.covers(slot) {
                 found = Some(depth + node.longest(slot).ilog2() as u8);
             }
-            let Some(child) = node.child(slot) else {
-                return found;
-            };
-            (node, depth, address) = (child, depth + STRIDE, address.rest());
+            let child = node.child(slot);
+            (depth, address) = (depth + STRIDE, address.rest());
+            match child {
+                Some(Child::Node(child)) => node = child,
+                Some(Child::Alone(alone)) if alone.covers(address) => {
+                    return Some(depth + alone.len);
+                }
+                _ => return found,
+            }
         }
     }
 
     /// Every target that it keeps alive, once for each that leads there.
     pub(super) fn targets(&self) -> Box<dyn Iterator<Item = &Arc<Target>> + '_> {
-        let here = self.entries.iter().flat_map(Entry::targets);
-        Box::new(here.chain(self.children.iter().flat_map(Self::targets)))
+        let alone = self.children.iter().filter_map(Child::alone);
+        let here = self.entries.iter().chain(alone.map(|alone| &alone.entry));
+        let below = self
+            .children
+            .iter()
+            .filter_map(Child::node)
+            .flat_map(Self::targets);
+        Box::new(here.flat_map(Entry::targets).chain(below))
     }
 
     /// Bytes on the heap, targets left out.
@@ -293,8 +448,31 @@ impl Node {
         let arc = |bytes| if bytes == 0 { 0 } else { ARC_BYTES + bytes };
         arc(size_of_val(&*self.children))
             + arc(size_of_val(&*self.entries))
-            + self.children.iter().map(Self::heap_bytes).sum::<usize>()
+            + self.children.iter().map(Child::heap_bytes).sum::<usize>()
             + self.entries.iter().map(Entry::heap_bytes).sum::<usize>()
+    }
+}
+
+impl Child {
+    fn node(&self) -> Option<&Node> {
+        match self {
+            Self::Node(node) => Some(node),
+            Self::Alone(_) => None,
+        }
+    }
+
+    fn alone(&self) -> Option<&Alone> {
+        match self {
+            Self::Node(_) => None,
+            Self::Alone(alone) => Some(alone),
+        }
+    }
+
+    fn heap_bytes(&self) -> usize {
+        match self {
+            Self::Node(node) => node.heap_bytes(),
+            Self::Alone(alone) => alone.entry.heap_bytes(),
+        }
     }
 }
 
