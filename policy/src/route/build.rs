@@ -6,10 +6,11 @@ use hashbrown::HashSet;
 
 use super::{
     Route, RouteError,
+    bits::{Bits, STRIDE},
     entry::{Candidate, Entry},
     family::{Counts, Family},
     target::Target,
-    tree::{Alone, Bits, Child, Node, STRIDE, number},
+    tree::{Alone, Child, Node, number},
 };
 
 /// Routes of one family that shall become a tree.

@@ -2,8 +2,9 @@
 
 use super::{
     RouteError,
+    bits::Bits,
     entry::{Candidate, Entry},
-    tree::{Bits, Node},
+    tree::Node,
 };
 
 /// The tree of one address family, and what is known of all its routes.

@@ -4,8 +4,9 @@ use std::slice;
 
 use super::{
     Route,
+    bits::{Bits, STRIDE},
     entry::Candidate,
-    tree::{Bits, Child, Node, STRIDE},
+    tree::{Child, Node},
 };
 
 /// Routes of a tree by address, then prefix length, then best first.

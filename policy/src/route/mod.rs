@@ -15,7 +15,7 @@
 //! IPv6; what it reads of the rest of a flow, by [`RouteTable::is_multipath_v4`].
 //!
 //! Rooms: `target` (where a route leads, ECMP), `entry` (the routes of one prefix), `tree`
-//! (longest prefix match), `family` (a tree with its counts), `build` (many routes at once), `iter`
+//! (longest prefix match, by `bits`), `family` (a tree with its counts), `build` (many routes at once), `iter`
 //! (all of them in order), `error`.
 
 use std::{
@@ -27,6 +27,7 @@ use std::{
 use hashbrown::HashSet;
 use ipnet::IpNet;
 
+mod bits;
 mod build;
 mod entry;
 mod error;
