@@ -26,6 +26,7 @@ pub mod published;
 pub mod rule_ledger;
 pub mod rule_log;
 pub mod runner;
+pub mod services;
 pub mod sleep;
 pub mod slow_path;
 pub mod storm;
