@@ -4,7 +4,7 @@
 use std::{collections::HashMap, ops::Range};
 
 use super::{
-    Machine, check_rules,
+    Machine, check_rules, check_services,
     problem::nearest,
     read::{Draft, Named},
     types::{Network, Vnic},
@@ -33,6 +33,7 @@ pub(super) fn all(draft: &Draft<'_>, machine: &Machine) {
     resources(draft);
     vnics(draft);
     tenants(draft);
+    check_services::all(draft, &|vnic| networks_of(draft, vnic));
     check_rules::references(draft);
     check_rules::groups(draft, &|vnic| tenant_of(draft, vnic));
 }

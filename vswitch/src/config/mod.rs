@@ -14,6 +14,7 @@
 
 mod check;
 mod check_rules;
+mod check_services;
 pub mod connections;
 mod edit;
 pub mod lists;
@@ -24,6 +25,8 @@ mod reuse;
 mod rules;
 pub mod schema;
 mod section;
+pub mod service_types;
+mod services;
 pub mod types;
 
 pub use edit::{RemoveError, SetError, append_port, remove_port, replace_members};

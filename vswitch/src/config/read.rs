@@ -16,6 +16,7 @@ use super::{
     connections::{self, Connections},
     port, rules, schema,
     section::{At, Reader, Section},
+    services,
     types::{
         Acl, AddressSet, Config, Direction, Group, Network, Policy, Port, PortSet, Switch, Vnic,
         Workers,
@@ -270,6 +271,7 @@ fn network(section: &Section<'_>, name: &Arc<str>) -> Option<Network> {
         vlan,
         mac_limit: mac_limit.unwrap_or(16_384),
         ageing_s: ageing_s.unwrap_or(300),
+        services: services::of_network(section),
     })
 }
 
@@ -300,6 +302,7 @@ fn vnic(section: &Section<'_>, name: &Arc<str>) -> Option<Vnic> {
         groups: groups.into_iter().map(|group| group.value.into()).collect(),
         inbound,
         outbound,
+        services: services::of_vnic(section),
     })
 }
 

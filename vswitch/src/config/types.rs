@@ -1,6 +1,11 @@
 //! A configuration that was checked: every name resolves, every value is in range.
 
-use std::{net::SocketAddr, ops::RangeInclusive, path::PathBuf, sync::Arc};
+use std::{
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    ops::RangeInclusive,
+    path::PathBuf,
+    sync::Arc,
+};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use pmd::{
@@ -13,7 +18,10 @@ use policy::{
     rule::WrittenRule,
 };
 
-use super::connections::Connections;
+use super::{
+    connections::Connections,
+    service_types::{NetworkServices, VnicServices},
+};
 
 /// The whole desired state.
 #[derive(Clone, Debug)]
@@ -88,6 +96,8 @@ pub struct Network {
     pub mac_limit: u32,
     /// Seconds until a silent address is forgotten.
     pub ageing_s: u32,
+    /// What the switch itself says in it.
+    pub services: NetworkServices,
 }
 
 /// `[[port]]`
@@ -273,6 +283,22 @@ pub struct Vnic {
     pub inbound: Direction,
     /// Policy for frames from it.
     pub outbound: Direction,
+    /// What the switch itself says to it.
+    pub services: VnicServices,
+}
+
+impl Vnic {
+    /// The IPv4 addresses among what it may send from: its own, not prefixes.
+    pub fn hosts4(&self) -> impl Iterator<Item = Ipv4Addr> + '_ {
+        let hosts = self.ipv4.iter().filter(|net| net.prefix_len() == 32);
+        hosts.map(Ipv4Net::addr)
+    }
+
+    /// Its own IPv6 addresses.
+    pub fn hosts6(&self) -> impl Iterator<Item = Ipv6Addr> + '_ {
+        let hosts = self.ipv6.iter().filter(|net| net.prefix_len() == 128);
+        hosts.map(Ipv6Net::addr)
+    }
 }
 
 /// `inbound` or `outbound` of a vNIC.

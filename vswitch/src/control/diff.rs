@@ -11,6 +11,7 @@ use utoipa::ToSchema;
 
 use crate::config::{
     Config,
+    service_types::VnicServices,
     types::{AclRule, AddressSet, Driver, Network, Port, PortSet, Vnic},
 };
 
@@ -248,6 +249,13 @@ fn field<T: PartialEq + Debug>(details: &mut Vec<String>, name: &str, old: &T, n
     }
 }
 
+/// Says which fields of a table change.
+fn changed(details: &mut Vec<String>, table: &str, fields: &[&str]) {
+    if !fields.is_empty() {
+        details.push(format!("{table}: {} change", fields.join(", ")));
+    }
+}
+
 fn network(old: &Network, new: &Network) -> Vec<String> {
     let mut details = Vec::new();
     field(&mut details, "tenant", &old.tenant, &new.tenant);
@@ -261,6 +269,13 @@ fn network(old: &Network, new: &Network) -> Vec<String> {
     field(&mut details, "vlan", &vid(old), &vid(new));
     field(&mut details, "mac_limit", &old.mac_limit, &new.mac_limit);
     field(&mut details, "ageing_s", &old.ageing_s, &new.ageing_s);
+    let (old, new) = (&old.services, &new.services);
+    changed(&mut details, "dhcp", &old.dhcp.changed(&new.dhcp));
+    changed(&mut details, "dhcp6", &old.dhcp6.changed(&new.dhcp6));
+    if old.advertisements != new.advertisements {
+        details.push("router_advertisements change".into());
+    }
+    field(&mut details, "neighbors", &old.neighbors, &new.neighbors);
     details
 }
 
@@ -352,6 +367,13 @@ fn vnic(old: &Vnic, new: &Vnic) -> Vec<String> {
     );
     field(&mut details, "inbound", &old.inbound, &new.inbound);
     field(&mut details, "outbound", &old.outbound, &new.outbound);
+    let (old, new) = (&old.services, &new.services);
+    let roles = |services: &VnicServices| (services.dhcp_server, services.router);
+    if roles(old) != roles(new) {
+        details.push("roles change".into());
+    }
+    changed(&mut details, "dhcp", &old.dhcp.changed(&new.dhcp));
+    changed(&mut details, "dhcp6", &old.dhcp6.changed(&new.dhcp6));
     details
 }
 

@@ -11,10 +11,11 @@
 //! hold: no input makes it panic or grow beyond its bounds; what is refused is counted by network and
 //! [`Refusal`]; nothing here does I/O or looks at a clock.
 //!
-//! Rooms: [`plan`] (what is to be), [`directory`] (the same, indexed), [`frame`](mod@frame) and [`nd`] (frames read and
+//! Rooms: [`plan`] (what is to be), [`compile`] (made of a configuration), [`directory`] (the same, indexed), [`frame`](mod@frame) and [`nd`] (frames read and
 //! written), [`dhcp4`], [`dhcp6`], [`ra`], [`neighbors`], [`announce`]; [`rogue`] is for the slow path.
 
 pub mod announce;
+pub mod compile;
 pub mod dhcp4;
 pub mod dhcp6;
 mod dice;
