@@ -4,10 +4,10 @@
 use std::{collections::HashMap, net::Ipv4Addr};
 
 use super::{
+    advertisements::lifetimes,
     read::{Draft, Named},
     section::Section,
     service_types::{Dhcp, Dhcp6, Dhcp6Mode, DhcpMode},
-    services::lifetimes,
     types::{Network, Vnic},
 };
 
@@ -32,7 +32,7 @@ pub(super) fn all<'n>(draft: &'n Draft<'_>, networks_of: &dyn Fn(&Vnic) -> Vec<&
     }
 }
 
-fn table<'d>(section: &Section<'d>, field: &str) -> std::ops::Range<usize> {
+fn table(section: &Section<'_>, field: &str) -> std::ops::Range<usize> {
     section.key_span(field).unwrap_or(section.span.clone())
 }
 

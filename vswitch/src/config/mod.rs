@@ -12,6 +12,7 @@
 //!
 //! `docs/config.md` documents it field by field.
 
+mod advertisements;
 mod check;
 mod check_rules;
 mod check_services;

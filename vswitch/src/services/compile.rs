@@ -188,7 +188,7 @@ fn dhcp6(vnic: &Vnic, network: &Network, gateway: &Gateway) -> Dhcp6 {
         boot_file_url,
         servers,
     } = vnic.services.dhcp6.over(&network.services.dhcp6);
-    let link = gateway.ipv6.first().map(|net| net.addr());
+    let link = gateway.ipv6.first().map(Ipv6Net::addr);
     let mode = match (mode.unwrap_or(Dhcp6Mode::Off), link) {
         (Dhcp6Mode::Relay, Some(link)) => Mode6::Relay(Relay6 {
             link,

@@ -292,7 +292,7 @@ impl Services {
             let Some(plan) = self.directory.network(network) else {
                 continue;
             };
-            if let Some(frame) = neighbors::answer(&question, (plan.mac, true)) {
+            if let Some(frame) = neighbors::answer(&question, (plan.mac, false)) {
                 out.send(network, Destination::Port(question.port), frame);
             }
         }

@@ -1,4 +1,4 @@
-//! DHCPv6: RFC 8415 §16, §18.3, §19.
+//! `DHCPv6`: RFC 8415 §16, §18.3, §19.
 
 use std::net::Ipv6Addr;
 

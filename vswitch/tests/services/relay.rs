@@ -285,8 +285,8 @@ fn one_vnic_cannot_fill_the_table() {
     let mut bed = Bed::new(a_relay(false));
     let ask = |bed: &mut Bed, port: PortId, chaddr, xid| {
         let client = Client {
-            xid,
             chaddr,
+            xid,
             ..Client::default()
         };
         bed.receive(port, &client.frame(&DISCOVER)).0
