@@ -2,9 +2,12 @@
 
 mod bed;
 mod bytes;
+mod clients;
 mod dhcp4;
 mod dhcp6;
 mod neighbors;
+#[path = "../../../pmd/tests/netns/mod.rs"]
+mod netns;
 mod plans;
 mod ra;
 mod relay;
