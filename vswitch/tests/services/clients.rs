@@ -1,13 +1,17 @@
 //! Clients that nobody here wrote, on a link with nothing but the services: busybox' udhcpc, ISC dhclient,
-//! dhcpcd, arping, rdisc6, and the kernel's own IPv6. Needs root; a program that is not there is left out.
+//! arping, rdisc6, and the kernel's own IPv6; dnsmasq behind the relay. Needs root; a program that is not
+//! there is left out.
 //!
 //! ```text
 //!   namespace HOST (the test's thread: services)       namespace HOST-guest
 //!     port0 ──────────────────────── veth ──────────────── eth0
+//!                                                    namespace HOST-server, where there is one
+//!     port1 ──────────────────────── veth ──────────────── eth0
 //! ```
 
 use std::{
     fs,
+    net::Ipv4Addr,
     process::{Child, Command, Stdio},
     sync::Arc,
     time::Instant,
@@ -15,7 +19,7 @@ use std::{
 
 use vswitch::services::{
     Destination, Ingress, Output, Services,
-    plan::{Lease4, Plan},
+    plan::{Lease4, Mode4, Plan, Relay4},
 };
 
 use crate::{
@@ -23,14 +27,15 @@ use crate::{
     netns::{Netns, PATIENCE, PacketSocket, is_root},
 };
 
-/// The services and a guest.
+/// The services, a guest, and the DHCP server behind the router, if there is one.
 struct Link {
     services: Services,
     socket: PacketSocket,
+    server: Option<(PacketSocket, Guest)>,
     began: Instant,
     folder: tempfile::TempDir,
     guest: Guest,
-    _host: Netns,
+    host: Netns,
 }
 
 impl Link {
@@ -48,10 +53,11 @@ impl Link {
         let mut link = Self {
             services: Services::new(7),
             socket: PacketSocket::open("port0"),
+            server: None,
             began: Instant::now(),
             folder: tempfile::tempdir().expect("a folder"),
             guest,
-            _host: host,
+            host,
         };
         link.services.replace(plan, 0, &mut Output::default());
         for command in [
@@ -62,6 +68,32 @@ impl Link {
             link.run(command).expect("ip and sysctl");
         }
         Some(link)
+    }
+
+    /// Adds the server's namespace: it has 192.0.2.1, and the gateway leads to the guest's network.
+    fn add_server(&mut self) {
+        let server = Guest::new(format!("{}-server", self.host.name()));
+        self.host.veth("port1", "eth0", 1500, 1);
+        self.host
+            .ip(&format!("link set eth0 address {STRANGER_MAC}"));
+        self.host.ip(&format!("link set eth0 netns {}", server.0));
+        for arguments in [
+            "link set lo up",
+            "link set eth0 up",
+            "address add 192.0.2.1/24 dev eth0",
+            "route add 10.1.0.0/24 via 192.0.2.254",
+            &format!("neighbor add 192.0.2.254 lladdr {GATEWAY_MAC} dev eth0"),
+        ] {
+            let mut command = Command::new("ip");
+            command
+                .args(["-n", &server.0])
+                .args(arguments.split_whitespace());
+            assert!(
+                command.status().is_ok_and(|status| status.success()),
+                "{arguments}"
+            );
+        }
+        self.server = Some((PacketSocket::open("port1"), server));
     }
 
     fn command(&self, line: &str) -> Command {
@@ -96,11 +128,31 @@ impl Link {
             };
             self.services.receive(&ingress, &frame, &mut out);
         }
+        while let Some(frame) = self
+            .server
+            .as_ref()
+            .and_then(|(socket, _)| socket.receive())
+        {
+            let ingress = Ingress {
+                port: UPLINK,
+                network: NETWORK,
+                now_ns,
+            };
+            self.services.receive(&ingress, &frame, &mut out);
+        }
         self.services.tick(now_ns, &mut out);
         for outgoing in out.frames {
             match outgoing.to {
                 Destination::Port(PORT) | Destination::Flood { except: None } => {
                     self.socket.send(&outgoing.frame);
+                }
+                // What a router would do.
+                Destination::Route => {
+                    let mut frame = outgoing.frame;
+                    frame[..6].copy_from_slice(&STRANGER_MAC.0);
+                    if let Some((socket, _)) = &self.server {
+                        socket.send(&frame);
+                    }
                 }
                 _ => {}
             }
@@ -180,18 +232,75 @@ impl Drop for Ended {
     }
 }
 
+/// What the guest's udhcpc is given, and how it is asked for.
+fn udhcpc(link: &Link, more: &str) -> String {
+    const SCRIPT: &str = r#"#!/bin/sh
+[ "$1" = bound ] && set | grep -E '^(ip|mask|router|dns|mtu|lease|staticroutes|hostname|domain|search|serverid|broadcast)='
+true
+"#;
+    let script = link.folder.path().join("script");
+    fs::write(&script, SCRIPT).expect("written");
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    fs::set_permissions(&script, mode).expect("executable");
+    let ask = "busybox udhcpc -f -q -n -i eth0 -t 5 -T 2 -O search -O staticroutes -O mtu -s FOLDER/script";
+    format!("{ask} {more}")
+}
+
+#[test]
+fn a_relay_leads_to_dnsmasq() {
+    let mut plan = a_plan();
+    plan.vnics[0].dhcp4.mode = Mode4::Relay(Relay4 {
+        // The first is not there.
+        servers: vec![Ipv4Addr::new(192, 0, 2, 9), Ipv4Addr::new(192, 0, 2, 1)],
+        timeout_ms: 500,
+        max_hops: 4,
+        fallback: false,
+    });
+    let known = Command::new("sh")
+        .args(["-c", "command -v dnsmasq"])
+        .output();
+    if !known.is_ok_and(|output| output.status.success()) {
+        eprintln!("left out: dnsmasq is not there");
+        return;
+    }
+    let Some(mut link) = Link::new(plan) else {
+        return;
+    };
+    link.add_server();
+    let server = link.server.as_ref().map(|(_, server)| server.0.clone());
+    let arguments = "dnsmasq --keep-in-foreground --port=0 --conf-file=/dev/null --user=root --pid-file= \
+        --interface=eth0 --bind-interfaces --dhcp-authoritative --dhcp-leasefile=FOLDER/dnsmasq \
+        --dhcp-range=10.1.0.100,10.1.0.200,255.255.255.0,1h --dhcp-circuitid=set:here,one-port \
+        --dhcp-option=tag:here,option:domain-name,here.example";
+    let arguments = arguments.replace("FOLDER", &link.folder.path().display().to_string());
+    let mut dnsmasq = Command::new("ip");
+    dnsmasq.args(["netns", "exec", &server.expect("added")]);
+    dnsmasq.args(arguments.split_whitespace());
+    let _dnsmasq = Ended(dnsmasq.stderr(Stdio::null()).spawn().expect("started"));
+    let ask = udhcpc(&link, "");
+    let Some((well, text)) = link.run(&ask) else {
+        return;
+    };
+    // By the second server, the subnet by giaddr, the domain by the circuit-id.
+    assert!(well, "{text}");
+    for expected in [
+        "ip='10.1.0.1",
+        "serverid='192.0.2.1'",
+        "domain='here.example'",
+        "mask='24'",
+    ] {
+        assert!(text.contains(expected), "{expected}\n{text}");
+    }
+    assert!(!text.contains("ip='10.1.0.1'"), "not its own: {text}");
+}
+
 #[test]
 fn udhcpc_gets_its_lease() {
     let Some(mut link) = Link::new(a_plan()) else {
         return;
     };
-    let script = link.folder.path().join("script");
-    let text = "#!/bin/sh\n[ \"$1\" = bound ] && set | grep -E '^(ip|mask|router|dns|mtu|lease|staticroutes|hostname|domain|search|boot_file|siaddr|broadcast)='\ntrue\n";
-    fs::write(&script, text).expect("written");
-    let ask = "busybox udhcpc -f -q -n -i eth0 -t 5 -T 2 -O search -O staticroutes -O mtu -s FOLDER/script";
-    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-    fs::set_permissions(&script, mode).expect("executable");
-    let Some((well, text)) = link.run(ask) else {
+    let ask = udhcpc(&link, "");
+    let Some((well, text)) = link.run(&ask) else {
         return;
     };
     assert!(well, "{text}");
@@ -211,7 +320,7 @@ fn udhcpc_gets_its_lease() {
     }
     // Another address than its own is refused, and the client begins anew.
     let (well, text) = link
-        .run(&format!("{ask} -r 10.1.0.77"))
+        .run(&udhcpc(&link, "-r 10.1.0.77"))
         .expect("it is there");
     assert!(well && text.contains("ip='10.1.0.1'"), "{text}");
 }
@@ -256,7 +365,7 @@ fn dhclient_gets_its_lease() {
 }
 
 #[test]
-fn the_kernel_takes_the_router_and_dhcpcd_its_addresses() {
+fn the_kernel_takes_its_router_and_dhclient_its_address() {
     let mut plan = a_plan();
     plan.networks[0].advertisements = Some(advertisements());
     let Some(mut link) = Link::new(plan) else {
