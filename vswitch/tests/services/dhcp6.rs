@@ -348,6 +348,10 @@ fn a_relay_asks_every_server_and_answers_the_port_that_asked() {
             Some(&b"one-port"[..])
         );
         assert_eq!(
+            relayed.options.get(option::LINK_ADDRESS),
+            Some(&[0, 1, 2, 0, 0, 0, 0, 1][..])
+        );
+        assert_eq!(
             relayed.options.get(option::RELAY_MESSAGE),
             Some(&solicit[..])
         );

@@ -5,6 +5,7 @@ mod bytes;
 mod clients;
 mod dhcp4;
 mod dhcp6;
+mod link;
 mod neighbors;
 #[path = "../../../pmd/tests/netns/mod.rs"]
 mod netns;

@@ -86,6 +86,8 @@ pub mod option {
     pub const IA_PD: u16 = 25;
     /// When settings are asked for again.
     pub const REFRESH: u16 = 32;
+    /// The client's link-layer address, by a relay (RFC 6939).
+    pub const LINK_ADDRESS: u16 = 79;
     /// Boot file (RFC 5970).
     pub const BOOT_FILE: u16 = 59;
 }

@@ -44,6 +44,8 @@ pub fn forward(
     }
     let mut writer = Writer::relay(Kind::RelayForward, 0, relay.link, peer);
     writer.option(option::INTERFACE_ID, vnic.port_name.as_bytes());
+    let [m0, m1, m2, m3, m4, m5] = vnic.mac.0;
+    writer.option(option::LINK_ADDRESS, &[0, 1, m0, m1, m2, m3, m4, m5]);
     writer.option(option::RELAY_MESSAGE, bytes);
     Ok(writer.finish())
 }
