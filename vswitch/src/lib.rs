@@ -6,6 +6,9 @@
 //! [`explain`](mod@explain) (the slow path for frames that are not there). Around it: [`runner`] (a worker's
 //! thread), [`sleep`], and [`engine`], which control sees.
 //!
+//! What the switch itself says to VMs: [`services`] (DHCP, router advertisements, ARP and neighbour
+//! discovery), off the walk and without I/O.
+//!
 //! Control, from the outside in: [`cli`] (what a person types), [`api`] (what it speaks to),
 //! [`control`] (brings the datapath to the desired state and keeps it there), [`config`] (the
 //! desired state); beside it [`metrics`], [`decode`] and [`doctor`].

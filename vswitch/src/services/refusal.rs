@@ -81,6 +81,8 @@ refusals! {
     Dhcp6Type = "dhcp6_type", "A DHCPv6 message is of a type that clients do not send.";
     /// RFC 8415 §16.
     Dhcp6OtherServer = "dhcp6_other_server", "A DHCPv6 message is for another server.";
+    /// Longer than a packet.
+    Dhcp6TooLong = "dhcp6_too_long", "A DHCPv6 message, or the answer to it, is too long for a packet.";
     /// RFC 8415 §18.3.3.
     Dhcp6NothingToConfirm = "dhcp6_nothing_to_confirm", "A DHCPv6 message asks to confirm no address.";
     /// Stateless `DHCPv6` only.

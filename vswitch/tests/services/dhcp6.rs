@@ -46,7 +46,7 @@ fn message(kind: Kind, options: &[(u16, &[u8])]) -> Vec<u8> {
     for (code, data) in options {
         writer.option(*code, data);
     }
-    writer.finish()
+    writer.finish().expect("short")
 }
 
 /// An association with addresses.
@@ -295,6 +295,17 @@ fn messages_have_the_identifiers_that_section_16_demands() {
 }
 
 #[test]
+fn what_does_not_fit_into_a_packet_is_refused() {
+    // Each is answered by more bytes than it has.
+    let prefix = [0; 12];
+    let many = [(option::IA_PD, &prefix[..]); 75];
+    let options: Vec<(u16, &[u8])> = [(option::CLIENT, CLIENT)].into_iter().chain(many).collect();
+    let (verdict, sent, _) = ask(Kind::Solicit, &options);
+    assert_eq!(verdict, Verdict::Refused(Refusal::Dhcp6TooLong));
+    assert!(sent.is_empty());
+}
+
+#[test]
 fn nobody_was_told_that_it_may_send_to_the_server_alone() {
     let mut bed = Bed::new(a_plan());
     let server = identifier(GATEWAY_MAC);
@@ -365,7 +376,7 @@ fn a_relay_asks_every_server_and_answers_the_port_that_asked() {
             (STRANGER_MAC, GATEWAY_MAC),
             (from, 547),
             (GATEWAY6, 547),
-            &writer.finish(),
+            &writer.finish().expect("short"),
         )
     };
     let (verdict, sent) = bed.receive(UPLINK, &reply(STRANGER6, b"one-port", &advertise));
@@ -398,7 +409,7 @@ fn a_guest_is_no_relay() {
     let inner = message(Kind::Solicit, &[(option::CLIENT, CLIENT)]);
     let mut forged = Writer::relay(Kind::RelayForward, 0, GATEWAY6, link_local(MAC));
     forged.option(option::RELAY_MESSAGE, &inner);
-    let forged = from_client(ALL_SERVERS, &forged.finish());
+    let forged = from_client(ALL_SERVERS, &forged.finish().expect("short"));
     for plan in [a_plan(), a_relay()] {
         let (verdict, sent) = Bed::new(plan).receive(PORT, &forged);
         assert_eq!(

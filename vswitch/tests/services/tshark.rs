@@ -165,7 +165,7 @@ fn a_relayed_message_is_read() {
         (MAC, GATEWAY_MAC),
         (link_local(MAC), 546),
         (ALL_SERVERS, 547),
-        &solicit.finish(),
+        &solicit.finish().expect("short"),
     );
     reads(
         &answer(&mut bed, &solicit),
@@ -190,7 +190,7 @@ fn a_dhcp6_reply_is_read() {
         (MAC, GATEWAY_MAC),
         (link_local(MAC), 546),
         (ALL_SERVERS, 547),
-        &solicit.finish(),
+        &solicit.finish().expect("short"),
     );
     reads(
         &answer(&mut Bed::new(a_plan()), &solicit),

@@ -7,6 +7,9 @@ use crate::services::refusal::Refusal;
 /// Where servers and relays listen (RFC 8415 §7.1).
 pub const ALL_SERVERS: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 1, 2);
 
+/// The longest message: nothing is cut on an Ethernet.
+const MOST_BYTES: usize = 1500 - 40 - 8;
+
 /// Message types (RFC 8415 §7.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
@@ -293,7 +296,14 @@ impl Writer {
     }
 
     /// The bytes.
-    pub fn finish(self) -> Vec<u8> {
-        self.0
+    ///
+    /// # Errors
+    ///
+    /// When they do not fit into a packet.
+    pub fn finish(self) -> Result<Vec<u8>, Refusal> {
+        if self.0.len() > MOST_BYTES {
+            return Err(Refusal::Dhcp6TooLong);
+        }
+        Ok(self.0)
     }
 }

@@ -47,7 +47,7 @@ pub fn forward(
     let [m0, m1, m2, m3, m4, m5] = vnic.mac.0;
     writer.option(option::LINK_ADDRESS, &[0, 1, m0, m1, m2, m3, m4, m5]);
     writer.option(option::RELAY_MESSAGE, bytes);
-    Ok(writer.finish())
+    writer.finish()
 }
 
 /// Reads what a server sent.

@@ -48,9 +48,11 @@ pub fn answer(
     let identifier = identifier(server);
     identities(request, &identifier)?;
     let kind = request.kind;
-    let done = |writer: Writer| Outcome {
-        message: writer.finish(),
-        declined: Vec::new(),
+    let done = |writer: Writer| {
+        Ok(Outcome {
+            message: writer.finish()?,
+            declined: Vec::new(),
+        })
     };
     let mut reply = Writer::message(reply_kind(request, vnic), request.xid);
     if let Some(client) = request.options.get(option::CLIENT) {
@@ -62,14 +64,14 @@ pub fn answer(
         return match kind {
             Kind::Request | Kind::Renew | Kind::Release | Kind::Decline => {
                 reply.status(Status::UseMulticast, "send to all servers");
-                Ok(done(reply))
+                done(reply)
             }
             _ => Err(Refusal::Dhcp6Type),
         };
     }
     if kind == Kind::InformationRequest {
         settings(request, &vnic.dhcp6.settings, true, &mut reply);
-        return Ok(done(reply));
+        return done(reply);
     }
     if vnic.dhcp6.mode == Mode6::Stateless {
         return Err(Refusal::Dhcp6NoAddresses);
@@ -80,7 +82,7 @@ pub fn answer(
         Kind::Confirm => confirm(&associations, vnic, &mut reply)?,
         Kind::Release | Kind::Decline => {
             give_back(&associations, vnic, &mut reply);
-            let mut outcome = done(reply);
+            let mut outcome = done(reply)?;
             if kind == Kind::Decline {
                 let addresses = associations.into_iter().flat_map(|a| a.addresses);
                 let own = addresses.filter(|address| vnic.ipv6.contains(address));
@@ -96,7 +98,7 @@ pub fn answer(
             settings(request, &vnic.dhcp6.settings, false, &mut reply);
         }
     }
-    Ok(done(reply))
+    done(reply)
 }
 
 /// RFC 8415 §16: which identifiers a message must have, and must not have.
