@@ -7,7 +7,7 @@
 //!   time ─► tick ──────────────┴─ ra, announce ─┘
 //! ```
 //!
-//! In: a [`Plan`](plan::Plan), frames that workers set aside, time. Out: frames to send and [`Event`]s. What must
+//! In: a [`Plan`], frames that workers set aside, time. Out: frames to send and [`Event`]s. What must
 //! hold: no input makes it panic or grow beyond its bounds; what is refused is counted by network and
 //! [`Refusal`]; nothing here does I/O or looks at a clock.
 //!
