@@ -6,7 +6,10 @@
 //!   decapsulator:  prefix ++ frame ──Decapsulator──► session ──► sniffers, or a Refusal
 //! ```
 //!
-//! Rooms: [`wire`] (the formats).
+//! Rooms: [`wire`] (the formats), [`decap`] (the decapsulator's core), [`flow`] (both directions of a
+//! flow as one number).
 #![forbid(unsafe_code)]
 
+pub mod decap;
+pub mod flow;
 pub mod wire;

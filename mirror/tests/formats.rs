@@ -9,6 +9,7 @@ use mirror::wire::{
     Template, Tunnel, TunnelError, decode,
     encode::Fit,
     erspan::{Common, Subheader, TypeII, TypeIII},
+    refusal::Account,
 };
 use proptest::{collection::vec, prelude::*};
 
@@ -167,7 +168,7 @@ proptest! {
         match decode(&frame) {
             Ok(decoded) => prop_assert!(frame.get(decoded.inner).is_some_and(|i| i.len() >= 14)),
             Err(refused) => prop_assert_eq!(
-                refused.session.is_some(), refused.refusal.of_session(), "{:?}", refused,
+                refused.session.is_some(), refused.refusal.account() == Account::Session, "{:?}", refused,
             ),
         }
     }

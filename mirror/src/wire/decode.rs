@@ -27,6 +27,8 @@ pub struct Decoded {
     pub header: Header,
     /// Where the mirrored frame stands.
     pub inner: Range<usize>,
+    /// The mirrored frame is a tunnel's itself: a tenant's own, or one that was mirrored before.
+    pub is_tunnel: bool,
 }
 
 /// What the tunnel says of a mirrored frame.
@@ -106,16 +108,14 @@ pub fn decode_payload(outer: &Outer, payload: &[u8]) -> Result<Decoded, Refused>
         in_vxlan(outer, payload)?
     };
     decoded.0.judge(decoded.1, payload)?;
-    decoded.0.inner.end = decoded.0.inner.end.min(payload.len());
     Ok(decoded.0)
 }
 
 impl Decoded {
-    fn judge(&self, ethernet: bool, payload: &[u8]) -> Result<(), Refused> {
-        let refused = |refusal| Refused {
-            refusal,
-            session: Some((self.identity, self.sequence)),
-        };
+    #[inline]
+    fn judge(&mut self, ethernet: bool, payload: &[u8]) -> Result<(), Refused> {
+        let session = Some((self.identity, self.sequence));
+        let refused = |refusal| Refused { refusal, session };
         if !ethernet {
             return Err(refused(Refusal::NotEthernet));
         }
@@ -123,8 +123,9 @@ impl Decoded {
         if inner.len() < ETHERNET_LEN {
             return Err(refused(Refusal::InnerRunt));
         }
-        if inner_tunnel(inner) == Some(InnerTunnel::Erspan) {
-            return Err(refused(Refusal::Nested));
+        match inner_tunnel(inner) {
+            Some(InnerTunnel::Erspan) => return Err(refused(Refusal::Nested)),
+            other => self.is_tunnel = other.is_some(),
         }
         Ok(())
     }
@@ -159,6 +160,7 @@ fn in_gre(outer: &Outer, payload: &[u8]) -> Result<(Decoded, bool), Refusal> {
         sequence: gre.sequence,
         header,
         inner: gre.len + header_len..payload.len(),
+        is_tunnel: false,
     };
     Ok((decoded, ethernet))
 }
@@ -172,13 +174,14 @@ fn in_vxlan(outer: &Outer, payload: &[u8]) -> Result<(Decoded, bool), Refusal> {
         sequence: None,
         header: Header::None,
         inner: vxlan::UDP_LEN + vxlan::VXLAN_LEN..vxlan.end,
+        is_tunnel: false,
     };
     Ok((decoded, vxlan.ethernet))
 }
 
 /// What a mirrored frame is when it is a tunnel's itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum InnerTunnel {
+enum InnerTunnel {
     /// ERSPAN of any type, in a whole packet or a first fragment.
     Erspan,
     /// Something that only a look at the sessions can tell from a tenant's own tunnel.
@@ -187,7 +190,7 @@ pub(crate) enum InnerTunnel {
 
 /// Whether a mirrored frame may have been mirrored before.
 #[inline]
-pub(crate) fn inner_tunnel(inner: &[u8]) -> Option<InnerTunnel> {
+fn inner_tunnel(inner: &[u8]) -> Option<InnerTunnel> {
     const OFFSET: u16 = 0x1fff;
 
     let (kind, at) = outer::network(inner)?;

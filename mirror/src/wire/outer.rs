@@ -61,6 +61,16 @@ pub(crate) fn network(frame: &[u8]) -> Option<(u16, usize)> {
     None
 }
 
+/// How long a frame is by its IP header, Ethernet and tags included.
+pub(crate) fn claimed_len(frame: &[u8]) -> Option<usize> {
+    let (kind, at) = network(frame)?;
+    match kind {
+        ethertype::IPV4 => Some(at + usize::from(be16(frame, at + 2)?)),
+        ethertype::IPV6 => Some(at + IPV6_LEN + usize::from(be16(frame, at + 4)?)),
+        _ => None,
+    }
+}
+
 /// Reads a frame up to GRE or UDP.
 ///
 /// # Errors

@@ -1,6 +1,8 @@
 //! What the tests of this crate share: captures, and tunnels to choose from.
 #![allow(dead_code, reason = "each test uses some of it")]
 
+pub(crate) mod bed;
+
 use std::{
     fs,
     path::{Path, PathBuf},
