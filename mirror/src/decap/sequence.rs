@@ -13,7 +13,7 @@
 //! anew if the next one follows it, and a straggler otherwise (as RFC 3550 appendix A.1 has it). A
 //! number that repeats is a duplicate; when it goes on repeating it is a sender that does not count.
 
-use super::counts::Counter;
+use crate::counter::Counter;
 
 /// Numbers behind the newest that are remembered.
 const WINDOW: i32 = 64;
