@@ -36,6 +36,8 @@ enum Command {
     Vhost(Vhost),
     /// What a lookup in a long rule list costs, beside a linear scan and a plain tuple space
     Classify(Classify),
+    /// What the decapsulator costs a mirrored frame, driven from memory on one core
+    Decap(commands::decap::Decap),
     /// The packet generator and analyser, between two ends of your own
     Pktgen(commands::pktgen::Pktgen),
     /// Every figure of docs/performance.md, next to other switches; needs root
@@ -261,6 +263,7 @@ fn main() -> anyhow::Result<()> {
             print(&report, veth.json)
         }
         Command::Vhost(vhost) => vhost.run(),
+        Command::Decap(decap) => decap.run(),
         Command::Pktgen(pktgen) => pktgen.run(),
         Command::Suite(suite) => suite.run(),
         Command::Instructions(instructions) => instructions.run(),
