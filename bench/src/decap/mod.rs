@@ -120,7 +120,8 @@ pub fn run(options: &Options) -> anyhow::Result<Report> {
     let mut encoding = histogram.clone();
     let before = pmd::allocations::count();
     for _ in 0..ROUNDS {
-        (histogram.reset(), encoding.reset());
+        histogram.reset();
+        encoding.reset();
         let began = cycles();
         while histogram.is_empty() || cycles() - began < round_cycles {
             histogram.saturating_record(drive.pass());

@@ -95,6 +95,9 @@ pub struct Reassembly {
     limits: ReassemblyLimits,
     entries: Box<[Entry]>,
     bytes: Box<[u8]>,
+    held: u64,
+    /// No datagram is waited for since before.
+    oldest_ns: u64,
 }
 
 impl Reassembly {
@@ -104,22 +107,32 @@ impl Reassembly {
             limits,
             entries: vec![Entry::default(); limits.datagrams].into(),
             bytes: vec![0; limits.datagrams * limits.datagram_bytes].into(),
+            held: 0,
+            oldest_ns: u64::MAX,
         }
     }
 
     /// Fragments that are held.
     pub fn held(&self) -> u64 {
-        self.entries.iter().map(|entry| entry.fragments).sum()
+        self.held
     }
 
     /// Gives up what was waited for too long; returns how many fragments.
     pub fn expire(&mut self, now_ns: u64) -> u64 {
-        let mut expired = 0;
-        for entry in &mut self.entries {
-            if now_ns.saturating_sub(entry.began_ns) > self.limits.timeout_ns {
+        let late = |began_ns: u64| now_ns.saturating_sub(began_ns) > self.limits.timeout_ns;
+        if !late(self.oldest_ns) {
+            return 0;
+        }
+        let (mut expired, mut oldest_ns) = (0, u64::MAX);
+        for entry in self.entries.iter_mut().filter(|entry| entry.fragments > 0) {
+            if late(entry.began_ns) {
                 expired += std::mem::take(&mut entry.fragments);
+            } else {
+                oldest_ns = oldest_ns.min(entry.began_ns);
             }
         }
+        self.oldest_ns = oldest_ns;
+        self.held -= expired;
         expired
     }
 
@@ -151,6 +164,7 @@ impl Reassembly {
         };
         let entry = &mut self.entries[index];
         if entry.fragments == 0 {
+            self.oldest_ns = self.oldest_ns.min(now_ns);
             *entry = Entry {
                 key,
                 began_ns: now_ns,
@@ -159,19 +173,22 @@ impl Reassembly {
         }
         let most = self.limits.datagram_bytes;
         if let Err(refusal) = entry.insert(range.clone(), fragment.more, most) {
-            return refused(refusal, std::mem::take(&mut entry.fragments));
+            let before = std::mem::take(&mut entry.fragments);
+            self.held -= before;
+            return refused(refusal, before);
         }
         entry.fragments += 1;
+        self.held += 1;
         let start = index * most;
         self.bytes[start + range.start..start + range.end].copy_from_slice(payload);
-        match entry.complete() {
-            None => Added::Held,
-            Some(len) => Added::Complete {
-                place: Place { entry: index, len },
-                // Its bytes stay until another datagram begins here.
-                fragments: std::mem::take(&mut entry.fragments),
-            },
-        }
+        let Some(len) = entry.complete() else {
+            return Added::Held;
+        };
+        // Its bytes stay until another datagram begins here.
+        let fragments = std::mem::take(&mut entry.fragments);
+        self.held -= fragments;
+        let place = Place { entry: index, len };
+        Added::Complete { place, fragments }
     }
 
     /// The entry of a datagram, or a free one.

@@ -127,7 +127,8 @@ pub struct Purse {
 }
 
 impl Purse {
-    /// Whether a copy of `len_bytes` may be sent; if so it is paid for.
+    /// Whether a copy of `len_bytes` may be sent; if so it is paid for. `now_ns` is a clock that
+    /// began with the process.
     #[inline]
     pub fn pay(&mut self, budget: &Budget, len_bytes: u32, now_ns: u64) -> bool {
         let bits = u64::from(len_bytes) * 8;
