@@ -37,7 +37,8 @@ pub const ROUNDS: usize = 11;
 const PASS: usize = 256;
 /// Frames that a sniffer's memory has room for.
 const SNIFFER_SLOTS: usize = 64;
-const SLOT_BYTES: usize = 2048;
+/// The longest mirrored frame.
+const MOST_BYTES: usize = 9000;
 
 /// A format to measure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -157,7 +158,9 @@ struct Drive {
     budget: Budget,
     purse: Purse,
     size: u32,
-    memory: Vec<[u8; SLOT_BYTES]>,
+    /// Of all sniffers, one behind the other; in each, slots of a whole number of cache lines.
+    memory: Vec<u8>,
+    slot_bytes: usize,
     slots: Vec<usize>,
     sent: u64,
     copied: u64,
@@ -186,8 +189,9 @@ impl Drive {
         let adopted = decap.adopt(Arc::new(table));
         ensure!(adopted.is_ok(), "the table has more sessions than counters");
 
-        let fits = options.size_bytes <= SLOT_BYTES;
-        ensure!(fits, "--size {}: at most {SLOT_BYTES}", options.size_bytes);
+        let fits = options.size_bytes <= MOST_BYTES - MAX_PREFIX_BYTES;
+        ensure!(fits, "--size {}: too long for a tunnel", options.size_bytes);
+        let slot_bytes = options.size_bytes.next_multiple_of(64);
         let inner = bed::template(options.size_bytes).context("--size")?;
         let flows = bed::flows();
         let mut order: Vec<usize> = (0..count.max(4096)).map(|at| at % count).collect();
@@ -226,7 +230,8 @@ impl Drive {
             }),
             purse: Purse::default(),
             size: options.size_bytes as u32,
-            memory: vec![[0; SLOT_BYTES]; sniffers.len() * SNIFFER_SLOTS],
+            memory: vec![0; sniffers.len() * SNIFFER_SLOTS * slot_bytes],
+            slot_bytes,
             slots: vec![0; sniffers.len()],
             sent: 0,
             copied: 0,
@@ -269,9 +274,10 @@ impl Drive {
                     let sniffer = usize::from(target.sniffer.0);
                     let slot = &mut self.slots[sniffer];
                     *slot = (*slot + 1) % SNIFFER_SLOTS;
-                    let memory = &mut self.memory[sniffer * SNIFFER_SLOTS + *slot];
+                    let at = (sniffer * SNIFFER_SLOTS + *slot) * self.slot_bytes;
+                    let memory = &mut self.memory[at..at + 6 + rest.len()];
                     memory[..6].copy_from_slice(&target.prefix());
-                    memory[6..6 + rest.len()].copy_from_slice(rest);
+                    memory[6..].copy_from_slice(rest);
                     self.copied += 1;
                 }
             }
@@ -370,7 +376,7 @@ fn tunnel(options: &Options, number: usize) -> Tunnel {
         ttl: 64,
         dont_fragment: true,
         carrier: options.format.carrier(number),
-        mtu_bytes: 9000,
+        mtu_bytes: MOST_BYTES as u16,
         oversize: Oversize::Count,
     }
 }

@@ -46,9 +46,10 @@ impl RefusalCounters {
     }
 }
 
-/// What is counted of one session.
+/// What is counted of one session. What every frame changes stands in the first cache line: with
+/// thousands of sessions it is memory that a frame waits for.
 #[derive(Debug, Default)]
-#[repr(align(64))]
+#[repr(C, align(64))]
 pub struct SessionCounters {
     /// Mirrored frames that named it.
     pub received: Counter,

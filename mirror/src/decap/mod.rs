@@ -129,6 +129,7 @@ impl<'a> Delivery<'a> {
 
 /// What the decapsulator knows of a session beside the counters.
 #[derive(Clone, Copy, Debug, Default)]
+#[repr(align(64))]
 struct State {
     /// The version that gave the slot to the session; `None` for nobody's.
     since: Option<Version>,
@@ -374,20 +375,20 @@ impl Core {
         decoded: &Decoded,
         now_ns: u64,
     ) -> Result<Range<usize>, Refusal> {
-        let route = self.table.route(session).ok_or(Refusal::NoSniffer)?;
+        let path = self.table.path(session).ok_or(Refusal::NoSniffer)?;
         if decoded.is_tunnel && self.was_mirrored(inner) {
             return Err(Refusal::Nested);
         }
         let secret = self.secret;
-        let targets = route.choose(|| {
+        let targets = path.choose(|| {
             let parsed = policy::parse(inner, inner.len(), None, PortId(0));
             flow::hash(&parsed.key, secret)
         });
         if targets.is_empty() {
             return Err(Refusal::NoSniffer);
         }
-        if route.reception.once {
-            let hash = flow::digest(inner, secret ^ u64::from(route.tenant) << 32);
+        if path.once {
+            let hash = flow::digest(inner, secret ^ u64::from(path.tenant) << 32);
             if self.duplicates.is_duplicate(hash, session.0, now_ns) {
                 return Err(Refusal::Duplicate);
             }

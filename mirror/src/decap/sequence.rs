@@ -24,6 +24,7 @@ const CONSTANT: u64 = 3;
 
 /// What the numbers of one session told.
 #[derive(Debug, Default)]
+#[repr(C)]
 pub struct SequenceCounters {
     /// Frames that had a number.
     pub sequenced: Counter,

@@ -148,25 +148,37 @@ impl Target {
 
 /// A session's entry.
 #[derive(Clone, Debug)]
-pub(super) struct Route {
-    pub(super) reception: Reception,
+struct Route {
+    reception: Reception,
     /// The version that gave it its slot.
-    pub(super) since: Version,
+    since: Version,
     /// The same for all sessions of a tenant, and no other's.
-    pub(super) tenant: u32,
-    targets: Range<usize>,
+    tenant: u32,
 }
 
-impl Route {
-    /// The sniffers of a session's frame: all, or the one that a hash chooses.
+/// What every frame of a session asks for, apart from what none does.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Path {
+    /// Its targets: so many from the first.
+    first: u32,
+    count: u32,
+    /// The same for all sessions of a tenant, and no other's.
+    pub(super) tenant: u32,
+    spread: bool,
+    /// Duplicates are left out.
+    pub(super) once: bool,
+}
+
+impl Path {
+    /// The targets of a frame: all, or the one that a hash chooses.
     #[inline]
-    pub(super) fn choose(&self, hash: impl FnOnce() -> u64) -> Range<usize> {
-        let Range { start, end } = self.targets;
-        if self.reception.fan_out == FanOut::All || end - start < 2 {
-            return start..end;
+    pub(super) fn choose(self, hash: impl FnOnce() -> u64) -> Range<usize> {
+        let (first, count) = (self.first as usize, self.count as usize);
+        if !self.spread || count < 2 {
+            return first..first + count;
         }
-        let chosen = (u128::from(hash()) * (end - start) as u128) >> 64;
-        let one = start + chosen as usize;
+        let chosen = (u128::from(hash()) * count as u128) >> 64;
+        let one = first + chosen as usize;
         one..one + 1
     }
 }
@@ -186,6 +198,7 @@ pub struct Table {
     /// Between which addresses there are sessions.
     ends: HashSet<(u128, u128)>,
     routes: Box<[Option<Route>]>,
+    paths: Box<[Path]>,
     targets: Box<[Target]>,
     sniffers: HashMap<SnifferId, Known>,
 }
@@ -195,6 +208,7 @@ impl Table {
     pub fn empty(most: usize) -> Self {
         Self {
             routes: vec![None; most].into(),
+            paths: vec![Path::default(); most].into(),
             ..Self::default()
         }
     }
@@ -292,7 +306,6 @@ impl Table {
             reception: session.clone(),
             since,
             tenant,
-            targets: 0..0,
         });
         Ok(())
     }
@@ -300,7 +313,8 @@ impl Table {
     /// Lays the targets out, and decides from which version on each sniffer admits frames.
     fn close(&mut self, former: &Self) {
         let mut targets = Vec::new();
-        for route in self.routes.iter_mut().flatten() {
+        for (route, path) in self.routes.iter().zip(&mut self.paths) {
+            let Some(route) = route else { continue };
             let first = targets.len();
             for sniffer in &route.reception.sniffers {
                 if let Some(known) = self.sniffers.get(sniffer) {
@@ -308,7 +322,13 @@ impl Table {
                     targets.push(Target { sniffer, mac });
                 }
             }
-            route.targets = first..targets.len();
+            *path = Path {
+                first: first as u32,
+                count: (targets.len() - first) as u32,
+                tenant: route.tenant,
+                spread: route.reception.fan_out == FanOut::Spread,
+                once: route.reception.once,
+            };
         }
         self.targets = targets.into();
 
@@ -367,9 +387,10 @@ impl Table {
         self.ends.contains(&(source, destination))
     }
 
+    /// Where the frames of a session go.
     #[inline]
-    pub(super) fn route(&self, slot: SessionSlot) -> Option<&Route> {
-        self.routes.get(slot.index())?.as_ref()
+    pub(super) fn path(&self, slot: SessionSlot) -> Option<Path> {
+        self.paths.get(slot.index()).copied()
     }
 
     #[inline]
