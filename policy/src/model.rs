@@ -6,7 +6,10 @@ use std::sync::Arc;
 
 use ipnet::{Ipv4Net, Ipv6Net};
 
-use crate::{Mac, NetworkId, PortId, VlanId, rule::RuleList};
+use crate::{
+    Mac, NetworkId, PortId, VlanId,
+    rule::{Places, RuleList},
+};
 
 /// The whole desired state.
 #[derive(Clone, Debug, Default)]
@@ -15,6 +18,8 @@ pub struct Model {
     pub networks: Vec<Network>,
     /// Ports, in any order; numbers are unique.
     pub ports: Vec<Port>,
+    /// Where its rules were written. What a rule let pass may be forgotten when it has no place.
+    pub places: Arc<Places>,
 }
 
 /// A bridge domain of one tenant.

@@ -12,9 +12,9 @@
 //! What must hold: frames of one port and class that are equal under the mask get the same answer
 //! from every step.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use hashbrown::{HashMap, HashSet};
+use hashbrown::HashMap;
 
 use crate::{
     Denial, DropReason, Epoch, Mac, NeighborClaim, NetworkId, PortId, RuleId, VlanId,
@@ -23,7 +23,7 @@ use crate::{
     key::{Class, Field, FlowKey, shape},
     model::{self, Action, Attachment, Model, RateLimit, StormLimits},
     reader::KeyReader,
-    rule::{Direction, Rule, RuleList},
+    rule::{Direction, Origin, Places, Rule, RuleList},
     sender::{SenderPolicy, is_arp_or_nd},
 };
 
@@ -50,10 +50,26 @@ pub struct Snapshot {
 #[derive(Debug, Default)]
 struct RuleIndex {
     lists: Vec<RuleList>,
-    /// Which list has the rule, and where.
-    places: HashMap<RuleId, (u32, u32)>,
-    /// The rules whose decisions are logged.
-    logged: HashSet<RuleId>,
+    /// Which list has the rule, and where; made when somebody asks.
+    by_number: OnceLock<HashMap<RuleId, (u32, u32)>>,
+    /// The rules whose decisions are logged, with what was written.
+    logged: HashMap<RuleId, Arc<Origin>>,
+    places: Arc<Places>,
+}
+
+impl RuleIndex {
+    fn find(&self, id: RuleId) -> Option<(u32, u32)> {
+        let by_number = self.by_number.get_or_init(|| {
+            let mut found = HashMap::new();
+            for (number, list) in (0..).zip(&self.lists) {
+                for (place, rule) in (0..).zip(list.iter()) {
+                    found.entry(rule.id).or_insert((number, place));
+                }
+            }
+            found
+        });
+        by_number.get(&id).copied()
+    }
 }
 
 /// A port's footprint masks: for each class, the key bits that any decision could read for a
@@ -139,13 +155,24 @@ impl Snapshot {
     #[inline]
     pub fn logs(&self, id: RuleId) -> bool {
         // Every miss asks, and mostly no rule is logged.
-        !self.rules.logged.is_empty() && self.rules.logged.contains(&id)
+        !self.rules.logged.is_empty() && self.rules.logged.contains_key(&id)
     }
 
-    /// A rule of any vNIC's lists.
+    /// What was written of a rule whose decisions are logged. Allocates nothing.
+    pub fn logged(&self, id: RuleId) -> Option<&Arc<Origin>> {
+        self.rules.logged.get(&id)
+    }
+
+    /// A rule of any vNIC's lists. The first that is asked for makes the index of all, so this is
+    /// not for workers.
     pub fn rule(&self, id: RuleId) -> Option<&Rule> {
-        let (list, place) = self.rules.places.get(&id)?;
-        self.rules.lists.get(*list as usize)?.get(*place as usize)
+        let (list, place) = self.rules.find(id)?;
+        self.rules.lists.get(list as usize)?.get(place as usize)
+    }
+
+    /// Where its rules were written.
+    pub fn places(&self) -> &Arc<Places> {
+        &self.rules.places
     }
 }
 

@@ -538,6 +538,7 @@ mod tests {
         let model = model::Model {
             networks: vec![network()],
             ports: Vec::new(),
+            ..model::Model::default()
         };
         let bridge = Bridge::default();
         bridge.configure(&Snapshot::compile(&model, Epoch(1)).expect("compiles"));
@@ -633,6 +634,7 @@ mod tests {
         let model = model::Model {
             networks: vec![network()],
             ports: vec![port],
+            ..model::Model::default()
         };
         let next = bridge.successor(&Snapshot::compile(&model, Epoch(2)).expect("compiles"));
         let rows: Vec<_> = next.rows(0).iter().map(|row| (row.mac, row.port)).collect();

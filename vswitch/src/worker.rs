@@ -189,7 +189,7 @@ impl Worker {
             self.slow_path.lists = DestinationLog::new(longest);
         }
         let snapshot = &bundle.snapshot;
-        let is_there = |rule| snapshot.rule(rule).is_some();
+        let is_there = |rule| snapshot.places().has(rule);
         self.slow_path.rules.make_room(is_there);
         let now_ns = self.shared.clock.ns_at(began);
         self.budget.adopt(bundle, self.acknowledged.get(), now_ns);

@@ -40,6 +40,7 @@ fn model(ports: &[u16]) -> Model {
     Model {
         networks: vec![network],
         ports: ports.collect(),
+        ..Model::default()
     }
 }
 

@@ -203,5 +203,6 @@ fn model(rules: &RuleList) -> Model {
     Model {
         networks: vec![network],
         ports: (0..VNICS).map(port).collect(),
+        ..Model::default()
     }
 }

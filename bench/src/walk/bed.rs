@@ -290,6 +290,7 @@ fn model(outbound_rules: usize, inbound_rules: usize, stateful: bool) -> Model {
             port(0, rules("out", 0, outbound_rules), rules("none", 0, 0)),
             port(1, rules("none", 0, 0), rules("in", 1 << 20, inbound_rules)),
         ],
+        ..Model::default()
     }
 }
 
@@ -310,8 +311,6 @@ pub fn rules(acl: &str, first_id: u32, count: usize) -> DirectionPolicy {
                 matches,
                 origin: Arc::new(Origin {
                     acl: acl.into(),
-                    position: index as u32 + 1,
-                    place: "bench".into(),
                     text: format!("{acl} {index}").into(),
                 }),
             }

@@ -266,8 +266,6 @@ pub fn rule(id: u32, action: Action, matches: Match) -> Rule {
         matches,
         origin: Arc::new(Origin {
             acl: "web".into(),
-            position: id,
-            place: format!("acls.toml:{id}").into(),
             text: text.into(),
         }),
     }
@@ -554,5 +552,6 @@ pub fn any_model(most: usize) -> impl Strategy<Value = Model> {
     (port(0), port(1), port(2), port(3)).prop_map(|(a, b, c, d)| Model {
         networks: networks(),
         ports: vec![a, b, c, d],
+        ..Model::default()
     })
 }

@@ -400,7 +400,7 @@ fn check(shared: &Shared, file: &Path) -> anyhow::Result<()> {
         config.vnics.len(),
         config.acls.len(),
         config.groups.len(),
-        config::lists::Lists::new(&config).rules().len(),
+        config::lists::Lists::new(&config).len(),
         if table.is_empty() { "" } else { "\n\n" },
     ))
 }
@@ -411,8 +411,13 @@ fn apply(
     dry_run: bool,
     traffic: &compare::Traffic,
 ) -> anyhow::Result<()> {
-    let origin = read(file)?;
-    let text = origin.text.clone();
+    let mut origin = read(file)?;
+    // The text is sent again with the traffic only.
+    let text = if traffic.is_asked_for() {
+        origin.text.clone()
+    } else {
+        std::mem::take(&mut origin.text)
+    };
     let path = format!(
         "/v1/apply?dry_run={dry_run}&file={}",
         client::percent_encoded(&origin.file)

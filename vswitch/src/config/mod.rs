@@ -12,6 +12,7 @@
 //!
 //! `docs/config.md` documents it field by field.
 
+mod acl_rules;
 mod check;
 mod check_rules;
 pub mod connections;
@@ -89,7 +90,7 @@ pub fn parse_after(
         let mut reader = Reader::new(file, text);
         if let Some(kept) = Kept::find(&reader.source, text, before, config) {
             reader.kept = Some(&kept);
-            if let Ok(config) = read(reader, &kept.blanked, machine)
+            if let Ok(config) = read(reader, &kept.text, machine)
                 && kept.all_met()
             {
                 return Ok(config);
@@ -99,7 +100,7 @@ pub fn parse_after(
     parse(file, text, machine)
 }
 
-/// Reads `text`, which is the reader's but for rules that are kept.
+/// Reads `text`, which is the reader's without the rules that are kept.
 fn read(reader: Reader<'_>, text: &str, machine: &Machine) -> Result<Config, Problems> {
     let (root, errors) = toml::de::DeTable::parse_recoverable(text);
     for error in &errors {

@@ -65,6 +65,7 @@ impl Draft<'_> {
             named.into_iter().filter_map(|n| n.value).collect()
         }
         Config {
+            file: self.reader.source.file().into(),
             switch: self.switch,
             workers: self.workers,
             connections: self.connections,
@@ -230,6 +231,7 @@ fn address_set(section: &Section<'_>, name: &Arc<str>) -> Option<AddressSet> {
     Some(AddressSet {
         name: Arc::clone(name),
         addresses: nets.collect(),
+        span: section.reader.whole(&section.value_span("addresses")),
     })
 }
 
@@ -244,6 +246,7 @@ fn port_set(section: &Section<'_>, name: &Arc<str>) -> Option<PortSet> {
     Some(PortSet {
         name: Arc::clone(name),
         ports: ranges.collect(),
+        span: section.reader.whole(&section.value_span("ports")),
     })
 }
 

@@ -1,6 +1,11 @@
 //! A configuration that was checked: every name resolves, every value is in range.
 
-use std::{net::SocketAddr, ops::RangeInclusive, path::PathBuf, sync::Arc};
+use std::{
+    net::SocketAddr,
+    ops::{Range, RangeInclusive},
+    path::PathBuf,
+    sync::Arc,
+};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use pmd::{
@@ -10,14 +15,16 @@ use pmd::{
 use policy::{
     Mac, VlanId,
     model::{Action, SenderChecks, StormLimits},
-    rule::WrittenRule,
 };
 
+pub use super::acl_rules::{AclRule, AclRules, Head};
 use super::connections::Connections;
 
 /// The whole desired state.
 #[derive(Clone, Debug)]
 pub struct Config {
+    /// The file's name, as it was given.
+    pub file: Arc<str>,
     /// `[switch]`
     pub switch: Switch,
     /// `[workers]`
@@ -290,7 +297,7 @@ pub struct Acl {
     /// Its name.
     pub name: Arc<str>,
     /// In order; first match wins.
-    pub rules: Vec<AclRule>,
+    pub rules: AclRules,
 }
 
 /// `[[group]]`
@@ -299,20 +306,7 @@ pub struct Group {
     /// Its name.
     pub name: Arc<str>,
     /// In order. Each says which direction it is for.
-    pub rules: Vec<AclRule>,
-}
-
-/// A rule of an ACL or a group.
-#[derive(Clone, Debug)]
-pub struct AclRule {
-    /// What was written.
-    pub rule: Arc<WrittenRule>,
-    /// The rule in one line.
-    pub text: Arc<str>,
-    /// `file:line`.
-    pub place: Arc<str>,
-    /// The bytes of the configuration's text.
-    pub span: std::ops::Range<usize>,
+    pub rules: AclRules,
 }
 
 /// `[[address_set]]`
@@ -322,6 +316,8 @@ pub struct AddressSet {
     pub name: Arc<str>,
     /// What is in it, in the order of the file.
     pub addresses: Vec<IpNet>,
+    /// Where that stands: bytes of the configuration's text.
+    pub span: Range<usize>,
 }
 
 /// `[[port_set]]`
@@ -331,4 +327,6 @@ pub struct PortSet {
     pub name: Arc<str>,
     /// What is in it, in the order of the file.
     pub ports: Vec<RangeInclusive<u16>>,
+    /// Where that stands: bytes of the configuration's text.
+    pub span: Range<usize>,
 }

@@ -20,7 +20,8 @@ use super::{
 };
 use crate::{
     api::types::{ChangedFlow, Compared, FrameText},
-    config, decode,
+    config::{self, lists::Lists},
+    decode,
     drop_watch::{Filter, MOST_PER_SECOND, Watch, What},
     engine::Outlook,
     explain::{Explained, Explainer, Outcome},
@@ -167,10 +168,12 @@ impl Control {
     pub fn compare(&self, origin: &Origin, traffic: &Traffic) -> Result<Compared, ControlError> {
         let wanted = config::parse(&origin.file, &origin.text, &self.machine)?;
         let mut ids = self.state.read().ids.clone();
-        let model = compile::model(&wanted, &mut ids).ok_or(ControlError::TooMany)?;
+        let number = |lists: &Lists<'_>| self.state.read().rules.renumber(&wanted.file, lists);
+        let draft = compile::model(&wanted, &mut ids, number, &compile::Made::default());
+        let draft = draft.ok_or(ControlError::TooMany)?;
         let outlook = self.datapath.outlook();
         let next = Epoch(outlook.bundle.snapshot.epoch().0 + 1);
-        let then = Snapshot::compile(&model, next).map_err(ControlError::Compile)?;
+        let then = Snapshot::compile(&draft.model, next).map_err(ControlError::Compile)?;
         let then = then.with_connections(wanted.connections.settings);
         Ok(judge_both(&outlook, &then, self.datapath.now_ns(), traffic))
     }

@@ -1,17 +1,14 @@
 //! What differs between the running configuration and another.
 
-use std::{
-    fmt::{self, Debug},
-    sync::Arc,
-};
+use std::fmt::{self, Debug};
 
-use policy::rule::{net_text, range_text};
+use policy::rule::{Runs, net_text, range_text};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::config::{
     Config,
-    types::{AclRule, AddressSet, Driver, Network, Port, PortSet, Vnic},
+    types::{AclRule, AclRules, AddressSet, Driver, Network, Port, PortSet, Vnic},
 };
 
 /// One thing that differs.
@@ -366,17 +363,14 @@ fn connections(running: &Config, wanted: &Config) -> Vec<String> {
 /// How many lines of one list are shown at most.
 const LINES_SHOWN: usize = 20;
 
-fn rules(old: &[AclRule], new: &[AclRule]) -> Vec<String> {
-    let same = |(old, new): &(&AclRule, &AclRule)| {
-        Arc::ptr_eq(&old.text, &new.text) || old.text == new.text
-    };
+fn rules(old: &AclRules, new: &AclRules) -> Vec<String> {
     // What a long list has in common at both ends is not counted rule by rule.
-    let before = old.iter().zip(new).take_while(same).count();
-    let (old, new) = (&old[before..], &new[before..]);
-    let behind = old.iter().rev().zip(new.iter().rev());
-    let behind = behind.take_while(same).count();
-    let (old, new) = (&old[..old.len() - behind], &new[..new.len() - behind]);
-    let texts = |rules: &[AclRule]| rules.iter().map(|rule| rule.text.to_string()).collect();
+    let (old, new) = (old.rules(), new.rules());
+    let (ahead, behind) = old.common_ends(new, AclRule::same);
+    let texts = |rules: &Runs<AclRule>| {
+        let middle = rules.range(ahead..rules.len() - behind);
+        middle.map(|rule| rule.text.to_string()).collect()
+    };
     lines(texts(old), texts(new), "rules")
 }
 

@@ -146,13 +146,13 @@ impl Control {
 
 /// A rule of a snapshot, for people.
 pub(super) fn rule_of(snapshot: &Snapshot, id: RuleId) -> Rule {
-    match snapshot.rule(id) {
-        Some(rule) => Rule {
+    match snapshot.rule(id).zip(snapshot.places().of(id)) {
+        Some((rule, place)) => Rule {
             id: id.0,
             acl: rule.origin.acl.to_string(),
-            position: rule.origin.position,
+            position: place.position,
             text: rule.origin.text.to_string(),
-            place: rule.origin.place.to_string(),
+            place: place.to_string(),
         },
         None => Rule {
             id: id.0,

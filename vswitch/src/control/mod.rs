@@ -62,7 +62,7 @@ use crate::{
     },
     engine::{EngineError, PortQueues},
 };
-use ids::Ids;
+use ids::{Ids, Rules};
 
 /// Where the running configuration came from.
 #[derive(Clone, Debug, Default)]
@@ -89,6 +89,10 @@ pub struct Control {
 #[derive(Default)]
 struct Hands {
     ids: Ids,
+    /// The rule lists in force.
+    made: compile::Made,
+    /// What the last change took.
+    work: apply::Work,
     /// Compiles what is wanted after what was wanted before.
     compiler: Compiler,
     /// The last epoch that was published.
@@ -102,8 +106,9 @@ struct Hands {
 /// What readers see.
 struct State {
     config: Arc<Config>,
-    origin: Origin,
+    origin: Arc<Origin>,
     ids: Ids,
+    rules: Rules,
     ports: BTreeMap<Arc<str>, PortState>,
 }
 
@@ -233,8 +238,9 @@ impl Control {
             hands: Mutex::default(),
             state: RwLock::new(State {
                 config: Arc::new(config),
-                origin: Origin::default(),
+                origin: Arc::default(),
                 ids: Ids::default(),
+                rules: Rules::default(),
                 ports: BTreeMap::new(),
             }),
         }

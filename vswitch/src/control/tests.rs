@@ -2,6 +2,7 @@
 //! they are asked.
 
 mod rules;
+mod updates;
 
 use std::{
     collections::{HashMap, HashSet},

@@ -136,7 +136,7 @@ impl Control {
                 last_hit_s_ago: hits.map(|hits| now_s.saturating_sub(hits.last_s)),
             }
         };
-        let mut rows: Vec<_> = state.ids.rules.live().map(row).collect();
+        let mut rows: Vec<_> = state.rules.live().map(row).collect();
         rows.sort_by(|a, b| {
             let (a, b) = (&a.rule, &b.rule);
             (&a.acl, a.position, a.id).cmp(&(&b.acl, b.position, b.id))
@@ -313,13 +313,13 @@ fn queue_row(row: &QueueRow, names: &HashMap<PortId, String>) -> types::Queue {
 }
 
 pub(super) fn rule_row(state: &State, id: policy::RuleId) -> types::Rule {
-    match state.ids.rules.origin(id) {
-        Some(origin) => types::Rule {
+    match state.rules.written_of(id) {
+        Some(written) => types::Rule {
             id: id.0,
-            acl: origin.acl.to_string(),
-            position: origin.position,
-            text: origin.text.to_string(),
-            place: origin.place.to_string(),
+            acl: written.place.acl.to_string(),
+            position: written.place.position,
+            text: written.text.to_string(),
+            place: written.place.to_string(),
         },
         None => types::Rule {
             id: id.0,
