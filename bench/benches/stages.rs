@@ -23,6 +23,7 @@ use vswitch::{
 
 fn options(flows: u32) -> Options {
     Options {
+        routed: false,
         flows,
         rules: 64,
         size_bytes: 64,
@@ -50,7 +51,7 @@ fn walk(c: &mut Criterion) {
 }
 
 fn parse(c: &mut Criterion) {
-    let template = bed::template(64).expect("fits");
+    let template = bed::template(64, false).expect("fits");
     let mut frames = vec![vec![0; 64]; BURST];
     for (index, frame) in frames.iter_mut().enumerate() {
         template.write(&bed::flows().flow(index as u64), &[], frame);
@@ -75,7 +76,7 @@ fn probe(c: &mut Criterion) {
             4 * flows as usize,
             std::array::from_fn(|_| seeds.next_u64()),
         );
-        let template = bed::template(64).expect("fits");
+        let template = bed::template(64, false).expect("fits");
         let mut frame = vec![0; 64];
         let mut keys = Vec::new();
         let rules = RuleLedger::new(1);
@@ -116,7 +117,7 @@ fn probe(c: &mut Criterion) {
 /// A linear scan of 64 rules, of which the last matches.
 fn classifier(c: &mut Criterion) {
     let mut frame = vec![0; 64];
-    let template = bed::template(64).expect("fits");
+    let template = bed::template(64, false).expect("fits");
     template.write(&bed::flows().flow(0), &[], &mut frame);
     let key = policy::parse(&frame, 64, None, PortId(0)).key;
     let rules = bed::rules("bench", 0, 64).rules;

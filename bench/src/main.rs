@@ -36,6 +36,11 @@ enum Command {
     Vhost(Vhost),
     /// What a lookup in a long rule list costs, beside a linear scan and a plain tuple space
     Classify(Classify),
+    /// What a lookup in a long route table costs, and a change of it, beside hash tables and a
+    /// linear scan
+    Routes(commands::routes::Routes),
+    /// What the decapsulator costs a mirrored frame, driven from memory on one core
+    Decap(commands::decap::Decap),
     /// The packet generator and analyser, between two ends of your own
     Pktgen(commands::pktgen::Pktgen),
     /// Every figure of docs/performance.md, next to other switches; needs root
@@ -69,6 +74,10 @@ struct Classify {
 }
 
 #[derive(Debug, Args)]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "five independent switches of a command"
+)]
 struct Walk {
     /// Flows of the traffic, visited in random order
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=1 << 26))]
@@ -85,6 +94,9 @@ struct Walk {
     /// TCP that the rules allow statefully: every flow is a connection
     #[arg(long)]
     stateful: bool,
+    /// Sender and receiver are in two networks, which a router joins
+    #[arg(long, conflicts_with = "stateful")]
+    routed: bool,
     /// Frames that the worker finds in a turn
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=64))]
     burst: u16,
@@ -197,6 +209,8 @@ enum VhostWhat {
     RoundTrips,
     /// Bytes per second of TCP super-segments, next to copying as much
     Segments,
+    /// CPU time of a frame with split rings in order, next to rings in any order
+    InOrder,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -232,6 +246,7 @@ fn main() -> anyhow::Result<()> {
                 size_bytes: walk.size,
                 miss: walk.miss,
                 stateful: walk.stateful,
+                routed: walk.routed,
                 seconds: walk.seconds,
                 cache_entries: walk.cache_entries,
                 core: walk.core,
@@ -261,11 +276,13 @@ fn main() -> anyhow::Result<()> {
             print(&report, veth.json)
         }
         Command::Vhost(vhost) => vhost.run(),
+        Command::Decap(decap) => decap.run(),
         Command::Pktgen(pktgen) => pktgen.run(),
         Command::Suite(suite) => suite.run(),
         Command::Instructions(instructions) => instructions.run(),
         Command::CountInstructions(count) => count.run(),
         Command::Report(report) => report.run(),
+        Command::Routes(routes) => routes.run(),
         Command::Classify(classify) => {
             let report = bench::classify::run(&bench::classify::Options {
                 rules: classify.rules,
@@ -327,6 +344,7 @@ impl std::fmt::Display for VhostWhat {
             Self::Frames => "frames",
             Self::RoundTrips => "round-trips",
             Self::Segments => "segments",
+            Self::InOrder => "in-order",
         })
     }
 }
@@ -337,6 +355,7 @@ impl From<VhostWhat> for What {
             VhostWhat::Frames => Self::Frames,
             VhostWhat::RoundTrips => Self::RoundTrips,
             VhostWhat::Segments => Self::Segments,
+            VhostWhat::InOrder => Self::InOrder,
         }
     }
 }

@@ -11,6 +11,9 @@ use crate::frame::{Frame, PartialChecksum};
 /// A prefix costs memory only once it was used.
 pub const MAX_PREFIX_BYTES: usize = 192;
 
+/// A prefix that is copied as one piece: Ethernet, a tag, and what routing changes of an IP header.
+const SHORT_PREFIX_BYTES: usize = 32;
+
 /// How many prefixes a burst may use at most.
 pub const MAX_PREFIXES: usize = 256;
 
@@ -99,6 +102,15 @@ impl PrefixArena {
         Some((index as u16, slot))
     }
 
+    /// The first bytes of a plan's prefix, and what stands behind them if it is shorter.
+    #[inline]
+    fn first_bytes(&self, plan: &TxPlan) -> [u8; SHORT_PREFIX_BYTES] {
+        let prefix = &self.bytes[plan.prefix as usize];
+        let mut first = [0; SHORT_PREFIX_BYTES];
+        first.copy_from_slice(&prefix[..SHORT_PREFIX_BYTES]);
+        first
+    }
+
     #[inline]
     pub(crate) fn get(&self, plan: &TxPlan) -> &[u8] {
         &self.bytes[plan.prefix as usize][..plan.prefix_len_bytes as usize]
@@ -139,9 +151,22 @@ impl TxBurst<'_> {
     }
 
     #[cold]
+    #[inline(never)]
     fn assemble(&self, plan: &TxPlan, dst: &mut [u8]) -> usize {
         let frame = &self.frames[plan.frame as usize];
         let prefix_len = plan.prefix_len_bytes as usize;
+        // What a routed frame is: a short prefix, before the rest of the head.
+        let skip = plan.skip_bytes as usize;
+        if prefix_len <= SHORT_PREFIX_BYTES
+            && frame.partial_checksum.is_none()
+            && let Some(rest) = frame.head().get(skip..skip + plan.len_bytes as usize)
+            && let Some(first) = dst.first_chunk_mut::<SHORT_PREFIX_BYTES>()
+        {
+            // Whole, since that has a length known here; what is too much of it is written over.
+            *first = self.prefixes.first_bytes(plan);
+            copy_short(&mut dst[prefix_len..], rest);
+            return dst.len();
+        }
         if prefix_len > 0 {
             dst[..prefix_len].copy_from_slice(self.prefixes.get(plan));
         }

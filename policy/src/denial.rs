@@ -30,8 +30,12 @@ pub enum Stage {
     Sender,
     /// The outbound policy of that vNIC.
     Outbound,
+    /// The services of the switch: what it answers itself.
+    Service,
     /// The MAC table: where the sender is, and where the destination.
     Bridge,
+    /// The routers: where a frame that is for one of them goes.
+    Route,
     /// The tag that it is to leave with.
     Tag,
     /// The inbound policy of a vNIC that is to receive it.
@@ -54,7 +58,9 @@ impl Stage {
             Self::Admission => "admission",
             Self::Sender => "sender checks",
             Self::Outbound => "outbound rules",
+            Self::Service => "service",
             Self::Bridge => "bridge",
+            Self::Route => "router",
             Self::Tag => "tag",
             Self::Inbound => "inbound rules",
             Self::Connection => "connection",
@@ -72,7 +78,9 @@ impl Stage {
             | Self::Admission
             | Self::Sender
             | Self::Outbound
+            | Self::Service
             | Self::Bridge
+            | Self::Route
             | Self::Connection
             | Self::Flood => Side::Ingress,
         }
@@ -158,6 +166,12 @@ drop_reasons! {
     SpoofedNd "spoofed_nd" Sender
         "A vNIC claimed by neighbour discovery an address that is not its own.",
         "As for `spoofed_ipv6`.";
+    RogueDhcp "rogue_dhcp" Sender
+        "A vNIC sent what only a DHCP server sends.",
+        "A guest that answers for others' addresses; if it is meant to be a server, set `dhcp_server = true` for the vNIC.";
+    RogueRa "rogue_ra" Sender
+        "A vNIC sent a router advertisement or a redirect.",
+        "A guest that makes itself a router for others; if it is meant to be one, set `router = true` for the vNIC.";
     AclOut "acl_out" Outbound
         "The sending vNIC's outbound policy denies it.",
         "`show drops` names the rule and where it is written; without a rule it was the default.";
@@ -206,6 +220,42 @@ drop_reasons! {
     NoDestination "no_destination" Bridge
         "No other port of the network may receive the frame.",
         "The network has one port, or its others are isolated or waiting.";
+    NotRoutable "not_routable" Route
+        "The frame is for a router, and is no whole IP packet from one host to another.",
+        "Link-local and group addresses stay in their network; a guest that sends others is broken.";
+    NoRoute "no_route" Route
+        "The router has no route to the destination.",
+        "`vswitch show routes`; add a route, or a default one. The sender is told.";
+    RouteBlackhole "route_blackhole" Route
+        "A route says that packets to the destination are dropped.",
+        "Intended; else correct the route.";
+    RouteReject "route_reject" Route
+        "A route says that packets to the destination are refused.",
+        "Intended; else correct the route. The sender is told.";
+    RoutingLoop "routing_loop" Route
+        "The packet went through eight routers of the switch and was not done.",
+        "Routes of two routers point at each other; `vswitch explain` shows the way.";
+    TtlExpired "ttl_expired" Route
+        "The packet may not pass another router.",
+        "Normal for traceroute; otherwise a loop outside, or a sender with a low TTL.";
+    PacketTooBig "packet_too_big" Route
+        "The packet is longer than the next network's MTU, and may not be fragmented.",
+        "Normal for path-MTU discovery: the sender is told the MTU.";
+    NeighborUnresolved "neighbor_unresolved" Route
+        "Nobody answers for the next hop's address.",
+        "`vswitch show neighbors`; the host is down, or its address is another one.";
+    NeighborWaiting "neighbor_waiting" Route
+        "As many frames as may wait for their next hop's Ethernet address do so.",
+        "Normal for moments; a scan of a network with few hosts makes many.";
+    NoService "no_service" Route
+        "The packet is for a router itself, which has no such service.",
+        "Routers answer echo requests, ARP and neighbour discovery. The sender of TCP and UDP is told.";
+    ServiceRefused "service_refused" Service
+        "The message to a service of the switch is malformed, or asks for what its sender may not have.",
+        "The log of the switch says what; capture at the sender.";
+    ServiceBusy "service_busy" Service
+        "The services of the switch had as many frames to look at as they take in.",
+        "A flood of ARP, neighbour discovery or DHCP; `show drops` names the port.";
     AclIn "acl_in" Inbound
         "The receiving vNIC's inbound policy denies it.",
         "`show drops` names the rule; without a rule it was the default, which is deny.";

@@ -13,8 +13,9 @@
 //!
 //! Rooms: [`ids`] and [`key`] (words), [`parse`](mod@parse) (frame to key), [`checksum`] (unfinished
 //! checksums), [`model`] (the desired state), [`reader`], [`rule`], [`acl`] (rule lists),
-//! [`sender`] (anti-spoofing), [`conntrack`] (connections), [`snapshot`] (the compiled state),
-//! [`denial`] (why a frame was dropped), [`reject`] (what its sender is told),
+//! [`sender`] (anti-spoofing), [`route`] (route tables), [`router`] (where a frame that is for a
+//! router goes), [`conntrack`] (connections), [`snapshot`] (the compiled state), [`denial`] (why a
+//! frame was dropped), [`rogue`] (guests that pretend to be servers), [`reject`] (what its sender is told),
 //! [`nearest`](mod@nearest) (help with misspelt words).
 #![forbid(unsafe_code)]
 
@@ -29,13 +30,16 @@ pub mod nearest;
 pub mod parse;
 pub mod reader;
 pub mod reject;
+pub mod rogue;
+pub mod route;
+pub mod router;
 pub mod rule;
 pub mod sender;
 pub mod snapshot;
 
 pub use checksum::partial_checksum;
 pub use denial::{Denial, DropReason, Side, Stage};
-pub use ids::{Epoch, Mac, NetworkId, PortId, RuleId, VlanId};
+pub use ids::{Epoch, InterfaceId, Mac, NetworkId, PortId, RuleId, VlanId};
 pub use key::{Class, Field, FlowKey};
 pub use parse::{Parsed, parse};
 pub use reader::KeyReader;

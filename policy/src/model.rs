@@ -6,7 +6,11 @@ use std::sync::Arc;
 
 use ipnet::{Ipv4Net, Ipv6Net};
 
-use crate::{Mac, NetworkId, PortId, VlanId, rule::RuleList};
+use crate::{
+    Mac, NetworkId, PortId, VlanId,
+    router::Router,
+    rule::{Places, RuleList},
+};
 
 /// The whole desired state.
 #[derive(Clone, Debug, Default)]
@@ -15,6 +19,10 @@ pub struct Model {
     pub networks: Vec<Network>,
     /// Ports, in any order; numbers are unique.
     pub ports: Vec<Port>,
+    /// Routers, in any order.
+    pub routers: Vec<Arc<Router>>,
+    /// Where its rules were written. What a rule let pass may be forgotten when it has no place.
+    pub places: Arc<Places>,
 }
 
 /// A bridge domain of one tenant.
@@ -32,6 +40,36 @@ pub struct Network {
     pub mac_limit: u32,
     /// Seconds after which an address that sends nothing is forgotten.
     pub ageing_s: u32,
+    /// What the switch itself answers in it.
+    pub services: Services,
+}
+
+/// What the switch itself answers in a network, beside what is for its gateways.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "independent switches of the configuration"
+)]
+pub struct Services {
+    /// ARP and neighbour discovery for the addresses of its vNICs.
+    pub proxy: bool,
+    /// ARP and neighbour discovery for addresses that nobody answers for.
+    pub fallback: bool,
+    /// Router solicitations (RFC 4861).
+    pub advertises: bool,
+    /// DHCP messages of some of its vNICs (RFC 2131).
+    pub dhcp: bool,
+    /// `DHCPv6` messages of some of its vNICs (RFC 8415).
+    pub dhcp6: bool,
+}
+
+/// What a guest may pretend to be, and is otherwise dropped for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Roles {
+    /// A DHCP server, of either version.
+    pub dhcp_server: bool,
+    /// A router that advertises itself.
+    pub router: bool,
 }
 
 /// A port's place in the networks and its limits.
@@ -98,6 +136,8 @@ pub struct Vnic {
     pub connection_limit: u32,
     /// What is checked of its frames' senders.
     pub checks: SenderChecks,
+    /// What it may be.
+    pub roles: Roles,
     /// Policy for frames to the VM.
     pub inbound: DirectionPolicy,
     /// Policy for frames from the VM.

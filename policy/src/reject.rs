@@ -1,12 +1,13 @@
-//! What a sender is told of a frame that a rule rejected: a TCP reset, or an ICMP error.
+//! What a sender is told of a frame that a rule rejected, or that a router does not send on: a TCP
+//! reset, or an ICMP error.
 //!
-//! In: the first bytes of the frame and what was parsed of them. Out: a whole frame from the
-//! rejected frame's destination to its source, or nothing. What must hold: nothing is told of what
+//! In: the first bytes of the frame and what was parsed of them. Out: a whole frame to its source,
+//! from its destination or from the router, or nothing. What must hold: nothing is told of what
 //! RFC 1122 §3.2.2 and RFC 4443 §2.4 (e) forbid to answer (ICMP errors, groups, later fragments,
 //! senders without an address of their own) nor of a reset, so that two switches never answer each
 //! other; a reply is no longer than a transmit plan's prefix.
 
-use std::ops::Range;
+use std::{net::IpAddr, ops::Range};
 
 use crate::{
     key::{Class, Field, ethertype, protocol, shape},
@@ -21,16 +22,49 @@ const MACS_BYTES: usize = 12;
 const CUSTOMER_TAG: [u8; 2] = ethertype::CUSTOMER_TAG.to_be_bytes();
 const HOP_LIMIT: u8 = 64;
 const DONT_FRAGMENT: u8 = 0x40;
-/// "Destination unreachable", "communication administratively prohibited" (RFC 1812 §5.2.7.1).
-const ICMP_PROHIBITED: [u8; 2] = [3, 13];
-/// Likewise (RFC 4443 §3.1).
-const ICMPV6_PROHIBITED: [u8; 2] = [1, 1];
-const ICMP_HEADER_BYTES: usize = 8;
 
 const FIN: u8 = 1;
 const SYN: u8 = 2;
 const RST: u8 = 4;
 const ACK: u8 = 16;
+
+/// What an ICMP error says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Error {
+    /// Communication is administratively prohibited.
+    Prohibited,
+    /// There is no route to the destination.
+    NoRoute,
+    /// The destination does not answer, or a route says that it is not to be reached.
+    Unreachable,
+    /// Nobody listens at the destination's port.
+    NoPort,
+    /// The packet has passed as many routers as it may.
+    TimeExceeded,
+    /// The packet is longer than the next network's MTU, which is so many bytes.
+    TooBig(u16),
+}
+
+impl Error {
+    /// Type and code, and what stands in the four bytes behind the checksum: RFC 792, RFC 1191 §4
+    /// and RFC 1812 §5.2.7.1; RFC 4443 §3.
+    fn message(self, is_v6: bool) -> ([u8; 2], u32) {
+        match (self, is_v6) {
+            (Self::Prohibited, false) => ([3, 13], 0),
+            (Self::Prohibited, true) => ([1, 1], 0),
+            (Self::NoRoute, true) => ([1, 0], 0),
+            (Self::Unreachable, false) => ([3, 1], 0),
+            (Self::Unreachable, true) => ([1, 3], 0),
+            (Self::NoPort, false) => ([3, 3], 0),
+            (Self::NoPort, true) => ([1, 4], 0),
+            (Self::TimeExceeded, false) => ([11, 0], 0),
+            // Type 3 is "unreachable" in the one, and "time exceeded" in the other.
+            (Self::NoRoute, false) | (Self::TimeExceeded, true) => ([3, 0], 0),
+            (Self::TooBig(mtu), false) => ([3, 4], mtu.into()),
+            (Self::TooBig(mtu), true) => ([2, 0], mtu.into()),
+        }
+    }
+}
 
 /// Writes what the sender of a rejected frame is told, and returns its length; `None` when it is
 /// told nothing.
@@ -43,39 +77,91 @@ pub fn reply(
     parsed: &Parsed,
     tci: Option<u16>,
 ) -> Option<usize> {
-    if !may_be_answered(parsed) {
-        return None;
-    }
-    let packet = head.get(parsed.l3_offset.into()..)?;
+    let mut reply = Reply::begin(to, head, parsed, tci, None)?;
     let l4 = parsed.l4_offset.checked_sub(parsed.l3_offset);
-    let mut writer = Writer { bytes: to, len: 0 };
-    let macs = head.first_chunk::<MACS_BYTES>()?;
-    writer.put(&macs[6..]);
-    writer.put(&macs[..6]);
-    if let Some(tci) = tci {
-        writer.put(&CUSTOMER_TAG);
-        writer.put(&tci.to_be_bytes());
-    }
-    let family = Family::of(packet, parsed)?;
-    writer.put(&family.ethertype().to_be_bytes());
-    let ip = writer.len;
-    family.put_header(&mut writer, packet)?;
-    let start = writer.len;
     let is_tcp = matches!(parsed.class, Class::Ipv4Tcp | Class::Ipv6Tcp);
-    let protocol = if is_tcp && !parsed.key.has(shape::FIRST_FRAGMENT) {
-        let l4 = usize::from(l4?);
-        put_reset(&mut writer, packet.get(l4..)?, family.end.checked_sub(l4)?)?;
-        protocol::TCP
-    } else {
-        put_error(
-            &mut writer,
-            packet.get(..family.end.min(packet.len()))?,
+    if !is_tcp || parsed.key.has(shape::FIRST_FRAGMENT) {
+        return reply.finish_error(Error::Prohibited);
+    }
+    let l4 = usize::from(l4?);
+    let (packet, family) = (reply.packet, reply.family);
+    let bytes = family.end.checked_sub(l4)?;
+    put_reset(&mut reply.writer, packet.get(l4..)?, bytes)?;
+    Some(reply.finish(protocol::TCP))
+}
+
+/// Writes the ICMP error that a router with the address `source` has for the sender of a frame,
+/// and returns its length; `None` when it is told nothing.
+pub fn error(
+    to: &mut [u8; MAX_REPLY_BYTES],
+    head: &[u8],
+    parsed: &Parsed,
+    tci: Option<u16>,
+    (source, error): (IpAddr, Error),
+) -> Option<usize> {
+    Reply::begin(to, head, parsed, tci, Some(source))?.finish_error(error)
+}
+
+/// A reply in the making.
+struct Reply<'a> {
+    writer: Writer<'a>,
+    /// The packet that is answered.
+    packet: &'a [u8],
+    family: Family,
+    /// Where the reply's IP header begins.
+    ip: usize,
+    /// Where it ends.
+    start: usize,
+}
+
+impl<'a> Reply<'a> {
+    /// All headers up to IP's, from `source` or else the packet's destination.
+    fn begin(
+        to: &'a mut [u8; MAX_REPLY_BYTES],
+        head: &'a [u8],
+        parsed: &Parsed,
+        tci: Option<u16>,
+        source: Option<IpAddr>,
+    ) -> Option<Self> {
+        if !may_be_answered(parsed) {
+            return None;
+        }
+        let packet = head.get(parsed.l3_offset.into()..)?;
+        let mut writer = Writer { bytes: to, len: 0 };
+        let macs = head.first_chunk::<MACS_BYTES>()?;
+        writer.put(&macs[6..]);
+        writer.put(&macs[..6]);
+        if let Some(tci) = tci {
+            writer.put(&CUSTOMER_TAG);
+            writer.put(&tci.to_be_bytes());
+        }
+        let family = Family::of(packet, parsed)?;
+        writer.put(&family.ethertype().to_be_bytes());
+        let ip = writer.len;
+        family.put_header(&mut writer, packet, source)?;
+        Some(Self {
+            start: writer.len,
+            writer,
+            packet,
             family,
-        );
-        family.icmp()
-    };
-    family.finish(&mut writer, ip, start, protocol);
-    Some(writer.len)
+            ip,
+        })
+    }
+
+    fn finish_error(mut self, error: Error) -> Option<usize> {
+        let packet = self.packet;
+        let packet = packet.get(..self.family.end.min(packet.len()))?;
+        let (kind, rest) = error.message(self.family.is_v6);
+        put_error(&mut self.writer, packet, kind, rest);
+        let protocol = self.family.icmp();
+        Some(self.finish(protocol))
+    }
+
+    fn finish(mut self, protocol: u8) -> usize {
+        let (ip, start) = (self.ip, self.start);
+        self.family.finish(&mut self.writer, ip, start, protocol);
+        self.writer.len
+    }
 }
 
 fn may_be_answered(parsed: &Parsed) -> bool {
@@ -156,7 +242,12 @@ impl Family {
     }
 
     /// A header without lengths, checksum and protocol.
-    fn put_header(self, writer: &mut Writer<'_>, packet: &[u8]) -> Option<()> {
+    fn put_header(
+        self,
+        writer: &mut Writer<'_>,
+        packet: &[u8],
+        from: Option<IpAddr>,
+    ) -> Option<()> {
         let addresses = packet.get(self.addresses())?;
         let (source, destination) = addresses.split_at(addresses.len() / 2);
         if self.is_v6 {
@@ -164,7 +255,12 @@ impl Family {
         } else {
             writer.put(&[0x45, 0, 0, 0, 0, 0, DONT_FRAGMENT, 0, HOP_LIMIT, 0, 0, 0]);
         }
-        writer.put(destination);
+        match from {
+            None => writer.put(destination),
+            Some(IpAddr::V4(from)) if !self.is_v6 => writer.put(&from.octets()),
+            Some(IpAddr::V6(from)) if self.is_v6 => writer.put(&from.octets()),
+            Some(_) => return None,
+        }
         writer.put(source);
         Some(())
     }
@@ -216,15 +312,11 @@ fn put_reset(writer: &mut Writer<'_>, segment: &[u8], bytes: usize) -> Option<()
     Some(())
 }
 
-/// RFC 792, RFC 4443 §3.1: an error that quotes as much of `packet` as finds room.
-fn put_error(writer: &mut Writer<'_>, packet: &[u8], family: Family) {
-    let kind = if family.is_v6 {
-        ICMPV6_PROHIBITED
-    } else {
-        ICMP_PROHIBITED
-    };
+/// An error that quotes as much of `packet` as finds room.
+fn put_error(writer: &mut Writer<'_>, packet: &[u8], kind: [u8; 2], rest: u32) {
     writer.put(&kind);
-    writer.put(&[0; ICMP_HEADER_BYTES - 2]);
+    writer.put(&[0; 2]);
+    writer.put(&rest.to_be_bytes());
     let room = writer.bytes.len() - writer.len;
     writer.put(&packet[..packet.len().min(room)]);
 }

@@ -6,7 +6,7 @@
 //!                                           └── Sets
 //! ```
 //!
-//! Rooms: `list` (rules in order), `written` (rules with names of sets), [`text`] (the one-line form, read), `display`
+//! Rooms: `list` (rules in order), `places` (where they stand), `written` (rules with names of sets), [`text`] (the one-line form, read), `display`
 //! (the same, printed), [`words`] (names of protocols and the like).
 
 use std::{ops::RangeInclusive, str::FromStr, sync::Arc};
@@ -23,14 +23,16 @@ use crate::{
 
 mod display;
 mod list;
+mod places;
 pub mod text;
 pub mod words;
 mod written;
 
 pub use display::{net_text, range_text};
-pub use list::RuleList;
+pub use list::{RuleList, Runs};
+pub use places::{Place, Places};
 pub use text::TextError;
-pub use written::{Direction, Members, Sets, WrittenRule};
+pub use written::{Direction, Members, Names, Sets, WrittenRule};
 
 /// One rule of an ACL.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,19 +47,15 @@ pub struct Rule {
     pub limit: Option<RateLimit>,
     /// What it matches; every part that is present must hold.
     pub matches: Match,
-    /// Where it was written, for people.
+    /// What was written, for people.
     pub origin: Arc<Origin>,
 }
 
-/// Where a rule was written.
+/// What was written. Where it stands now says [`Places`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Origin {
     /// The ACL it belongs to, or `group:` and the name of its group.
     pub acl: Arc<str>,
-    /// Its place there, from 1.
-    pub position: u32,
-    /// File and line, as in `acls.toml:12`.
-    pub place: Arc<str>,
     /// The rule in one line, as in `deny tcp to 10.0.0.0/8 port 22`.
     pub text: Arc<str>,
 }

@@ -86,7 +86,7 @@ fn read_nd(head: &[u8], parsed: &Parsed) -> Option<NeighborClaim> {
             let target = message.get(8..)?.first_chunk::<16>()?;
             (Some(u128::from_be_bytes(*target)), message.get(24..)?)
         }
-        // What a guest may not send at all.
+        // What only a router sends.
         _ => (None, [].as_slice()),
     };
     Some(NeighborClaim::Nd {
@@ -260,12 +260,12 @@ impl SenderPolicy {
             target.is_some_and(|ip| own.any(|&(mask, value)| ip & mask == value))
         };
         match kind {
-            ROUTER_SOLICITATION => true,
             // From `::` it is duplicate address detection: the sender means to use the target.
             NEIGHBOR_SOLICITATION => !unspecified || own_target(),
             NEIGHBOR_ADVERTISEMENT => own_target(),
-            // Router advertisements and redirects are a router's.
-            _ => false,
+            // Solicitations are anybody's. Advertisements and redirects are a router's, and
+            // `crate::rogue` looks at those.
+            _ => true,
         }
     }
 }

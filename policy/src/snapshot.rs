@@ -12,18 +12,23 @@
 //! What must hold: frames of one port and class that are equal under the mask get the same answer
 //! from every step.
 
-use std::sync::Arc;
+use std::{
+    net::IpAddr,
+    sync::{Arc, OnceLock},
+};
 
-use hashbrown::{HashMap, HashSet};
+use hashbrown::HashMap;
 
 use crate::{
-    Denial, DropReason, Epoch, Mac, NeighborClaim, NetworkId, PortId, RuleId, VlanId,
+    Denial, DropReason, Epoch, InterfaceId, Mac, NeighborClaim, NetworkId, PortId, RuleId, VlanId,
     acl::Classifier,
     conntrack,
     key::{Class, Field, FlowKey, shape},
-    model::{self, Action, Attachment, Model, RateLimit, StormLimits},
+    model::{self, Action, Attachment, Model, RateLimit, Roles, Services, StormLimits},
     reader::KeyReader,
-    rule::{Direction, Rule, RuleList},
+    rogue::{self, Rogue},
+    router::Router,
+    rule::{Direction, Origin, Places, Rule, RuleList},
     sender::{SenderPolicy, is_arp_or_nd},
 };
 
@@ -37,6 +42,7 @@ pub struct Snapshot {
     /// By number.
     ports: Vec<Option<PortPolicy>>,
     networks: Vec<Option<NetworkPolicy>>,
+    routers: Vec<Arc<Router>>,
     /// By port number, then class.
     masks: Vec<Masks>,
     /// By port number: a bit for each class whose frames are tracked.
@@ -50,10 +56,26 @@ pub struct Snapshot {
 #[derive(Debug, Default)]
 struct RuleIndex {
     lists: Vec<RuleList>,
-    /// Which list has the rule, and where.
-    places: HashMap<RuleId, (u32, u32)>,
-    /// The rules whose decisions are logged.
-    logged: HashSet<RuleId>,
+    /// Which list has the rule, and where; made when somebody asks.
+    by_number: OnceLock<HashMap<RuleId, (u32, u32)>>,
+    /// The rules whose decisions are logged, with what was written.
+    logged: HashMap<RuleId, Arc<Origin>>,
+    places: Arc<Places>,
+}
+
+impl RuleIndex {
+    fn find(&self, id: RuleId) -> Option<(u32, u32)> {
+        let by_number = self.by_number.get_or_init(|| {
+            let mut found = HashMap::new();
+            for (number, list) in (0..).zip(&self.lists) {
+                for (place, rule) in (0..).zip(list.iter()) {
+                    found.entry(rule.id).or_insert((number, place));
+                }
+            }
+            found
+        });
+        by_number.get(&id).copied()
+    }
 }
 
 /// A port's footprint masks: for each class, the key bits that any decision could read for a
@@ -107,6 +129,17 @@ impl Snapshot {
         self.networks.iter().flatten()
     }
 
+    /// A router, by its number in a [`Gateway`].
+    #[inline]
+    pub fn router(&self, number: u16) -> Option<&Router> {
+        self.routers.get(number as usize).map(AsRef::as_ref)
+    }
+
+    /// All routers.
+    pub fn routers(&self) -> &[Arc<Router>] {
+        &self.routers
+    }
+
     /// The footprint masks of frames from `port`. All ones for a port without policy.
     #[inline]
     pub fn masks(&self, port: PortId) -> &Masks {
@@ -139,13 +172,24 @@ impl Snapshot {
     #[inline]
     pub fn logs(&self, id: RuleId) -> bool {
         // Every miss asks, and mostly no rule is logged.
-        !self.rules.logged.is_empty() && self.rules.logged.contains(&id)
+        !self.rules.logged.is_empty() && self.rules.logged.contains_key(&id)
     }
 
-    /// A rule of any vNIC's lists.
+    /// What was written of a rule whose decisions are logged. Allocates nothing.
+    pub fn logged(&self, id: RuleId) -> Option<&Arc<Origin>> {
+        self.rules.logged.get(&id)
+    }
+
+    /// A rule of any vNIC's lists. The first that is asked for makes the index of all, so this is
+    /// not for workers.
     pub fn rule(&self, id: RuleId) -> Option<&Rule> {
-        let (list, place) = self.rules.places.get(&id)?;
-        self.rules.lists.get(*list as usize)?.get(*place as usize)
+        let (list, place) = self.rules.find(id)?;
+        self.rules.lists.get(list as usize)?.get(place as usize)
+    }
+
+    /// Where its rules were written.
+    pub fn places(&self) -> &Arc<Places> {
+        &self.rules.places
     }
 }
 
@@ -251,6 +295,7 @@ pub struct VnicPolicy {
     /// Most connections that it may have opened.
     pub connection_limit: u32,
     sender: SenderPolicy,
+    roles: Roles,
     inbound: Judge,
     outbound: Judge,
 }
@@ -266,6 +311,23 @@ impl VnicPolicy {
         claim: Option<&NeighborClaim>,
     ) -> Result<(), Denial> {
         self.sender.check(r, claim)
+    }
+
+    /// Checks that a frame from the VM is not what only servers and routers send, unless it is one.
+    ///
+    /// # Errors
+    /// `rogue_dhcp` or `rogue_ra`.
+    pub fn check_role<R: KeyReader>(&self, r: &mut R) -> Result<(), Denial> {
+        if self.roles.dhcp_server && self.roles.router {
+            return Ok(());
+        }
+        match rogue::classify(r) {
+            Some(Rogue::DhcpServer) if !self.roles.dhcp_server => {
+                Err(Denial::new(DropReason::RogueDhcp))
+            }
+            Some(Rogue::Router) if !self.roles.router => Err(Denial::new(DropReason::RogueRa)),
+            _ => Ok(()),
+        }
     }
 
     /// The rules for frames from the VM.
@@ -407,6 +469,41 @@ pub struct NetworkPolicy {
     pub ageing_s: u32,
     /// Its ports, by number.
     pub members: Vec<Member>,
+    /// The routers that have an interface in it.
+    pub gateways: Vec<Gateway>,
+    /// What the switch itself answers in it.
+    pub services: Services,
+    /// The addresses of its vNICs, where a router may have to find them.
+    pub hosts: HashMap<IpAddr, Host>,
+}
+
+impl NetworkPolicy {
+    /// The router that frames to `mac` are for.
+    #[inline]
+    pub fn gateway(&self, mac: Mac) -> Option<Gateway> {
+        let mut gateways = self.gateways.iter();
+        gateways.find(|gateway| gateway.mac == mac).copied()
+    }
+}
+
+/// A router's interface in a network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gateway {
+    /// Its Ethernet address.
+    pub mac: Mac,
+    /// The router's number.
+    pub router: u16,
+    /// The interface.
+    pub interface: InterfaceId,
+}
+
+/// Where a vNIC's address is, by configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Host {
+    /// Its Ethernet address.
+    pub mac: Mac,
+    /// Its port.
+    pub port: PortId,
 }
 
 /// A port of a network.

@@ -139,6 +139,7 @@ fn two_ports(rules: Vec<(Match, Action)>) -> Snapshot {
     let model = Model {
         networks: common::networks(),
         ports,
+        ..Model::default()
     };
     Snapshot::compile(&model, Epoch(1)).expect("a valid model")
 }

@@ -9,7 +9,7 @@ use common::{Fragment, L3, L4, Spec, ipv4_packet, ipv6_packet, mac, port, rule, 
 use policy::{
     Denial, DropReason, Epoch, Field, FlowKey, Mac, NetworkId, PortId, RuleId, Snapshot, VlanId,
     key::{Class, shape},
-    model::{Action, Attachment, Model, Port},
+    model::{Action, Attachment, Model, Port, RateLimit},
     reader::Exact,
     rule::{FlagsMatch, Match, MatchError, Rule, RuleList},
     snapshot::{CompileError, Compiler, Member},
@@ -28,6 +28,7 @@ fn compile(ports: Vec<Port>) -> Result<Snapshot, CompileError> {
     let model = Model {
         networks: common::networks(),
         ports,
+        ..Model::default()
     };
     Snapshot::compile(&model, Epoch(3))
 }
@@ -199,10 +200,8 @@ fn rules_are_found_by_number() {
     guest.inbound.rules = vec![rule(40, Action::Allow, Match::default())].into();
     ports[0].vnic = Some(guest);
     let snapshot = compile(ports).expect("valid");
-    let found = snapshot
-        .rule(RuleId(40))
-        .map(|rule| rule.origin.place.clone());
-    assert_eq!(found.as_deref(), Some("acls.toml:40"));
+    let found = snapshot.rule(RuleId(40)).map(|rule| &*rule.origin.acl);
+    assert_eq!(found, Some("web"));
     assert_eq!(snapshot.rule(RuleId(41)), None);
 }
 
@@ -242,7 +241,7 @@ fn contradictory_states_are_refused_with_what_to_do() {
         (vec![port(1, trunk(&[0, 0], None))], "same vlan 5"),
         (
             vec![guest_port(1, vec![bad_rule])],
-            "acls.toml:7: rule 7 of ACL \"web\": ports need",
+            "of ACL \"web\": ports need",
         ),
         (
             vec![guest_port(1, vec![allow]), guest_port(2, vec![deny])],
@@ -259,6 +258,7 @@ fn networks_are_told_apart() {
     let mut model = Model {
         networks: common::networks(),
         ports: vec![port(1, trunk(&[0, 1], None))],
+        ..Model::default()
     };
     model.networks[1].vlan = model.networks[0].vlan;
     let error = Snapshot::compile(&model, Epoch(1)).expect_err("one VLAN for two networks");
@@ -459,6 +459,7 @@ fn sharers(rules: &RuleList) -> Model {
     Model {
         networks: common::networks(),
         ports: ports.collect(),
+        ..Model::default()
     }
 }
 
@@ -540,6 +541,21 @@ fn a_state_compiled_after_another_is_judged_as_one_compiled_alone() {
 #[test]
 fn a_worn_list_is_renewed_beside_and_the_next_state_is_made_from_it() {
     let mut list: RuleList = (1..=300).map(host).collect();
+    let limit = Some(RateLimit {
+        per_second: 5,
+        burst: 5,
+    });
+    let marked = Rule {
+        log: true,
+        limit,
+        ..host(7000)
+    };
+    list.replace(299, marked);
+    let is_marked = |snapshot: &Snapshot| {
+        let port = snapshot.port(PortId(1)).expect("a port");
+        let limits = port.vnic.as_ref().expect("a vNIC").limits();
+        snapshot.logs(RuleId(7000)) && limits.map(|(id, _)| id).eq([RuleId(7000)])
+    };
     let mut compiler = Compiler::default();
     let compile = |compiler: &mut Compiler, list: &RuleList| {
         compiler.compile(&sharers(list), Epoch(1)).expect("valid")
@@ -563,8 +579,10 @@ fn a_worn_list_is_renewed_beside_and_the_next_state_is_made_from_it() {
     compile(&mut compiler, &list);
     compiler.adopt(worn.renew());
     assert!(compiler.worn().is_none());
+    assert!(is_marked(&compile(&mut compiler, &list)));
     list.replace(9, host(5001));
     let next = compile(&mut compiler, &list);
+    assert!(is_marked(&next));
     let alone = Snapshot::compile(&sharers(&list), Epoch(1)).expect("valid");
     judges_as(&next, &alone, &list, 0);
 

@@ -352,6 +352,14 @@ impl Bridge {
         .unwrap_or(Err(DropReason::NoPolicy))
     }
 
+    /// Where `mac` is, and the generation from which on that holds. Nothing is remembered.
+    pub fn locate(&self, network: NetworkId, mac: Mac) -> Option<(PortId, u32)> {
+        self.with_table(network, |table| match table.find(mac) {
+            Lookup::At(port) => Some((port, self.generations.current(network))),
+            Lookup::Unknown { .. } => None,
+        })?
+    }
+
     /// What [`Bridge::pass`] would say now. Nothing is learned, remembered or changed.
     ///
     /// # Errors
@@ -531,6 +539,7 @@ mod tests {
             vlan: None,
             mac_limit: 1000,
             ageing_s: 300,
+            services: policy::model::Services::default(),
         }
     }
 
@@ -538,6 +547,7 @@ mod tests {
         let model = model::Model {
             networks: vec![network()],
             ports: Vec::new(),
+            ..model::Model::default()
         };
         let bridge = Bridge::default();
         bridge.configure(&Snapshot::compile(&model, Epoch(1)).expect("compiles"));
@@ -633,6 +643,7 @@ mod tests {
         let model = model::Model {
             networks: vec![network()],
             ports: vec![port],
+            ..model::Model::default()
         };
         let next = bridge.successor(&Snapshot::compile(&model, Epoch(2)).expect("compiles"));
         let rows: Vec<_> = next.rows(0).iter().map(|row| (row.mac, row.port)).collect();

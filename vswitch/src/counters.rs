@@ -3,14 +3,15 @@
 //! What must hold, per port and in total, whenever no burst is under way:
 //!
 //! ```text
-//!   rx + replicas = forwarded + Σ drops (ingress reasons)      what came in at a port
-//!   offered       = tx        + Σ drops (egress reasons)       what was to go out at a port
+//!   rx + returned + replicas = forwarded + taken + Σ drops (ingress reasons)   what came in
+//!   offered                  = tx + Σ drops (egress reasons)                   what was to go out
 //!   Σ forwarded + Σ originated = Σ offered
-//!   so in total: rx + replicas + originated = tx + Σ drops
+//!   so in total: rx + returned + replicas + originated = tx + taken + Σ drops
 //! ```
 //!
 //! A frame with one destination or none makes no replica; with n destinations it makes n - 1. What
-//! the switch itself sends, no port received: it is originated.
+//! the switch itself sends, no port received: it is originated. What it keeps, to answer it or until
+//! a neighbour is found, is taken; of that, what comes back to be judged is returned.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -62,6 +63,10 @@ pub struct PortCounters {
     pub offered: Counter,
     /// Those of them that the switch itself made.
     pub originated: Counter,
+    /// Frames received here that the switch took itself.
+    pub taken: Counter,
+    /// Those of them that came back to be judged, when what they waited for was there.
+    pub returned: Counter,
     /// Frames that the flow cache answered.
     pub cache_hits: Counter,
     /// Frames that the slow path answered, or the budget dropped.
@@ -107,6 +112,10 @@ pub struct PortCounts {
     pub offered: u64,
     /// Those of them that the switch itself made.
     pub originated: u64,
+    /// Frames received here that the switch took itself.
+    pub taken: u64,
+    /// Those of them that came back to be judged, when what they waited for was there.
+    pub returned: u64,
     /// Frames that the flow cache answered.
     pub cache_hits: u64,
     /// Frames that the slow path answered, or the budget dropped.
@@ -126,6 +135,8 @@ impl PortCounts {
         self.forwarded += counters.forwarded.get();
         self.offered += counters.offered.get();
         self.originated += counters.originated.get();
+        self.taken += counters.taken.get();
+        self.returned += counters.returned.get();
         self.cache_hits += counters.cache_hits.get();
         self.cache_misses += counters.cache_misses.get();
         for (reason, counter) in DropReason::ALL.iter().zip(&counters.drops.0) {

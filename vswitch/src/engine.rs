@@ -27,15 +27,19 @@ use policy::{
 
 use crate::{
     counters::PortCounts,
+    desk::Order,
     drop_watch::Watches,
     intake::OwnedQueue,
     meter::Meters,
     outbox::SharedTxQueue,
     published::{Bundle, PortShared, Shared},
     runner::{Command, Removed},
+    services::plan::Plan,
     worker::Worker,
 };
-use threads::{WorkerHandle, secret, start_housekeeper, start_log_writer, start_worker};
+use threads::{
+    WorkerHandle, secret, start_desk, start_housekeeper, start_log_writer, start_worker,
+};
 
 pub use crate::runner::{FlowRow, FlowVerdict};
 pub use view::{DropRow, MOST_FLOWS, Outlook, QueueRow, RuleHits};
@@ -134,6 +138,7 @@ pub struct Engine {
     watches: Watches,
     housekeeper: Option<Helper>,
     log_writer: Option<Helper>,
+    desk: Option<(Sender<Order>, JoinHandle<()>)>,
 }
 
 /// A thread that is no worker's, and what ends it.
@@ -161,7 +166,7 @@ impl Engine {
         let connections = Connections::new(settings.connections_max, [a, b, c, d, e, f]);
         let shared = Arc::new(Shared::new(Clock::calibrate(), connections));
         let secret = secret()?;
-        let (mut taps, mut logs) = (Vec::new(), Vec::new());
+        let (mut taps, mut logs, mut handoffs) = (Vec::new(), Vec::new(), Vec::new());
         let workers = settings
             .cores
             .iter()
@@ -171,11 +176,15 @@ impl Engine {
                 let worker = Worker::new(id, Arc::clone(&shared), entries, secret);
                 taps.push(worker.taps());
                 logs.push(Arc::clone(&worker.log));
+                handoffs.push(Arc::clone(&worker.handoff));
                 start_worker(worker, *core, settings)
             })
             .collect::<Result<Vec<_>, _>>()?;
         let housekeeper = start_housekeeper(Arc::clone(&shared))?;
         let log_writer = start_log_writer(Arc::clone(&shared), logs)?;
+        let wakes = workers.iter().map(|worker| Arc::clone(&worker.wake));
+        let counterparts = handoffs.into_iter().zip(wakes);
+        let desk = start_desk(Arc::clone(&shared), counterparts, secret[0])?;
         Ok(Self {
             shared,
             workers,
@@ -184,6 +193,7 @@ impl Engine {
             watches: Watches::new(taps),
             housekeeper: Some(housekeeper),
             log_writer: Some(log_writer),
+            desk: Some(desk),
         })
     }
 
@@ -361,6 +371,24 @@ impl Engine {
         self.shared.bridge.forget_port(id);
     }
 
+    /// From now on the services are these.
+    pub fn serve(&self, plan: Plan) {
+        self.order(Order::Follow(plan));
+    }
+
+    /// A port works now: who is behind it is announced.
+    pub fn appeared(&self, id: PortId) {
+        self.order(Order::Appeared(id));
+    }
+
+    fn order(&self, order: Order) {
+        if let Some((orders, desk)) = &self.desk {
+            // One that ended by a panic takes no orders any more; its end was logged.
+            let _ = orders.send(order);
+            desk.thread().unpark();
+        }
+    }
+
     fn forget(&self, id: PortId) -> Result<(), EngineError> {
         // Its number may be another port's next.
         let of_port = |row: &Row| row.owner == id || row.ingress == id;
@@ -433,6 +461,13 @@ impl Engine {
 impl Drop for Engine {
     fn drop(&mut self) {
         end(self.housekeeper.take());
+        if let Some((orders, desk)) = self.desk.take() {
+            drop(orders);
+            desk.thread().unpark();
+            if desk.join().is_err() {
+                tracing::error!("the services ended by a panic");
+            }
+        }
         for worker in self.workers.drain(..) {
             // The thread ends when its command channel closes.
             drop(worker.commands);

@@ -11,15 +11,17 @@ use policy::{
 };
 
 use crate::{
+    adjacency::Adjacencies,
     bridge::Bridge,
     drop_ledger::DropLedger,
     meter::Meters,
+    neighbors::Neighbors,
     published::PortShared,
     rule_ledger::RuleLedger,
     rule_log::Notes,
     slow_path::{Inputs, Observer, SlowPath, Step},
     storm::FloodKind,
-    verdict::{DestinationLog, Verdict},
+    verdict::{DestinationLog, Purpose, Verdict},
 };
 
 /// First bytes of a frame that are judged: what [`parse`] wants of a longer frame.
@@ -64,6 +66,8 @@ pub enum Outcome {
     Dropped(Denial),
     /// It goes there.
     Forwarded(Vec<Exit>),
+    /// The switch takes it itself.
+    Taken(Purpose),
 }
 
 impl Explained {
@@ -76,6 +80,7 @@ impl Explained {
         for step in &self.steps {
             match *step {
                 Step::Denied(denial) => return Outcome::Dropped(denial),
+                Step::Taken(purpose) => return Outcome::Taken(purpose),
                 Step::To { port, tag, judged } => {
                     exits.push((port, tag, judged.map(|allowed| allowed.rule)));
                 }
@@ -111,6 +116,7 @@ impl Observer for Recorder {
 pub struct Explainer<'a> {
     snapshot: &'a Snapshot,
     bridge: &'a Bridge,
+    neighbors: &'a Neighbors,
     connections: &'a Connections,
     meters: &'a Meters,
     now_ns: u64,
@@ -118,11 +124,11 @@ pub struct Explainer<'a> {
 }
 
 impl<'a> Explainer<'a> {
-    /// With the MAC tables, connections and limits of rules as they are when each frame is judged,
+    /// With the MAC tables, neighbours, connections and limits of rules as they are when each frame is judged,
     /// those connections left out that have come to their end at `now_ns` of the clock.
     pub fn new(
         snapshot: &'a Snapshot,
-        bridge: &'a Bridge,
+        (bridge, neighbors): (&'a Bridge, &'a Neighbors),
         connections: &'a Connections,
         meters: &'a Meters,
         now_ns: u64,
@@ -131,10 +137,12 @@ impl<'a> Explainer<'a> {
         Self {
             snapshot,
             bridge,
+            neighbors,
             connections,
             meters,
             now_ns,
             slow_path: SlowPath {
+                adjacencies: Adjacencies::default(),
                 lists: DestinationLog::new(longest.unwrap_or(0)),
                 // Whoever explains looks at the steps.
                 ledger: DropLedger::new(1),
@@ -151,8 +159,10 @@ impl<'a> Explainer<'a> {
         let inputs = Inputs {
             snapshot: self.snapshot,
             bridge: self.bridge,
+            neighbors: self.neighbors,
             connections: self.connections,
             meters: self.meters,
+            serves: true,
             now_ns: self.now_ns,
             now_s: (self.now_ns / 1_000_000_000) as u32,
         };

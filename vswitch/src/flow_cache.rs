@@ -25,6 +25,7 @@ use pmd::cpu::Lanes;
 use policy::{Epoch, FlowKey, NetworkId, PortId, conntrack::Token, key::shape};
 
 use crate::{
+    adjacency::AdjacencyId,
     bridge::Generations,
     meter::MeterSlot,
     rule_ledger::{RuleLedger, RuleSlot},
@@ -150,6 +151,8 @@ enum Straight {
     To(PortId),
     /// If the connection, or its absence, still stands.
     Tracked(PortId),
+    /// To a router's neighbour, by rules without a limit, if both still stand.
+    Routed(AdjacencyId),
 }
 
 impl Entry {
@@ -157,6 +160,9 @@ impl Entry {
     pub fn new(key: FlowKey, epoch: Epoch, verdict: Verdict) -> Self {
         let straight = match verdict {
             Verdict::Unicast(to) if is_plain(to, &key) => Straight::To(to.port),
+            Verdict::Routed(to, id) if to.denied.is_none() && to.meter.is_none() => {
+                Straight::Routed(id)
+            }
             _ => Straight::No,
         };
         Self {
@@ -236,7 +242,7 @@ impl Entry {
         self.settled = self.hits as u32;
         rules.count(self.outbound, frames, at_s);
         // A flood is counted by destination as it leaves: some of them are denied.
-        if let Verdict::Unicast(to) = self.verdict {
+        if let Some(to) = self.verdict.destination() {
             rules.count(to.allowed, frames, at_s);
         }
     }
@@ -441,6 +447,44 @@ impl FlowCache {
         }
         entry.hit(|| self.sets[index / WAYS].touch(index % WAYS));
         Some((entry, port))
+    }
+
+    /// As [`FlowCache::tracked`], for entries whose frames routers send on: the candidate answers
+    /// if `fits` has its neighbour, too.
+    #[inline(always)]
+    pub fn routed<T>(
+        &mut self,
+        candidate: Candidate,
+        key: &FlowKey,
+        now: Standing<'_>,
+        fits: impl FnOnce(AdjacencyId) -> Option<T>,
+        follows: impl FnOnce(Token) -> bool,
+    ) -> Option<(&mut Entry, T)> {
+        let index = candidate.0 as usize;
+        let entry = self.entries.get_mut(index)?;
+        let Straight::Routed(id) = entry.straight else {
+            return None;
+        };
+        if !entry.answers(key, now) {
+            return None;
+        }
+        let fit = fits(id)?;
+        if entry.token != Token::UNTRACKED && !follows(entry.token) {
+            return None;
+        }
+        entry.hit(|| self.sets[index / WAYS].touch(index % WAYS));
+        Some((entry, fit))
+    }
+
+    /// Forgets every flow.
+    pub fn clear(&mut self, rules: &RuleLedger, now_s: u32) {
+        for set in &mut self.sets {
+            *set = Set::default();
+        }
+        for entry in &mut self.entries {
+            entry.settle(rules, now_s);
+        }
+        self.used = 0;
     }
 
     /// Third step: the entry of a masked key, if it still stands. It has one hit more.

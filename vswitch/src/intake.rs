@@ -40,6 +40,8 @@ pub struct Group {
     pub end: u8,
     /// See [`OwnedQueue::unmarked_partial_checksums`].
     pub unmarked_partial_checksums: bool,
+    /// They were received, and counted, before, and had to wait.
+    pub returned: bool,
 }
 
 impl Group {
@@ -115,6 +117,7 @@ impl Intake {
                     start,
                     end,
                     unmarked_partial_checksums: queue.unmarked_partial_checksums,
+                    returned: false,
                 });
             }
             if burst.len() == BURST {

@@ -29,6 +29,16 @@ const PORT: &[Family<PortCounts, u64>] = &[
     ("originated", "Frames made by the switch itself.", |c| {
         c.originated
     }),
+    (
+        "taken",
+        "Frames received that the switch took itself.",
+        |c| c.taken,
+    ),
+    (
+        "returned",
+        "Frames taken that came back to be judged.",
+        |c| c.returned,
+    ),
     ("cache_hits", "Frames judged by the flow cache.", |c| {
         c.cache_hits
     }),

@@ -12,9 +12,11 @@ use pmd::{BURST, Frame, MAX_PREFIX_BYTES, PrefixArena, TxBurst, TxPlan, TxQueue}
 use policy::{Denial, DropReason, PortId};
 
 use crate::{
+    adjacency::Adjacency,
     counters::PortCounters,
     drop_watch::Taps,
     published::Bundle,
+    rewrite::{self, Prefix},
     verdict::{Destination, VlanTag},
 };
 
@@ -117,16 +119,9 @@ impl Outbox {
         frames: &[Frame<'_>],
         index: usize,
         port: PortId,
-        write: impl Fn(&mut [u8; MAX_PREFIX_BYTES]) -> Option<usize>,
+        write: impl FnOnce(&mut [u8; MAX_PREFIX_BYTES]) -> Option<usize>,
     ) {
-        let lane = self.lanes.get(port.index());
-        if self.prefixes.is_full() || lane.is_some_and(|lane| lane.plans.is_full()) {
-            self.transmit(bundle, frames);
-        }
-        let Some((number, prefix)) = self.prefixes.allocate() else {
-            return;
-        };
-        let Some(len) = write(prefix) else {
+        let Some((number, len)) = self.prefix(bundle, frames, port, write) else {
             return;
         };
         if let Some(counters) = counters(bundle, port, self.worker) {
@@ -139,6 +134,82 @@ impl Outbox {
             ..TxPlan::default()
         };
         self.push(bundle, frames, port, plan);
+    }
+
+    /// Plans that frame number `index` leaves for a router's neighbour, with new addresses and a
+    /// lower TTL: untagged, as it came.
+    #[inline(always)]
+    pub fn plan_routed(
+        &mut self,
+        bundle: &Bundle,
+        frames: &[Frame<'_>],
+        index: usize,
+        to: &Adjacency,
+    ) {
+        let frame = &frames[index];
+        self.plan_with_prefix(bundle, frames, (index, to.port), |prefix| {
+            rewrite::routed_plain(prefix, frame.head(), to)
+        });
+    }
+
+    /// Plans that frame number `index` leaves by `port` with a prefix as `write` makes it, before
+    /// all of the frame that the prefix does not replace. Nothing leaves when it makes none.
+    #[inline(always)]
+    pub(crate) fn plan_with_prefix(
+        &mut self,
+        bundle: &Bundle,
+        frames: &[Frame<'_>],
+        (index, port): (usize, PortId),
+        write: impl FnOnce(&mut [u8; MAX_PREFIX_BYTES]) -> Option<Prefix>,
+    ) {
+        let mut skip = 0;
+        let made = self.prefix(bundle, frames, port, |prefix| {
+            let made = write(prefix)?;
+            skip = made.skip;
+            Some(made.len)
+        });
+        let Some((number, len)) = made else { return };
+        let plan = TxPlan {
+            frame: index as u8,
+            prefix: number,
+            prefix_len_bytes: len as u8,
+            skip_bytes: skip as u16,
+            len_bytes: frames[index].len().saturating_sub(skip) as u32,
+            ..TxPlan::default()
+        };
+        self.push(bundle, frames, port, plan);
+    }
+
+    /// The same for a frame of the switch's own, made of what stands in frame number `index`.
+    pub(crate) fn originate_with(
+        &mut self,
+        bundle: &Bundle,
+        frames: &[Frame<'_>],
+        (index, port): (usize, PortId),
+        write: impl FnOnce(&mut [u8; MAX_PREFIX_BYTES]) -> Option<Prefix>,
+    ) {
+        if let Some(counters) = counters(bundle, port, self.worker) {
+            counters.originated.add(1);
+        }
+        self.plan_with_prefix(bundle, frames, (index, port), write);
+    }
+
+    /// A fresh prefix for a plan to `port`, written by `write`, which says how long it is, and its
+    /// number. There is room for the plan then.
+    #[inline(always)]
+    pub(crate) fn prefix(
+        &mut self,
+        bundle: &Bundle,
+        frames: &[Frame<'_>],
+        port: PortId,
+        write: impl FnOnce(&mut [u8; MAX_PREFIX_BYTES]) -> Option<usize>,
+    ) -> Option<(u16, usize)> {
+        let lane = self.lanes.get(port.index());
+        if self.prefixes.is_full() || lane.is_some_and(|lane| lane.plans.is_full()) {
+            self.transmit(bundle, frames);
+        }
+        let (number, prefix) = self.prefixes.allocate()?;
+        Some((number, write(prefix)?))
     }
 
     /// Takes a plan for `port`. What finds no such port is counted as dropped.

@@ -15,6 +15,7 @@ use crate::{
     bridge::Bridge,
     counters::PortCounters,
     meter::Meters,
+    neighbors::Neighbors,
     rule_log::Quota,
     storm::{Gate, StormGates},
 };
@@ -47,6 +48,8 @@ pub struct PortShared {
     pub storm: StormGates,
     /// The limit on what its senders are told of rejected frames.
     pub rejects: Gate,
+    /// The limit on what its senders are told of packets that routers do not send on.
+    pub errors: Gate,
     /// The limit on what its vNIC's rules log.
     pub log: Quota,
 }
@@ -58,6 +61,7 @@ impl PortShared {
             counters: (0..workers).map(|_| PortCounters::default()).collect(),
             storm: StormGates::default(),
             rejects: Gate::default(),
+            errors: Gate::default(),
             log: Quota::default(),
         }
     }
@@ -70,6 +74,8 @@ pub struct Shared {
     pub current: Arc<ArcSwap<Bundle>>,
     /// The MAC tables.
     pub bridge: Bridge,
+    /// Who is where, of those that routers send to.
+    pub neighbors: Neighbors,
     /// The connections.
     pub connections: Connections,
     /// The time base of ageing and limits.
@@ -87,6 +93,7 @@ impl Shared {
         Self {
             current: Arc::new(ArcSwap::from_pointee(nothing)),
             bridge: Bridge::default(),
+            neighbors: Neighbors::default(),
             connections,
             clock,
         }

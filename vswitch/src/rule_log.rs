@@ -23,7 +23,7 @@ use arrayvec::ArrayVec;
 use crossbeam::queue::ArrayQueue;
 use policy::{
     DropReason, NetworkId, Parsed, PortId, RuleId,
-    rule::{Direction, Origin},
+    rule::{Direction, Origin, Places},
     snapshot::Snapshot,
 };
 
@@ -118,6 +118,8 @@ struct Event {
     direction: Direction,
     dropped: Option<DropReason>,
     rule: Arc<Origin>,
+    number: RuleId,
+    places: Arc<Places>,
     frame: Parsed,
 }
 
@@ -133,7 +135,9 @@ impl Event {
             network: Arc::clone(&snapshot.network(note.network)?.name),
             direction: note.direction,
             dropped: note.dropped,
-            rule: Arc::clone(&snapshot.rule(note.rule)?.origin),
+            rule: Arc::clone(snapshot.logged(note.rule)?),
+            number: note.rule,
+            places: Arc::clone(snapshot.places()),
             frame: *frame,
         })
     }
@@ -257,6 +261,7 @@ fn write_event(event: &Event, at: Duration) {
         Some(DropReason::RejectIn | DropReason::RejectOut) => "rejected",
         Some(reason) => reason.name(),
     };
+    let place = event.places.of(event.number);
     tracing::info!(
         target: "vswitch::rule",
         verdict,
@@ -268,7 +273,7 @@ fn write_event(event: &Event, at: Duration) {
         frame = decode::flow_words(&event.frame),
         rule = &*event.rule.text,
         acl = &*event.rule.acl,
-        place = &*event.rule.place,
+        place = place.map_or_else(String::new, |place| place.to_string()),
         time = format!("{}.{:03}", at.as_secs(), at.subsec_millis()),
         "rule decided"
     );

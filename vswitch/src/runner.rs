@@ -126,6 +126,10 @@ pub enum FlowVerdict {
     Drop(DropReason),
     /// They go there.
     Forward(Vec<Destination>),
+    /// A router sends them there.
+    Routed(Destination),
+    /// The switch takes them itself.
+    Taken,
 }
 
 /// A list of flows in the making.
@@ -309,6 +313,8 @@ impl Worker {
         match entry.verdict {
             Verdict::Drop(denied) => FlowVerdict::Drop(denied.reason),
             Verdict::Unicast(destination) => FlowVerdict::Forward(vec![destination]),
+            Verdict::Routed(destination, _) => FlowVerdict::Routed(destination),
+            Verdict::Taken(_) => FlowVerdict::Taken,
             Verdict::Flood(_, list) => {
                 FlowVerdict::Forward(self.slow_path.lists.get(list).to_vec())
             }

@@ -7,8 +7,10 @@
 //!
 //! ```text
 //!   admit (VLAN ─► network) ─► sender checks                         of the ingress port
+//!     ─► { the switch itself, if it asks for a service }             service
 //!     ─► connection ─► outbound policy                               (trail)
 //!     ─► learn ─► look up ─► { one destination | flood }             bridge
+//!              ╰► route ─► neighbour ─► { one destination | wait }   router
 //!     ─► inbound policy of each destination                          of the egress ports
 //!     ─► connection opened or advanced                               (trail)
 //! ```
@@ -19,7 +21,7 @@
 use std::slice;
 
 use policy::{
-    Class, Denial, DropReason, NetworkId, PortId, VlanId,
+    Class, Denial, DropReason, Mac, NetworkId, PortId, VlanId,
     conntrack::{Connections, Token},
     key::shape,
     parse::Parsed,
@@ -30,16 +32,21 @@ use policy::{
 };
 
 use crate::{
-    bridge::{Bridge, Lookup, Sender},
+    adjacency::{Adjacencies, Adjacency},
+    bridge::{Bridge, Lookup, Passage, Sender},
     drop_ledger::DropLedger,
     flow_cache::NO_NETWORK,
     meter::{MeterSlot, Meters},
+    neighbors::Neighbors,
+    router::Course,
     rule_ledger::{RuleLedger, RuleSlot},
     rule_log::{Note, Notes},
     storm::FloodKind,
     trail::{self, Footing, Trail},
-    verdict::{Denied, Destination, DestinationLog, ListId, Verdict},
+    verdict::{Denied, Destination, DestinationLog, ListId, Purpose, Verdict, VlanTag},
 };
+
+mod route;
 
 pub use crate::trail::Allowed;
 
@@ -89,6 +96,8 @@ pub struct SlowPath {
     pub rules: RuleLedger,
     /// Lists of destinations.
     pub lists: DestinationLog,
+    /// The neighbours that routed frames are sent to.
+    pub adjacencies: Adjacencies,
     /// What is to be logged of the frame at hand.
     pub notes: Notes,
 }
@@ -99,6 +108,7 @@ impl Default for SlowPath {
             ledger: DropLedger::default(),
             rules: RuleLedger::default(),
             lists: DestinationLog::new(64),
+            adjacencies: Adjacencies::default(),
             notes: Notes::default(),
         }
     }
@@ -111,10 +121,14 @@ pub struct Inputs<'a> {
     pub snapshot: &'a Snapshot,
     /// The MAC tables.
     pub bridge: &'a Bridge,
+    /// Who is where, of those that routers send to.
+    pub neighbors: &'a Neighbors,
     /// The connections.
     pub connections: &'a Connections,
     /// The limits of the rules.
     pub meters: &'a Meters,
+    /// Whether the services have yet to see what asks for one.
+    pub serves: bool,
     /// The time, in nanoseconds of the clock.
     pub now_ns: u64,
     /// The same in seconds.
@@ -132,6 +146,10 @@ pub enum Step {
     Outbound(Allowed),
     /// The sender may be where it is, and this is known of the target; `None` for a group.
     Bridged(Option<Lookup>),
+    /// It is for a router, and takes this way.
+    Routed(Course),
+    /// The switch takes it itself.
+    Taken(Purpose),
     /// It is flooded.
     Flooded(FloodKind),
     /// It is bound for a port.
@@ -167,7 +185,14 @@ impl Observer for () {
 /// A decision in the making: dropped, or bound for these places.
 enum Route {
     One(PortId, Option<VlanId>),
-    Flood { kind: FloodKind, cacheable: bool },
+    Flood {
+        kind: FloodKind,
+        cacheable: bool,
+    },
+    /// To a neighbour of a router, known as of this generation of its network.
+    Neighbor(Adjacency, u32),
+    /// Nowhere: the switch takes it.
+    Taken(Purpose),
 }
 
 /// A frame on its way to its destinations.
@@ -234,7 +259,16 @@ impl SlowPath {
             .ok_or(no_policy)?;
         let network = admit(port, head, parsed, observer)?;
         let snapshot = inputs.snapshot;
-        let begin = || Trail::begin::<O>(inputs, network, head, parsed);
+        let network = snapshot.network(network).ok_or(no_policy)?;
+        if inputs.serves && route::asks_a_service(snapshot, port, network, head, parsed) {
+            decision.cacheable = false;
+            meet_sender::<O>(inputs, port, network.id, parsed, None)?;
+            observer.step(Step::Taken(Purpose::Service));
+            return Ok(Verdict::Taken(Purpose::Service));
+        }
+        let course = route::course(snapshot, network, parsed);
+        let zone = course.map_or(network.id, |course| course.zone);
+        let begin = || Trail::begin::<O>(inputs, zone, head, parsed);
         let mut trail = snapshot.tracks(port.id, parsed.class).then(begin);
         if let Some(trail) = &trail {
             let stray = trail.check_fragment();
@@ -247,40 +281,32 @@ impl SlowPath {
                 let judged = vnic.pass_outbound(&mut Exact(&parsed.key));
                 trail::untracked::<O>(inputs, port.id, judged, DropReason::LimitOut)
             };
-            self.note::<O>(snapshot, (port.id, Direction::Out, network), &judged);
+            self.note::<O>(snapshot, (port.id, Direction::Out, network.id), &judged);
             let refused = |_: &Denial| decision.rest_on_refusal::<O>(trail.as_ref(), snapshot);
             let allowed = judged.inspect_err(refused)?;
             observer.step(Step::Outbound(allowed));
             decision.outbound = self.rules.slot(allowed.counted_at_once());
             decision.outbound_meter = allowed.meter;
         }
-        let network = snapshot.network(network).ok_or(no_policy)?;
 
-        let sender = Sender {
-            mac: parsed.key.eth_src(),
-            port: port.id,
-            port_limit: port.mac_limit,
-        };
-        let target = Some(parsed.key.eth_dst()).filter(|mac| !mac.is_group());
-        let bridge = inputs.bridge;
-        let passed = if O::LEARNS {
-            bridge.pass(network.id, sender, target, inputs.now_s)
-        } else {
-            bridge.foresee(network.id, sender, target)
-        };
-        let passage = match passed {
-            Ok(passage) => passage,
-            Err(reason) => {
-                // An address less somewhere else, and the next frame may pass.
-                decision.cacheable = false;
-                return Err(Denial::new(reason));
-            }
-        };
+        let target = Some(parsed.key.eth_dst());
+        let target = target.filter(|mac| !mac.is_group() && course.is_none());
+        let passage = meet_sender::<O>(inputs, port, network.id, parsed, target);
+        // An address less somewhere else, and the next frame may pass.
+        let passage = passage.inspect_err(|_| decision.cacheable = false)?;
         (decision.network, decision.generation) = (network.id, passage.generation);
-        observer.step(Step::Bridged(passage.target));
-        let route = route(snapshot, network, port, parsed, passage.target);
-        let route =
-            route.inspect_err(|_| decision.rest_on_refusal::<O>(trail.as_ref(), snapshot))?;
+        let route = if let Some(course) = course {
+            observer.step(Step::Routed(course));
+            route::leave::<O>(inputs, course)
+        } else {
+            observer.step(Step::Bridged(passage.target));
+            route(snapshot, network, port, parsed, passage.target)
+        };
+        let route = route.inspect_err(|denial| {
+            decision.rest_on_refusal::<O>(trail.as_ref(), snapshot);
+            // Somebody may answer for it any time.
+            decision.cacheable &= denial.reason != DropReason::NeighborUnresolved;
+        })?;
         let mut onward = Onward {
             inputs,
             network: network.id,
@@ -300,6 +326,20 @@ impl SlowPath {
                 decision.cost += self.lists.get(list).len() as u32;
                 Verdict::Flood(kind, list)
             }
+            Route::Neighbor(adjacency, generation) => {
+                decision.cost += 1;
+                let tag = adjacency.tag.and_then(VlanTag::id);
+                let to = self.destination(&mut onward, adjacency.port, tag);
+                // Without room the frame is dropped, and the next burst finds some.
+                let id = self.adjacencies.intern(adjacency, generation);
+                let id = id.ok_or(Denial::new(DropReason::ServiceBusy))?;
+                Verdict::Routed(to, id)
+            }
+            Route::Taken(purpose) => {
+                decision.cacheable = false;
+                onward.observer.step(Step::Taken(purpose));
+                return Ok(Verdict::Taken(purpose));
+            }
         };
         match trail {
             Some(trail) => self.conclude::<O>(snapshot, trail, port, parsed, verdict, decision),
@@ -318,9 +358,9 @@ impl SlowPath {
         decision: &mut Decision,
     ) -> Result<Verdict, Denial> {
         let (destinations, to) = match &verdict {
-            Verdict::Unicast(to) => (slice::from_ref(to), Some(to.port)),
+            Verdict::Unicast(to) | Verdict::Routed(to, _) => (slice::from_ref(to), Some(to.port)),
             Verdict::Flood(_, list) => (self.lists.get(*list), None),
-            Verdict::Drop(_) => (&[][..], None),
+            Verdict::Drop(_) | Verdict::Taken(_) => (&[][..], None),
         };
         let takers = || destinations.iter().filter(|to| to.denied.is_none());
         let passes = takers().next().is_some();
@@ -453,9 +493,31 @@ fn admit<O: Observer>(
             _ => None,
         };
         vnic.check_sender(&mut reader, claim.as_ref())?;
+        vnic.check_role(&mut reader)?;
         observer.step(Step::OwnSender);
     }
     Ok(network)
+}
+
+/// Notes where the sender is, and tells where the target is.
+fn meet_sender<O: Observer>(
+    inputs: Inputs<'_>,
+    port: &PortPolicy,
+    network: NetworkId,
+    parsed: &Parsed,
+    target: Option<Mac>,
+) -> Result<Passage, Denial> {
+    let sender = Sender {
+        mac: parsed.key.eth_src(),
+        port: port.id,
+        port_limit: port.mac_limit,
+    };
+    let passed = if O::LEARNS {
+        inputs.bridge.pass(network, sender, target, inputs.now_s)
+    } else {
+        inputs.bridge.foresee(network, sender, target)
+    };
+    passed.map_err(Denial::new)
 }
 
 fn route(

@@ -124,10 +124,11 @@ pub(crate) struct Footing {
 }
 
 impl<'a> Trail<'a> {
-    /// Looks for the frame's connection. `head` is what `parsed` was parsed from.
+    /// Looks for the frame's connection, among those of `zone`. `head` is what `parsed` was parsed
+    /// from.
     pub(crate) fn begin<O: Observer>(
         inputs: Inputs<'a>,
-        network: NetworkId,
+        zone: NetworkId,
         head: &[u8],
         parsed: &Parsed,
     ) -> Self {
@@ -137,7 +138,7 @@ impl<'a> Trail<'a> {
             now_s,
             ..
         } = inputs;
-        let zone = network.into();
+        let zone = zone.into();
         let mut trail = Self {
             meters: inputs.meters,
             now_ns: inputs.now_ns,

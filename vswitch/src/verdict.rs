@@ -2,7 +2,10 @@
 
 use policy::{DropReason, PortId, VlanId};
 
-use crate::{drop_ledger::LedgerSlot, meter::MeterSlot, rule_ledger::RuleSlot, storm::FloodKind};
+use crate::{
+    adjacency::AdjacencyId, drop_ledger::LedgerSlot, meter::MeterSlot, rule_ledger::RuleSlot,
+    storm::FloodKind,
+};
 
 /// What becomes of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,6 +16,21 @@ pub enum Verdict {
     Unicast(Destination),
     /// Sent on to each destination of a list.
     Flood(FloodKind, ListId),
+    /// Sent on to one port by a router, to the neighbour that the adjacency says.
+    Routed(Destination, AdjacencyId),
+    /// The switch takes it itself.
+    Taken(Purpose),
+}
+
+/// What the switch takes a frame for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// It is for a router itself.
+    Router,
+    /// It waits until the address of its next hop is known.
+    Neighbor,
+    /// It asks a service of the network.
+    Service,
 }
 
 impl Verdict {
@@ -20,8 +38,8 @@ impl Verdict {
     pub fn denies(&self) -> bool {
         match self {
             Self::Drop(_) => true,
-            Self::Unicast(to) => to.denied.is_some(),
-            Self::Flood(..) => false,
+            Self::Unicast(to) | Self::Routed(to, _) => to.denied.is_some(),
+            Self::Flood(..) | Self::Taken(_) => false,
         }
     }
 
@@ -30,6 +48,17 @@ impl Verdict {
         reason: DropReason::NoPolicy,
         row: LedgerSlot::NOT_ITEMISED,
     });
+}
+
+impl Verdict {
+    /// The one port that it is sent on to, if that is what becomes of the frame.
+    #[inline]
+    pub fn destination(&self) -> Option<Destination> {
+        match self {
+            Self::Unicast(to) | Self::Routed(to, _) => Some(*to),
+            Self::Drop(_) | Self::Flood(..) | Self::Taken(_) => None,
+        }
+    }
 }
 
 /// A port to send to, and how the frame leaves there.
@@ -65,7 +94,7 @@ pub struct Denied {
 }
 
 /// A VLAN identifier that takes two bytes in an `Option` too.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct VlanTag(std::num::NonZeroU16);
 
 impl VlanTag {
@@ -73,6 +102,11 @@ impl VlanTag {
     #[inline]
     pub fn get(self) -> u16 {
         self.0.get()
+    }
+
+    /// The same, as policy calls it.
+    pub fn id(self) -> Option<VlanId> {
+        VlanId::new(self.get())
     }
 }
 

@@ -1,6 +1,6 @@
 //! The worker: one pinned thread that owns receive queues and walks their frames.
 //!
-//! Begin reading here: [`Worker::turn_at`] is the walk of a frame, one line a stage, each stage
+//! Begin reading here: `walk_burst`, in [`Worker::turn_at`], is the walk of a frame, one line a stage, each stage
 //! working over the whole burst; the stages stand in `worker/walk.rs`.
 //!
 //! ```text
@@ -17,6 +17,8 @@
 //! queues (one lock a burst) and the counters (this worker is the only writer of its own).
 //! Nothing allocates per frame, nothing waits, nothing logs.
 
+mod route;
+mod serve;
 mod walk;
 
 use std::sync::Arc;
@@ -30,6 +32,7 @@ use crate::{
     counters::WorkerCounters,
     drop_watch::Taps,
     flow_cache::{Entry, FlowCache, Standing},
+    handoff::Handoff,
     intake::{Groups, Intake},
     outbox::Outbox,
     published::{Acknowledged, Bundle, Shared},
@@ -58,6 +61,8 @@ pub struct Worker {
     pub slow_path: SlowPath,
     /// Where it leaves what rules log.
     pub log: Arc<Ring>,
+    /// Where it leaves what the switch answers itself.
+    pub handoff: Arc<Handoff>,
     /// When its last turn that had frames ended, in nanoseconds of the clock.
     pub busy_ns: u64,
     shared: Arc<Shared>,
@@ -79,6 +84,7 @@ impl Worker {
             cache: FlowCache::new(cache_entries, secret),
             slow_path: SlowPath::default(),
             log: Arc::default(),
+            handoff: Arc::default(),
             busy_ns: 0,
             current: Cache::new(Arc::clone(&shared.current)),
             shared,
@@ -99,9 +105,12 @@ impl Worker {
     #[inline]
     pub fn turn_at(&mut self, began: u64) -> usize {
         let bundle = self.load_bundle(began);
+        if self.slow_path.adjacencies.is_crowded() {
+            self.forget_adjacencies(began);
+        }
         let mut burst = Burst::new();
         self.intake.receive(&mut burst, &mut self.groups);
-        let frames = burst.len();
+        let (frames, mut served) = (burst.len(), 0);
         if frames > 0 {
             let now = Now::at(self.shared.clock.ns_at(began));
             self.outbox.now_ns = now.ns;
@@ -116,23 +125,21 @@ impl Worker {
                 slow_path: &mut self.slow_path,
                 outbox: &mut self.outbox,
                 log: &self.log,
+                handoff: &self.handoff,
+                serves: true,
                 counters: &self.counters,
             };
-            walk.parse(&mut burst);
-            if walk.outbox.taps.watch_received() {
-                walk.show_received(&burst);
-            }
-            walk.probe();
-            walk.match_entries(&burst);
-            walk.resolve_misses(&burst, &mut self.budget);
-            walk.apply(&burst);
-            walk.outbox.transmit(&bundle, &burst);
+            walk_burst(&mut walk, &mut burst, &mut self.budget);
         }
         drop(burst);
         self.intake.release();
         self.budget.pace(&mut self.intake);
+        if self.handoff.is_pending() {
+            let now = Now::at(self.shared.clock.ns_at(began));
+            served = self.serve(&bundle, now);
+        }
         self.account(began, frames);
-        frames
+        frames + served
     }
 
     /// Where whoever watches gets samples.
@@ -147,10 +154,9 @@ impl Worker {
             epoch,
             generations: self.shared.bridge.generations(),
         };
-        let lists = &self.slow_path.lists;
         let entry = self.cache.peek(masked, now)?;
         let stands = self.shared.connections.stands(entry.token());
-        (stands && is_good(&entry.verdict, lists)).then_some(entry)
+        (stands && is_good(&entry.verdict, &self.slow_path, now.generations)).then_some(entry)
     }
 
     /// The flows that stand, among so many cache entries from the one numbered `from`.
@@ -159,10 +165,19 @@ impl Worker {
             epoch: self.acknowledged.get(),
             generations: self.shared.bridge.generations(),
         };
-        let lists = &self.slow_path.lists;
-        self.cache.scan(from, count, now).filter(|entry| {
-            is_good(&entry.verdict, lists) && self.shared.connections.stands(entry.token())
+        let slow_path = &self.slow_path;
+        self.cache.scan(from, count, now).filter(move |entry| {
+            is_good(&entry.verdict, slow_path, now.generations)
+                && self.shared.connections.stands(entry.token())
         })
+    }
+
+    /// Makes room for neighbours: who counts on those that were met so far is decided anew.
+    #[cold]
+    fn forget_adjacencies(&mut self, began: u64) {
+        let now = Now::at(self.shared.clock.ns_at(began));
+        self.cache.clear(&self.slow_path.rules, now.s);
+        self.slow_path.adjacencies.clear();
     }
 
     /// What is in force, read once a turn, so that no frame meets half of a change.
@@ -189,7 +204,11 @@ impl Worker {
             self.slow_path.lists = DestinationLog::new(longest);
         }
         let snapshot = &bundle.snapshot;
-        let is_there = |rule| snapshot.rule(rule).is_some();
+        if !snapshot.routers().is_empty() {
+            self.slow_path.adjacencies.make_room();
+        }
+        self.handoff.make_room();
+        let is_there = |rule| snapshot.places().has(rule);
         self.slow_path.rules.make_room(is_there);
         let now_ns = self.shared.clock.ns_at(began);
         self.budget.adopt(bundle, self.acknowledged.get(), now_ns);
@@ -209,4 +228,18 @@ impl Worker {
             counters.cache_entries.set(self.cache.used());
         }
     }
+}
+
+/// The walk of a burst, stage by stage.
+#[inline(always)]
+fn walk_burst(walk: &mut Walk<'_>, burst: &mut Burst<'_>, budget: &mut Budget) {
+    walk.parse(burst);
+    if walk.outbox.taps.watch_received() {
+        walk.show_received(burst);
+    }
+    walk.probe();
+    walk.match_entries(burst);
+    walk.resolve_misses(burst, budget);
+    walk.apply(burst);
+    walk.outbox.transmit(walk.bundle, burst);
 }

@@ -141,7 +141,8 @@ fn a_rule_is_the_same_as_text_and_as_table() {
     );
     let config = config::parse("config.toml", &text, &machine());
     let config = config.unwrap_or_else(|problems| panic!("{problems}"));
-    for (two, (text, _)) in config.acls[0].rules.chunks(2).zip(pairs) {
+    let rules: Vec<_> = config.acls[0].rules.iter().collect();
+    for (two, (text, _)) in rules.chunks(2).zip(pairs) {
         assert_eq!(two[0].rule, two[1].rule, "{text}");
         assert_eq!([&*two[0].text, &*two[1].text], [text; 2]);
     }

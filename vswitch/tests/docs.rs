@@ -27,6 +27,15 @@ fn every_drop_reason_is_explained() {
 }
 
 #[test]
+fn every_refusal_of_a_service_is_explained() {
+    let text = include_str!("../../docs/services.md");
+    for refusal in vswitch::services::refusal::Refusal::ALL {
+        let row = format!("\n| `{refusal}` | {} |", refusal.text());
+        assert!(text.contains(&row), "{row} in docs/services.md");
+    }
+}
+
+#[test]
 fn every_feature_of_a_guest_is_documented() {
     let config = include_str!("../../docs/config.md");
     let costs = include_str!("../../docs/vm-ports.md");

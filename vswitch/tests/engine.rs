@@ -26,6 +26,7 @@ fn model(ports: &[u16]) -> Model {
         vlan: None,
         mac_limit: 100,
         ageing_s: 300,
+        services: policy::model::Services::default(),
     };
     let ports = ports.iter().map(|id| Port {
         id: PortId(*id),
@@ -40,6 +41,7 @@ fn model(ports: &[u16]) -> Model {
     Model {
         networks: vec![network],
         ports: ports.collect(),
+        ..Model::default()
     }
 }
 
@@ -312,6 +314,7 @@ fn publish_policy(engine: &Engine, asks: Action) {
         ipv6: Vec::new(),
         connection_limit: 100,
         checks: SenderChecks::NONE,
+        roles: policy::model::Roles::default(),
         inbound: policy(inbound),
         outbound: policy(outbound),
     };

@@ -22,8 +22,6 @@ use policy::{
 pub fn parse(text: &str) -> Result<Arc<[Rule]>, String> {
     let origin = Arc::new(Origin {
         acl: "classbench".into(),
-        position: 1,
-        place: "".into(),
         text: "".into(),
     });
     let lines = text.lines().zip(1_u32..);

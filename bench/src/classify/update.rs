@@ -173,6 +173,7 @@ fn model(rules: &RuleList) -> Model {
         vlan: None,
         mac_limit: 1024,
         ageing_s: 300,
+        services: policy::model::Services::default(),
     };
     let port = |number: u16| Port {
         id: PortId(number),
@@ -190,6 +191,7 @@ fn model(rules: &RuleList) -> Model {
             ipv4: Vec::new(),
             ipv6: Vec::new(),
             checks: SenderChecks::ALL,
+            roles: policy::model::Roles::default(),
             inbound: DirectionPolicy {
                 rules: rules.clone(),
                 default: Action::Deny,
@@ -203,5 +205,6 @@ fn model(rules: &RuleList) -> Model {
     Model {
         networks: vec![network],
         ports: (0..VNICS).map(port).collect(),
+        ..Model::default()
     }
 }

@@ -15,16 +15,18 @@ pub struct Case {
     pub about: &'static str,
     miss: bool,
     stateful: bool,
+    routed: bool,
     burst: usize,
 }
 
 /// All cases: 1,000 flows, 64 outbound rules, 8 inbound ones, frames of 64 bytes.
-pub const CASES: [Case; 5] = [
+pub const CASES: [Case; 6] = [
     Case {
         name: "hit",
         about: "a frame of a known flow, in bursts of 64",
         miss: false,
         stateful: false,
+        routed: false,
         burst: 64,
     },
     Case {
@@ -32,6 +34,7 @@ pub const CASES: [Case; 5] = [
         about: "a frame of a known flow, the only one of its turn, and an empty turn after it",
         miss: false,
         stateful: false,
+        routed: false,
         burst: 1,
     },
     Case {
@@ -39,6 +42,7 @@ pub const CASES: [Case; 5] = [
         about: "the first frame of a flow, in bursts of 64",
         miss: true,
         stateful: false,
+        routed: false,
         burst: 64,
     },
     Case {
@@ -46,6 +50,15 @@ pub const CASES: [Case; 5] = [
         about: "a frame of a known TCP connection, in bursts of 64",
         miss: false,
         stateful: true,
+        routed: false,
+        burst: 64,
+    },
+    Case {
+        name: "hit-routed",
+        about: "a frame of a known flow to another network, in bursts of 64",
+        miss: false,
+        stateful: false,
+        routed: true,
         burst: 64,
     },
     Case {
@@ -53,6 +66,7 @@ pub const CASES: [Case; 5] = [
         about: "the first frame of a TCP connection, in bursts of 64",
         miss: true,
         stateful: true,
+        routed: false,
         burst: 64,
     },
 ];
@@ -79,6 +93,7 @@ pub fn run(name: &str, passes: u64) -> anyhow::Result<()> {
         cache_entries: Some(CACHE_ENTRIES),
         core: None,
         stateful: case.stateful,
+        routed: case.routed,
         burst: case.burst,
     };
     let mut drive = Drive::new(&options, CACHE_ENTRIES)?;

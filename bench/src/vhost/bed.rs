@@ -151,12 +151,24 @@ impl Bed {
 
     /// Counts for some time what comes through.
     pub(super) fn turn(&mut self, seconds: f64, size_bytes: usize) -> anyhow::Result<Count> {
+        let mut guest = self.guest.take().context("there is no guest")?;
+        let count = self.turn_of(guest.as_mut(), seconds, size_bytes);
+        self.guest = Some(guest);
+        count
+    }
+
+    /// The same, with a guest that is not the bed's.
+    pub(super) fn turn_of(
+        &mut self,
+        guest: &mut dyn Load,
+        seconds: f64,
+        size_bytes: usize,
+    ) -> anyhow::Result<Count> {
         self.awake(|bed| {
-            let guest = bed.guest.as_mut().context("there is no guest")?;
             let process = bed.switch.process();
             guest.begin(size_bytes)?;
             interrupt::sleep(WARM_UP)?;
-            let count = Count::during(Duration::from_secs_f64(seconds), guest.as_mut(), process)?;
+            let count = Count::during(Duration::from_secs_f64(seconds), guest, process)?;
             guest.end()?;
             process.check()?;
             Ok(count)

@@ -209,6 +209,48 @@ pub fn isolation(options: &Options, rules: u32) -> anyhow::Result<Vec<(&'static 
     Ok(all)
 }
 
+/// Millions of frames that come through in a second of the switch's CPU time with a guest whose split
+/// rings are used in any order, and with one that negotiated order; the rounds of both beside each
+/// other. Both are guests of one switch, which takes their frames in turns; half of the rounds are
+/// with each of the two on the ports that the other had.
+///
+/// # Errors
+/// As [`run`](super::run).
+pub fn in_order(options: &Options) -> anyhow::Result<[Vec<f64>; 2]> {
+    let settings = Settings {
+        pairs: 2,
+        ..Settings::on(options.switch_core)
+    };
+    let alone = Options {
+        peers: Vec::new(),
+        ..options.clone()
+    };
+    let _guard = guard(&alone, &settings)?;
+    let mut found = [Vec::new(), Vec::new()];
+    for places in [[0, 1], [1, 0]] {
+        for bed in &mut beds(&alone, &settings)? {
+            let mut guests = bed.awake(|bed| {
+                bed.switch.enforce(Case::PortToPort)?;
+                let mut start = |place, traffic| {
+                    let sockets = bed.switch.sockets(place);
+                    let mut guest = Guest::start(&sockets, traffic, 1, options.guest_core)?;
+                    bed.await_frames(&mut guest)?;
+                    anyhow::Ok(guest)
+                };
+                let split = start(places[0], Traffic::Frames)?;
+                Ok([split, start(places[1], Traffic::InOrder)?])
+            })?;
+            for _ in 0..options.rounds {
+                for (guest, found) in guests.iter_mut().zip(&mut found) {
+                    let count = bed.turn_of(guest, options.seconds, FRAME_BYTES)?;
+                    found.push(count.mframes / count.cpu_seconds);
+                }
+            }
+        }
+    }
+    Ok(found)
+}
+
 /// What a switch takes of its core when no frame comes, in percent; and how long the first frame and
 /// its answer take after a pause of so long, in microseconds: half of them, and 99 of 100.
 ///

@@ -50,7 +50,7 @@ mod vswitch;
 
 pub use contender::Case;
 pub use peer::Peer;
-pub use report::{Finding, Report, RoundTrip, Row, Segments};
+pub use report::{Finding, InOrder, Report, RoundTrip, Row, Segments};
 
 use bed::{Bed, Kind};
 use contender::{Contender, Settings};
@@ -72,6 +72,9 @@ pub enum What {
     RoundTrips,
     /// Bytes per second of TCP super-segments, next to copying as much.
     Segments,
+    /// Frames per CPU second of `vswitch` with a guest whose buffers are used in order, next to one
+    /// whose are used in any.
+    InOrder,
 }
 
 /// What to measure, and how.
@@ -107,12 +110,21 @@ pub fn run(
     options: &Options,
     mut found: impl FnMut(&Finding) -> anyhow::Result<()>,
 ) -> anyhow::Result<Report> {
+    if options.what.contains(&What::InOrder) {
+        // With a switch of its own, which has four ports.
+        let row = InOrder::new(experiments::FRAME_BYTES, &experiments::in_order(options)?);
+        found(&Finding::InOrder(row))?;
+    }
+    let mut rows = Vec::new();
+    if options.what.iter().all(|what| *what == What::InOrder) {
+        return Ok(Report { rows });
+    }
     let settings = Settings::on(options.switch_core);
     let _guard = guard(options, &settings)?;
     let mut beds = beds(options, &settings)?;
-    let mut rows = Vec::new();
     for what in &options.what {
         match what {
+            What::InOrder => {}
             What::Frames => {
                 for &flows in &options.flows {
                     for row in frames(&mut beds, options, flows)? {

@@ -207,6 +207,61 @@ impl fmt::Display for Segments {
     }
 }
 
+/// A guest whose buffers are used in order next to one whose are used in any. Its JSON names are
+/// stable.
+#[derive(Clone, Debug, Serialize)]
+pub struct InOrder {
+    /// `vswitch`.
+    pub switch: &'static str,
+    /// `in-order`.
+    pub case: &'static str,
+    /// Length of a frame, without FCS.
+    pub size_bytes: usize,
+    /// Millions of frames in a second of the switch's CPU time, in any order.
+    pub mframes_per_cpu_s_spread: Spread,
+    /// The same in order.
+    pub in_order_mframes_per_cpu_s_spread: Spread,
+    /// CPU time of a frame in order by that in any order, in the median pair of rounds.
+    pub cpu_ratio: f64,
+    /// Over the pairs.
+    pub cpu_ratio_spread: Spread,
+    /// Pairs of rounds, one right after the other.
+    pub rounds: usize,
+}
+
+impl InOrder {
+    /// Of Mframes per CPU second in any order and in order.
+    pub(super) fn new(size_bytes: usize, [any, ordered]: &[Vec<f64>; 2]) -> Self {
+        let ratio = Spread::of(any.iter().zip(ordered).map(|(any, ordered)| any / ordered));
+        Self {
+            switch: "vswitch",
+            case: "in-order",
+            size_bytes,
+            mframes_per_cpu_s_spread: Spread::of(any.iter().copied()),
+            in_order_mframes_per_cpu_s_spread: Spread::of(ordered.iter().copied()),
+            cpu_ratio: ratio.median,
+            cpu_ratio_spread: ratio,
+            rounds: any.len(),
+        }
+    }
+}
+
+impl fmt::Display for InOrder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "split rings in order, {} bytes, {}: {} Mframes/CPU second, in any order {}; a frame \
+             takes {} times the CPU time, in {} pairs of rounds",
+            self.size_bytes,
+            self.switch,
+            self.in_order_mframes_per_cpu_s_spread,
+            self.mframes_per_cpu_s_spread,
+            self.cpu_ratio_spread,
+            self.rounds
+        )
+    }
+}
+
 /// One thing that was found.
 #[derive(Clone, Debug, Serialize)]
 #[serde(untagged)]
@@ -217,6 +272,8 @@ pub enum Finding {
     RoundTrip(RoundTrip),
     /// Of [`What::Segments`](super::What::Segments).
     Segments(Segments),
+    /// Of [`What::InOrder`](super::What::InOrder).
+    InOrder(InOrder),
 }
 
 impl fmt::Display for Finding {
@@ -225,6 +282,7 @@ impl fmt::Display for Finding {
             Self::Frames(row) => row.fmt(f),
             Self::RoundTrip(row) => row.fmt(f),
             Self::Segments(row) => row.fmt(f),
+            Self::InOrder(row) => row.fmt(f),
         }
     }
 }

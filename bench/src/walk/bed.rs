@@ -11,6 +11,7 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr},
+    num::NonZeroU8,
     sync::Arc,
 };
 
@@ -18,9 +19,11 @@ use anyhow::Context;
 use ipnet::{IpNet, Ipv4Net};
 use pmd::memory::{self, Endpoint};
 use policy::{
-    Epoch, Mac, NetworkId, PortId, RuleId, Snapshot,
+    Epoch, InterfaceId, Mac, NetworkId, PortId, RuleId, Snapshot,
     conntrack::{Connections, Settings},
     model::{self, Action, Attachment, DirectionPolicy, Model, SenderChecks, StormLimits, Vnic},
+    route::{NextHop, Origin as RouteOrigin, Route, RouteTable, Target},
+    router::{Interface, Router},
     rule::{Match, Origin, Rule},
 };
 use vswitch::{
@@ -41,6 +44,9 @@ const INGRESS: PortId = PortId(0);
 const EGRESS: PortId = PortId(1);
 const UDP: u8 = 17;
 const TCP: u8 = 6;
+
+/// The router's address.
+const GATEWAY: Mac = Mac([2, 0, 0, 0, 0, 0xfe]);
 
 /// Buffers of each memory ring: what the worker finds when it is timed.
 pub const RING_SLOTS: u32 = 256;
@@ -89,7 +95,7 @@ impl Bed {
         workers: usize,
     ) -> anyhow::Result<Vec<Self>> {
         let inbound_rules = options.rules.min(INBOUND_RULES);
-        let model = model(options.rules, inbound_rules, options.stateful);
+        let model = model(options, inbound_rules);
         // Picked up in their middle, so that no handshake is needed.
         let settings = Settings {
             tcp_loose: true,
@@ -208,12 +214,14 @@ pub fn flows() -> FlowSpace {
     }
 }
 
-/// The traffic's frames: UDP over IPv4 from the ingress vNIC to the egress vNIC's MAC.
+/// The traffic's frames: UDP over IPv4 from the ingress vNIC to the egress vNIC's MAC, or to the
+/// router's.
 ///
 /// # Errors
 /// When `size_bytes` is too short for the headers.
-pub fn template(size_bytes: usize) -> anyhow::Result<Template> {
-    made_for(size_bytes, Transport::Udp, false)
+pub fn template(size_bytes: usize, routed: bool) -> anyhow::Result<Template> {
+    let to = if routed { GATEWAY } else { mac(1) };
+    made_for(size_bytes, Transport::Udp, (mac(0), to))
 }
 
 /// The frames of stateful traffic: TCP, and the answers to it where `back`.
@@ -221,13 +229,18 @@ pub fn template(size_bytes: usize) -> anyhow::Result<Template> {
 /// # Errors
 /// When `size_bytes` is too short for the headers.
 pub fn tcp_template(size_bytes: usize, back: bool) -> anyhow::Result<Template> {
-    made_for(size_bytes, Transport::Tcp, back)
+    let ends = (mac(u8::from(back)), mac(u8::from(!back)));
+    made_for(size_bytes, Transport::Tcp, ends)
 }
 
-fn made_for(size_bytes: usize, transport: Transport, back: bool) -> anyhow::Result<Template> {
+fn made_for(
+    size_bytes: usize,
+    transport: Transport,
+    (eth_src, eth_dst): (Mac, Mac),
+) -> anyhow::Result<Template> {
     let headers = Headers {
-        eth_src: mac(u8::from(back)),
-        eth_dst: mac(u8::from(!back)),
+        eth_src,
+        eth_dst,
         vlan_tci: None,
         transport,
         ipv6: false,
@@ -243,7 +256,13 @@ fn address(port: u8) -> IpAddr {
     Ipv4Addr::new(10, 1 + port, 0, 1).into()
 }
 
-fn model(outbound_rules: usize, inbound_rules: usize, stateful: bool) -> Model {
+fn model(options: &Options, inbound_rules: usize) -> Model {
+    let &Options {
+        rules: outbound_rules,
+        stateful,
+        routed,
+        ..
+    } = options;
     let rules = |acl, first, count| {
         if stateful {
             stateful_rules(acl, first, count)
@@ -251,18 +270,19 @@ fn model(outbound_rules: usize, inbound_rules: usize, stateful: bool) -> Model {
             rules(acl, first, count)
         }
     };
-    let network = model::Network {
-        id: NetworkId(0),
-        name: "bench".into(),
+    let network = |number: u16| model::Network {
+        id: NetworkId(number),
+        name: format!("bench{number}").into(),
         tenant: "bench".into(),
         vlan: None,
         mac_limit: 1024,
         ageing_s: 300,
+        services: policy::model::Services::default(),
     };
     let port = |number: u8, outbound: DirectionPolicy, inbound: DirectionPolicy| model::Port {
         id: PortId(number.into()),
         name: format!("p{number}").into(),
-        attachment: Attachment::Access(NetworkId(0)),
+        attachment: Attachment::Access(NetworkId(if routed { number.into() } else { 0 })),
         isolated: false,
         mac_limit: 64,
         storm: StormLimits::default(),
@@ -280,17 +300,54 @@ fn model(outbound_rules: usize, inbound_rules: usize, stateful: bool) -> Model {
             } else {
                 SenderChecks::ALL
             },
+            roles: policy::model::Roles::default(),
             inbound,
             outbound,
         }),
     };
     Model {
-        networks: vec![network],
+        networks: (0..=u16::from(routed)).map(network).collect(),
         ports: vec![
             port(0, rules("out", 0, outbound_rules), rules("none", 0, 0)),
             port(1, rules("none", 0, 0), rules("in", 1 << 20, inbound_rules)),
         ],
+        routers: routed.then(router).into_iter().collect(),
+        ..Model::default()
     }
+}
+
+/// The router between the two networks: all destinations of the traffic are behind the egress vNIC.
+fn router() -> Arc<Router> {
+    let egress = InterfaceId(1);
+    let target = Target::via([NextHop {
+        address: address(1),
+        interface: egress,
+        weight: NonZeroU8::MIN,
+    }]);
+    let mut routes = RouteTable::default();
+    if let Ok(target) = target {
+        // Of an empty table no sound route is refused.
+        let _ = routes.insert(Route {
+            prefix: Ipv4Net::new_assert(Ipv4Addr::new(10, 2, 0, 0), 16).into(),
+            metric: 0,
+            origin: RouteOrigin::Configuration,
+            target: Arc::new(target),
+        });
+    }
+    let interface = |network| Interface {
+        network: NetworkId(network),
+        addresses: Vec::new(),
+        mtu: 1500,
+        clamp_mss: false,
+    };
+    Arc::new(Router {
+        name: "bench".into(),
+        tenant: "bench".into(),
+        mac: GATEWAY,
+        interfaces: vec![interface(0), interface(1)],
+        home: NetworkId(0),
+        routes,
+    })
 }
 
 /// So many rules, of which the last allows the traffic; without any, the default allows it.
@@ -310,8 +367,6 @@ pub fn rules(acl: &str, first_id: u32, count: usize) -> DirectionPolicy {
                 matches,
                 origin: Arc::new(Origin {
                     acl: acl.into(),
-                    position: index as u32 + 1,
-                    place: "bench".into(),
                     text: format!("{acl} {index}").into(),
                 }),
             }

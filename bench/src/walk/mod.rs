@@ -53,6 +53,8 @@ pub struct Options {
     /// The traffic is TCP that a rule of each side allows statefully, so that every flow is a
     /// connection.
     pub stateful: bool,
+    /// Sender and receiver are in two networks, which a router joins.
+    pub routed: bool,
     /// Measured time, in seconds; making frames takes its share.
     pub seconds: f64,
     /// Room in the flow cache; `None` is twice the flows.
@@ -290,7 +292,7 @@ impl Traffic {
         let template = if options.stateful {
             bed::tcp_template(size, false)
         } else {
-            bed::template(size)
+            bed::template(size, options.routed)
         };
         let template = template.context("--size")?;
         let answers = bed::tcp_template(size.max(54), true).context("--size")?;

@@ -65,11 +65,13 @@ impl Report {
         let tsc_hz = pmd::Clock::calibrate().cycles_per_s();
         let frames: u64 = rounds.iter().map(|round| round.frames).sum();
         Self {
-            mode: match (options.miss, options.stateful) {
-                (false, false) => "hit",
-                (true, false) => "miss",
-                (false, true) => "stateful hit",
-                (true, true) => "new connection",
+            mode: match (options.miss, options.stateful, options.routed) {
+                (false, false, false) => "hit",
+                (true, false, false) => "miss",
+                (false, false, true) => "routed hit",
+                (true, false, true) => "routed miss",
+                (false, true, _) => "stateful hit",
+                (true, true, _) => "new connection",
             },
             frames_per_s: tsc_hz / spread.median,
             ns_per_frame: spread.median * 1e9 / tsc_hz,

@@ -71,7 +71,8 @@ fn alike(old: &[Rule], new: &[Rule]) -> usize {
     pairs.take_while(|(old, new)| same(old, new)).count()
 }
 
-/// Whether rules are looked up alike; where they were written does not matter.
+/// Whether rules are alike in all but what was written.
 fn same(a: &Rule, b: &Rule) -> bool {
-    a.id == b.id && a.action == b.action && a.matches == b.matches
+    let head = |rule: &Rule| (rule.id, rule.action, rule.log, rule.limit);
+    head(a) == head(b) && a.matches == b.matches
 }

@@ -3,7 +3,7 @@
 
 use std::{fmt, ops::RangeInclusive, sync::Arc};
 
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 use ipnet::IpNet;
 
 use super::{Match, MatchError};
@@ -93,6 +93,32 @@ impl Sets {
         }
         self.ports.insert(name, joined);
     }
+
+    /// The names that stand for something else than in `before`.
+    pub fn changed(&self, before: &Self) -> Names {
+        let addresses = self.addresses.iter();
+        let addresses = addresses.filter(|(name, nets)| before.addresses.get(*name) != Some(nets));
+        let ports = self.ports.iter();
+        let ports = ports.filter(|(name, ports)| before.ports.get(*name) != Some(ports));
+        Names {
+            addresses: addresses.map(|(name, _)| name.clone()).collect(),
+            ports: ports.map(|(name, _)| name.clone()).collect(),
+        }
+    }
+}
+
+/// Names of sets and groups.
+#[derive(Clone, Debug, Default)]
+pub struct Names {
+    addresses: HashSet<Members>,
+    ports: HashSet<Arc<str>>,
+}
+
+impl Names {
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.addresses.is_empty() && self.ports.is_empty()
+    }
 }
 
 impl WrittenRule {
@@ -142,6 +168,16 @@ impl WrittenRule {
         };
         let ipv4 = with(IpNet::V4(ipnet::Ipv4Net::default()));
         ipv4.or_else(|error| with(IpNet::V6(ipnet::Ipv6Net::default())).map_err(|_| error))
+    }
+
+    /// Whether it names one of `names`.
+    pub fn mentions(&self, names: &Names) -> bool {
+        let members = [&self.src, &self.dst].into_iter().flatten();
+        let ports = self.src_port_sets.iter().chain(&self.dst_port_sets);
+        members
+            .into_iter()
+            .any(|name| names.addresses.contains(name))
+            || ports.into_iter().any(|name| names.ports.contains(name))
     }
 
     /// How many plain rules it stands for.

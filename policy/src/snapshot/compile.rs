@@ -1,13 +1,16 @@
 //! From the desired state to a [`Snapshot`], or the reason why it cannot be.
 
-use hashbrown::{HashSet, hash_map::Entry};
-
 use super::{
-    Action, Arc, Attachment, Class, Classifier, Epoch, Field, FlowKey, HashMap, Judge, Masks,
-    Member, Model, NetworkId, NetworkPolicy, PortId, PortPolicy, RateLimit, Refusals, Rule, RuleId,
-    RuleIndex, RuleList, SenderPolicy, Snapshot, VlanId, VnicPolicy, model,
+    Action, Arc, Attachment, Class, Classifier, Epoch, Field, FlowKey, HashMap, Judge, Mac, Masks,
+    Member, Model, NetworkId, NetworkPolicy, OnceLock, Origin, Places, PortId, PortPolicy,
+    RateLimit, Refusals, Rule, RuleId, RuleIndex, RuleList, SenderPolicy, Snapshot, VlanId,
+    VnicPolicy, model,
 };
+use super::{Gateway, Host, Router, rogue};
 use crate::{acl::Update, conntrack, reader::Tracer, rule::MatchError};
+
+mod reach;
+use reach::{Reach, find_hosts, join_routers};
 
 /// Why a desired state cannot be compiled.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -66,38 +69,65 @@ pub enum CompileError {
         /// The other.
         second: Arc<str>,
     },
+    /// A router has an interface in a network that does not exist.
+    #[error(
+        "router \"{router}\" has an interface in network number {network}, which does not exist"
+    )]
+    UnknownRouted {
+        /// The router.
+        router: Arc<str>,
+        /// The network's number.
+        network: u16,
+    },
+    /// Two routers of a network could not be told apart.
+    #[error(
+        "routers \"{first}\" and \"{second}\" have the same address {mac} in network \"{network}\"; \
+         give one another mac"
+    )]
+    SharedGatewayMac {
+        /// The address.
+        mac: Mac,
+        /// The network.
+        network: Arc<str>,
+        /// One router.
+        first: Arc<str>,
+        /// The other, or the same one with a second interface.
+        second: Arc<str>,
+    },
     /// A rule contradicts itself.
-    #[error("{place}: rule {position} of ACL \"{acl}\": {error}")]
+    #[error("rule \"{text}\" of ACL \"{acl}\": {error}")]
     Rule {
-        /// File and line.
-        place: Arc<str>,
-        /// The rule's place in its ACL, from 1.
-        position: u32,
+        /// The rule.
+        text: Arc<str>,
         /// The ACL.
         acl: Arc<str>,
         /// What is wrong with it.
         error: MatchError,
     },
     /// Two different rules have one number.
-    #[error("{first} and {second}: two different rules have the same number {id}")]
+    #[error("\"{first}\" and \"{second}\": two different rules have the same number {id}")]
     DuplicateRule {
         /// The number.
         id: u32,
-        /// Where one was written.
+        /// One rule.
         first: Arc<str>,
-        /// Where the other was.
+        /// The other.
         second: Arc<str>,
     },
 }
 
 /// Compiles one desired state after another. A rule list that differs little from one of the state
 /// before is not compiled whole: what differs is changed
-/// ([`Classifier::updated`](crate::acl::Classifier::updated)).
+/// ([`Classifier::updated`](crate::acl::Classifier::updated)). Of a list that shares memory with one
+/// of the state before, only what is not shared is read.
 #[derive(Debug, Default)]
 pub struct Compiler {
     /// Those of the state before.
     lists: Vec<List>,
+    /// For each address at which rules of them lie, the list's number.
+    by_address: HashMap<usize, usize>,
     rules: Arc<RuleIndex>,
+    rules_read: usize,
 }
 
 impl Compiler {
@@ -134,8 +164,11 @@ impl Compiler {
                 }
             }
         }
-        let mut masks = compile_masks(&ports, &networks, &lists);
-        let tracked = compile_tracked(&ports, &networks, &lists);
+        join_routers(&model.routers, &mut networks)?;
+        find_hosts(model, &ports, &mut networks);
+        let reach = Reach::of(&model.routers, &networks);
+        let mut masks = compile_masks(&ports, &networks, &reach, &lists);
+        let tracked = compile_tracked(&ports, &networks, &reach, &lists);
         for (masks, tracked) in masks.iter_mut().zip(&tracked) {
             for class in Class::ALL {
                 if tracked & 1 << class as u16 != 0 {
@@ -143,15 +176,12 @@ impl Compiler {
                 }
             }
         }
-        let Draft { lists, rules, .. } = lists;
-        *self = Self {
-            lists,
-            rules: Arc::new(rules),
-        };
+        *self = lists.finish(&model.places)?;
         Ok(Snapshot {
             epoch,
             ports,
             networks,
+            routers: model.routers.clone(),
             masks,
             tracked,
             connections: conntrack::Settings::default(),
@@ -168,19 +198,37 @@ impl Compiler {
         Some(Worn(worn.classifier.clone()))
     }
 
+    /// How many rules the last state had read one by one; the others were those of the state before.
+    pub fn rules_read(&self) -> usize {
+        self.rules_read
+    }
+
     /// Has the next state made from a list that was compiled whole, with what has changed in it
     /// meanwhile.
     pub fn adopt(&mut self, Renewed(renewed): Renewed) {
-        let mut rules = renewed.classifier.rules().iter();
-        let Some((number, _)) = rules.find_map(|rule| self.rules.places.get(&rule.id)) else {
+        let Some(list) = self.like(renewed.classifier.rules()) else {
             return;
         };
-        let Some(list) = self.lists.get_mut(*number as usize) else {
-            return;
-        };
-        if list.classifier.is_worn() {
-            *list = List::after(&renewed, &list.classifier.rules().clone());
+        let list = &mut self.lists[list];
+        if list.classifier.is_worn()
+            && let Ok((mut next, _)) = List::after(&renewed, list.classifier.rules())
+        {
+            next.limits = list.limits.clone();
+            next.logged = list.logged.clone();
+            *list = next;
         }
+    }
+
+    /// The number of the list of the state before that shares rules with `rules`, or else has one
+    /// of them.
+    fn like(&self, rules: &RuleList) -> Option<usize> {
+        let mut addresses = rules.addresses();
+        let shared = addresses.find_map(|at| self.by_address.get(&at).copied());
+        shared.or_else(|| {
+            let known = |rule: &Rule| self.rules.find(rule.id);
+            let (list, _) = rules.iter().find_map(known)?;
+            Some(list as usize)
+        })
     }
 }
 
@@ -221,6 +269,9 @@ fn compile_networks(model: &Model) -> Result<Vec<Option<NetworkPolicy>>, Compile
             mac_limit: network.mac_limit,
             ageing_s: network.ageing_s,
             members: Vec::new(),
+            gateways: Vec::new(),
+            services: network.services,
+            hosts: HashMap::new(),
         });
     }
     Ok(networks)
@@ -275,6 +326,7 @@ fn compile_port(
             mac: vnic.mac,
             connection_limit: vnic.connection_limit,
             sender: SenderPolicy::compile(vnic),
+            roles: vnic.roles,
             inbound: lists.judge(&vnic.inbound)?,
             outbound: lists.judge(&vnic.outbound)?,
         }),
@@ -318,6 +370,8 @@ struct List {
     stateful: u16,
     /// The rules that have a limit.
     limits: Arc<[(RuleId, RateLimit)]>,
+    /// The rules whose decisions are logged.
+    logged: Arc<[(RuleId, Arc<Origin>)]>,
 }
 
 /// Rule lists by identity: compiled and traced once, whoever shares them.
@@ -326,21 +380,16 @@ struct Draft<'a> {
     /// By the list's place in memory, a number among `lists`.
     by_address: HashMap<*const (), usize>,
     lists: Vec<List>,
-    rules: RuleIndex,
+    rules_read: usize,
 }
 
 impl<'a> Draft<'a> {
     fn after(before: &'a Compiler) -> Self {
-        let rules = RuleIndex {
-            lists: Vec::new(),
-            places: HashMap::with_capacity(before.rules.places.len()),
-            logged: HashSet::new(),
-        };
         Self {
             before,
             by_address: HashMap::new(),
             lists: Vec::new(),
-            rules,
+            rules_read: 0,
         }
     }
 
@@ -354,63 +403,47 @@ impl<'a> Draft<'a> {
         if let Some(&list) = self.by_address.get(&address) {
             return Ok(judge(&self.lists[list]));
         }
-        let limits = self.add_rules(&policy.rules)?;
-        let mut list = match self.like(&policy.rules) {
-            Some(before) => List::after(before, &policy.rules),
-            None => List::new(Classifier::compile(policy.rules.clone())),
+        let before = self.before.like(&policy.rules);
+        let (list, read) = match before.map(|list| &self.before.lists[list]) {
+            Some(before) => List::after(before, &policy.rules)?,
+            None => List::whole(&policy.rules)?,
         };
-        list.limits = limits;
+        self.rules_read += read;
         let judge = judge(&list);
         self.by_address.insert(address, self.lists.len());
         self.lists.push(list);
         Ok(judge)
     }
 
-    /// The list of the state before that has a rule of these.
-    fn like(&self, rules: &RuleList) -> Option<&'a List> {
-        let before = self.before;
-        let known = |rule: &Rule| before.rules.places.get(&rule.id);
-        let (list, _) = rules.iter().find_map(known)?;
-        before.lists.get(*list as usize)
-    }
-
-    /// Indexes a list; `Ok` holds those of its rules that have a limit.
-    fn add_rules(&mut self, rules: &RuleList) -> Result<Arc<[(RuleId, RateLimit)]>, CompileError> {
-        let mut limits = Vec::new();
-        let list = self.rules.lists.len() as u32;
-        self.rules.lists.push(rules.clone());
-        for (place, rule) in (0..).zip(rules.iter()) {
-            rule.matches
-                .validate()
-                .map_err(|error| CompileError::Rule {
-                    place: rule.origin.place.clone(),
-                    position: rule.origin.position,
-                    acl: rule.origin.acl.clone(),
-                    error,
-                })?;
-            limits.extend(rule.limit.map(|limit| (rule.id, limit)));
-            if rule.log {
-                self.rules.logged.insert(rule.id);
-            }
-            let (list, place) = match self.rules.places.entry(rule.id) {
-                Entry::Occupied(first) => *first.get(),
-                Entry::Vacant(new) => {
-                    new.insert((list, place));
-                    continue;
-                }
-            };
-            let first = self.rules.lists[list as usize].get(place as usize);
-            if let Some(first) = first
-                && !same_origin(first, rule)
-            {
-                return Err(CompileError::DuplicateRule {
-                    id: rule.id.0,
-                    first: first.origin.place.clone(),
-                    second: rule.origin.place.clone(),
-                });
-            }
+    /// What the next state is compiled after.
+    fn finish(self, places: &Arc<Places>) -> Result<Compiler, CompileError> {
+        let mut by_address = HashMap::new();
+        let mut logged = HashMap::new();
+        for (number, list) in self.lists.iter().enumerate() {
+            let addresses = list.classifier.rules().addresses();
+            by_address.extend(addresses.map(|at| (at, number)));
+            logged.extend(list.logged.iter().cloned());
         }
-        Ok(limits.into())
+        let lists = self
+            .lists
+            .iter()
+            .map(|list| list.classifier.rules().clone());
+        let rules = RuleIndex {
+            lists: lists.collect(),
+            by_number: OnceLock::new(),
+            logged,
+            places: places.clone(),
+        };
+        // Numbers that were apart stay apart, unless whoever gives them is wrong.
+        if self.before.lists.is_empty() || cfg!(debug_assertions) {
+            check_numbers(&rules)?;
+        }
+        Ok(Compiler {
+            lists: self.lists,
+            by_address,
+            rules: Arc::new(rules),
+            rules_read: self.rules_read,
+        })
     }
 
     fn list(&self, judge: &Judge) -> Option<&List> {
@@ -432,6 +465,14 @@ impl<'a> Draft<'a> {
 }
 
 impl List {
+    /// Compiles a list whole; says how many rules were read.
+    fn whole(rules: &RuleList) -> Result<(Self, usize), CompileError> {
+        validate(rules.iter())?;
+        let list = Self::new(Classifier::compile(rules.clone()));
+        Ok((list.with_marks(rules), rules.len()))
+    }
+
+    /// Without limits and logs.
     fn new(classifier: Classifier) -> Self {
         let classifier = Arc::new(classifier);
         // The same list may stand with another default elsewhere; denying reads more.
@@ -449,26 +490,79 @@ impl List {
             masks,
             stateful,
             limits: widest.limits,
+            logged: Arc::default(),
         }
     }
 
+    /// With the limits and logs of all its rules.
+    fn with_marks(mut self, rules: &RuleList) -> Self {
+        let limits = rules.iter().map(|rule| Some((rule.id, rule.limit?)));
+        let logged = rules.iter().filter(|rule| rule.log);
+        self.limits = limits.flatten().collect();
+        self.logged = logged.map(|rule| (rule.id, rule.origin.clone())).collect();
+        self
+    }
+
     /// The masks of a list that was changed are those that it had, with what the new rules read.
-    fn after(before: &Self, rules: &RuleList) -> Self {
+    /// Says how many rules were read.
+    fn after(before: &Self, rules: &RuleList) -> Result<(Self, usize), CompileError> {
+        if before.classifier.rules().is(rules) {
+            return Ok((before.clone(), 0));
+        }
         let (classifier, update) = before.classifier.updated(rules.clone());
         let Update::Patched { inserted, .. } = update else {
-            return Self::new(classifier);
+            validate(rules.iter())?;
+            return Ok((Self::new(classifier).with_marks(rules), rules.len()));
         };
         let inserted = inserted.iter().filter_map(|place| rules.get(*place));
-        let new = Self::new(Classifier::compile(inserted.cloned().collect()));
+        let inserted: RuleList = inserted.cloned().collect();
+        validate(inserted.iter())?;
+        let new = Self::new(Classifier::compile(inserted.clone()));
         let mut masks = before.masks;
         widen(&mut masks, &new.masks);
-        Self {
+        let next = Self {
             classifier: Arc::new(classifier),
             masks,
             stateful: before.stateful | new.stateful,
-            limits: new.limits,
+            limits: Arc::default(),
+            logged: Arc::default(),
+        };
+        let marked = |rule: &Rule| rule.log || rule.limit.is_some();
+        let unmarked = before.limits.is_empty() && before.logged.is_empty();
+        if unmarked && !inserted.iter().any(marked) {
+            return Ok((next, inserted.len()));
+        }
+        Ok((next.with_marks(rules), rules.len()))
+    }
+}
+
+fn validate<'r>(rules: impl Iterator<Item = &'r Rule>) -> Result<(), CompileError> {
+    for rule in rules {
+        let valid = rule.matches.validate();
+        valid.map_err(|error| CompileError::Rule {
+            text: rule.origin.text.clone(),
+            acl: rule.origin.acl.clone(),
+            error,
+        })?;
+    }
+    Ok(())
+}
+
+/// Refuses one number for two different rules. Those that one written rule with sets expands to
+/// have one number.
+fn check_numbers(rules: &RuleIndex) -> Result<(), CompileError> {
+    let mut first: HashMap<RuleId, &Rule> = HashMap::new();
+    for rule in rules.lists.iter().flat_map(RuleList::iter) {
+        let first = *first.entry(rule.id).or_insert(rule);
+        if !same_origin(first, rule) {
+            return Err(CompileError::DuplicateRule {
+                id: rule.id.0,
+                first: first.origin.text.clone(),
+                second: rule.origin.text.clone(),
+            });
         }
     }
+    Ok(())
 }
 
 /// Whether two rules of one number are the same, or two of those that one written rule with sets
@@ -495,6 +589,7 @@ fn widen(masks: &mut Masks, more: &Masks) {
 fn compile_masks(
     ports: &[Option<PortPolicy>],
     networks: &[Option<NetworkPolicy>],
+    reach: &Reach,
     lists: &Draft<'_>,
 ) -> Vec<Masks> {
     let vnic_of = |port: PortId| ports[port.index()].as_ref()?.vnic.as_ref();
@@ -511,6 +606,7 @@ fn compile_masks(
             union
         })
         .collect();
+    let inbound = reach.unions(inbound, widen);
     ports
         .iter()
         .map(|port| {
@@ -520,7 +616,10 @@ fn compile_masks(
             let mut masks = trace(|tracer| {
                 let _ = port.admit(tracer);
                 if let Some(vnic) = &port.vnic {
+                    let _ = vnic.check_role(tracer);
                     let _ = vnic.check_sender(tracer, None);
+                    let _ = rogue::asks_dhcp(tracer, false);
+                    let _ = rogue::asks_dhcp(tracer, true);
                 }
                 bridge(tracer);
             });
@@ -529,6 +628,10 @@ fn compile_masks(
             }
             for (network, _) in port.memberships() {
                 widen(&mut masks, &inbound[network.index()]);
+                let gateways = &networks[network.index()];
+                for gateway in gateways.iter().flat_map(|network| &network.gateways) {
+                    widen(&mut masks, reach.routing(gateway.router));
+                }
             }
             masks
         })
@@ -540,6 +643,7 @@ fn compile_masks(
 fn compile_tracked(
     ports: &[Option<PortPolicy>],
     networks: &[Option<NetworkPolicy>],
+    reach: &Reach,
     lists: &Draft<'_>,
 ) -> Vec<u16> {
     let vnic_of = |port: PortId| ports[port.index()].as_ref()?.vnic.as_ref();
@@ -553,6 +657,7 @@ fn compile_tracked(
             })
         })
         .collect();
+    let by_network = reach.unions(by_network, |bits, more| *bits |= *more);
     let port_bits = |port: &PortPolicy| {
         let networks = port.memberships();
         let bits = networks.fold(0, |bits, (id, _)| bits | by_network[id.index()]);

@@ -266,8 +266,6 @@ pub fn rule(id: u32, action: Action, matches: Match) -> Rule {
         matches,
         origin: Arc::new(Origin {
             acl: "web".into(),
-            position: id,
-            place: format!("acls.toml:{id}").into(),
             text: text.into(),
         }),
     }
@@ -461,6 +459,7 @@ fn network(id: u16, vlan: Option<u16>) -> Network {
         vlan: vlan.and_then(VlanId::new),
         mac_limit: 100,
         ageing_s: 300,
+        services: policy::model::Services::default(),
     }
 }
 
@@ -492,6 +491,7 @@ pub fn vnic(last: u8, default: Action) -> Vnic {
         ipv6: vec!["2001:db8::/64".parse().expect("a prefix")],
         connection_limit: 100,
         checks: SenderChecks::ALL,
+        roles: policy::model::Roles::default(),
         inbound: policy.clone(),
         outbound: policy,
     }
@@ -554,5 +554,6 @@ pub fn any_model(most: usize) -> impl Strategy<Value = Model> {
     (port(0), port(1), port(2), port(3)).prop_map(|(a, b, c, d)| Model {
         networks: networks(),
         ports: vec![a, b, c, d],
+        ..Model::default()
     })
 }

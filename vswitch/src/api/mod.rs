@@ -46,6 +46,8 @@ pub const ROUTES: &[(&str, &str)] = &[
     ("get", "/v1/queues"),
     ("post", "/v1/queues/assign"),
     ("get", "/v1/macs"),
+    ("get", "/v1/neighbors"),
+    ("get", "/v1/routes"),
     ("get", "/v1/flows"),
     ("get", "/v1/connections"),
     ("post", "/v1/connections/flush"),
@@ -78,6 +80,8 @@ pub const ROUTES: &[(&str, &str)] = &[
         queues,
         assign,
         macs,
+        neighbors,
+        routes,
         flows,
         connections,
         flush_connections,
@@ -114,6 +118,8 @@ pub fn router(control: Arc<Control>) -> Router {
         .route("/v1/queues", get(queues))
         .route("/v1/queues/assign", post(assign))
         .route("/v1/macs", get(macs))
+        .route("/v1/neighbors", get(neighbors))
+        .route("/v1/routes", get(routes))
         .route("/v1/flows", get(flows))
         .route("/v1/connections", get(connections))
         .route("/v1/connections/flush", post(flush_connections))
@@ -350,6 +356,37 @@ async fn assign(State(control): Shared, body: String) -> Answer<Vec<types::Queue
 #[utoipa::path(get, path = "/v1/macs", responses((status = 200, body = [types::Mac])))]
 async fn macs(State(control): Shared) -> Answer<Vec<types::Mac>> {
     apart(control, |control| Ok(control.macs())).await.map(Json)
+}
+
+/// Hosts that routers send to
+#[utoipa::path(get, path = "/v1/neighbors", responses((status = 200, body = [types::Neighbor])))]
+async fn neighbors(State(control): Shared) -> Answer<Vec<types::Neighbor>> {
+    apart(control, |control| Ok(control.neighbors()))
+        .await
+        .map(Json)
+}
+
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+struct RoutesAsked {
+    /// Of this router only.
+    router: Option<String>,
+    /// At most so many; 1000 when absent.
+    limit: Option<usize>,
+}
+
+/// Routes of routers
+#[utoipa::path(get, path = "/v1/routes", params(RoutesAsked), responses((status = 200, body = [types::Route])))]
+async fn routes(
+    State(control): Shared,
+    Query(query): Query<RoutesAsked>,
+) -> Answer<Vec<types::Route>> {
+    let limit = query.limit.unwrap_or(1000).min(1 << 21);
+    apart(control, move |control| {
+        control.routes(query.router.as_deref(), limit)
+    })
+    .await
+    .map(Json)
 }
 
 #[derive(Deserialize, IntoParams)]

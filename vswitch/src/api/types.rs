@@ -88,6 +88,10 @@ pub struct PortCounts {
     pub offered: u64,
     /// Those of them that the switch itself made.
     pub originated: u64,
+    /// Frames received here that the switch took itself.
+    pub taken: u64,
+    /// Those of them that came back to be judged.
+    pub returned: u64,
     /// Frames judged by the flow cache.
     pub cache_hits: u64,
     /// Frames judged by the slow path.
@@ -211,6 +215,36 @@ pub struct Mac {
     pub port: String,
     /// Seconds since it sent last; absent for a vNIC's own address, which does not age.
     pub age_s: Option<u32>,
+}
+
+/// A host that a router sends to, or would.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Neighbor {
+    /// The network's name.
+    pub network: String,
+    /// Its address.
+    pub address: String,
+    /// Its Ethernet address; absent when nobody has answered.
+    pub mac: Option<String>,
+    /// `known`, `asked` or `nobody`.
+    pub state: String,
+    /// Seconds since that was learned or first asked.
+    pub age_s: u32,
+}
+
+/// A route of a router.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Route {
+    /// The router's name.
+    pub router: String,
+    /// What it is a route to.
+    pub prefix: String,
+    /// Where it leads, in words.
+    pub to: String,
+    /// The least is followed.
+    pub metric: u32,
+    /// `network` for one that comes with an interface, else `configuration`.
+    pub origin: String,
 }
 
 /// An entry of a flow cache.

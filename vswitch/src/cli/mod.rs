@@ -132,6 +132,17 @@ enum Show {
     Queues,
     /// Learned addresses
     Macs,
+    /// Hosts that routers send to
+    Neighbors,
+    /// Routes of routers
+    Routes {
+        /// Of this router only
+        #[arg(long)]
+        router: Option<String>,
+        /// At most so many
+        #[arg(long, default_value_t = 1000)]
+        limit: usize,
+    },
     /// Entries of the flow caches
     Flows {
         /// Entries of each worker at most
@@ -400,7 +411,7 @@ fn check(shared: &Shared, file: &Path) -> anyhow::Result<()> {
         config.vnics.len(),
         config.acls.len(),
         config.groups.len(),
-        config::lists::Lists::new(&config).rules().len(),
+        config::lists::Lists::new(&config).len(),
         if table.is_empty() { "" } else { "\n\n" },
     ))
 }
@@ -411,8 +422,13 @@ fn apply(
     dry_run: bool,
     traffic: &compare::Traffic,
 ) -> anyhow::Result<()> {
-    let origin = read(file)?;
-    let text = origin.text.clone();
+    let mut origin = read(file)?;
+    // The text is sent again with the traffic only.
+    let text = if traffic.is_asked_for() {
+        origin.text.clone()
+    } else {
+        std::mem::take(&mut origin.text)
+    };
     let path = format!(
         "/v1/apply?dry_run={dry_run}&file={}",
         client::percent_encoded(&origin.file)
@@ -479,6 +495,16 @@ impl Show {
             Self::Workers => shared.get::<Vec<_>>("/v1/workers", |rows| tables::workers(rows)),
             Self::Queues => shared.get::<Vec<_>>("/v1/queues", |rows| tables::queues(rows)),
             Self::Macs => shared.get::<Vec<_>>("/v1/macs", |rows| tables::macs(rows)),
+            Self::Neighbors => {
+                shared.get::<Vec<_>>("/v1/neighbors", |rows| tables::neighbors(rows))
+            }
+            Self::Routes { router, limit } => {
+                let mut path = format!("/v1/routes?limit={limit}");
+                if let Some(router) = router {
+                    let _ = write!(path, "&router={}", client::percent_encoded(&router));
+                }
+                shared.get::<Vec<_>>(&path, |rows| tables::routes(rows))
+            }
             Self::Flows { limit } => {
                 let path = format!("/v1/flows?limit={limit}");
                 shared.get::<Vec<_>>(&path, |rows| tables::flows(rows))

@@ -6,7 +6,8 @@ use comfy_table::{CellAlignment, Table, presets};
 
 use crate::{
     api::types::{
-        Connection, Drop, Flow, Lookup, Mac, Port, PortCounts, Queue, RuleHits, Set, Stats, Worker,
+        Connection, Drop, Flow, Lookup, Mac, Neighbor, Port, PortCounts, Queue, Route, RuleHits,
+        Set, Stats, Worker,
     },
     control::Applied,
     doctor::{Finding, Status},
@@ -296,6 +297,52 @@ pub(super) fn macs(macs: &[Mac]) -> String {
         ("AGE", NUMBER),
     ];
     table(&columns, &rows, "No address was learned yet.")
+}
+
+pub(super) fn neighbors(neighbors: &[Neighbor]) -> String {
+    let rows: Vec<_> = neighbors
+        .iter()
+        .map(|row| {
+            vec![
+                row.network.clone(),
+                row.address.clone(),
+                row.mac.clone().unwrap_or_default(),
+                row.state.clone(),
+                format!("{} s", row.age_s),
+            ]
+        })
+        .collect();
+    let columns = [
+        ("NETWORK", TEXT),
+        ("ADDRESS", TEXT),
+        ("ETHERNET", TEXT),
+        ("STATE", TEXT),
+        ("AGE", NUMBER),
+    ];
+    table(&columns, &rows, "No router has asked for a neighbour yet.")
+}
+
+pub(super) fn routes(routes: &[Route]) -> String {
+    let rows: Vec<_> = routes
+        .iter()
+        .map(|row| {
+            vec![
+                row.router.clone(),
+                row.prefix.clone(),
+                row.to.clone(),
+                row.metric.to_string(),
+                row.origin.clone(),
+            ]
+        })
+        .collect();
+    let columns = [
+        ("ROUTER", TEXT),
+        ("PREFIX", TEXT),
+        ("TO", TEXT),
+        ("METRIC", NUMBER),
+        ("FROM", TEXT),
+    ];
+    table(&columns, &rows, "There is no router.")
 }
 
 pub(super) fn flows(flows: &[Flow]) -> String {

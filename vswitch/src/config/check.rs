@@ -4,9 +4,10 @@
 use std::{collections::HashMap, ops::Range};
 
 use super::{
-    Machine, check_rules,
+    Machine, check_rules, check_services,
     problem::nearest,
     read::{Draft, Named},
+    router,
     types::{Network, Vnic},
 };
 
@@ -14,6 +15,8 @@ use super::{
 pub(super) const MAX_PORTS: usize = 1024;
 /// The most networks of a switch.
 pub(super) const MAX_NETWORKS: usize = 4096;
+/// The most routers of a switch.
+pub(super) const MAX_ROUTERS: usize = 1024;
 
 /// Notes every problem between sections.
 pub(super) fn all(draft: &Draft<'_>, machine: &Machine) {
@@ -22,6 +25,7 @@ pub(super) fn all(draft: &Draft<'_>, machine: &Machine) {
     unique(draft, "network", &draft.networks, MAX_NETWORKS);
     unique(draft, "port", &draft.ports, MAX_PORTS);
     unique(draft, "vnic", &draft.vnics, MAX_PORTS);
+    unique(draft, "router", &draft.routers, MAX_ROUTERS);
     unique(draft, "acl", &draft.acls, usize::MAX);
     for port in &draft.ports {
         port_networks(draft, port);
@@ -33,6 +37,8 @@ pub(super) fn all(draft: &Draft<'_>, machine: &Machine) {
     resources(draft);
     vnics(draft);
     tenants(draft);
+    router::check(draft);
+    check_services::all(draft, &|vnic| networks_of(draft, vnic));
     check_rules::references(draft);
     check_rules::groups(draft, &|vnic| tenant_of(draft, vnic));
 }
@@ -312,7 +318,7 @@ fn vnics(draft: &Draft<'_>) {
 }
 
 /// The networks of a vNIC's port.
-fn networks_of<'n>(draft: &'n Draft<'_>, vnic: &Vnic) -> Vec<&'n Network> {
+pub(super) fn networks_of<'n>(draft: &'n Draft<'_>, vnic: &Vnic) -> Vec<&'n Network> {
     let mut ports = draft.ports.iter().filter_map(|p| p.value.as_ref());
     let port = ports.find(|port| port.name == vnic.port);
     let names = port.map_or_else(Vec::new, |port| port.attachment.networks());

@@ -1,18 +1,16 @@
 //! What rules refer to, and how much they may stand for.
 
-use std::{
-    collections::{HashMap, HashSet},
-    ops::Range,
-};
+use std::ops::Range;
 
+use hashbrown::{HashMap, HashSet};
 use policy::rule::{Direction, Members};
 
 use super::{
     check::{exists, names},
-    lists::{Lists, MOST_EXPANSIONS, MOST_RULES, MOST_RULES_OF_ALL, sets},
+    lists::{Lists, MOST_EXPANSIONS, MOST_RULES, MOST_RULES_OF_ALL, Use, sets},
     read::{Draft, Named},
     section::Reader,
-    types::{AclRule, Config, Vnic},
+    types::{AclRule, Config, Head, Vnic},
 };
 
 /// Notes names of sets and groups that are not there or not clear.
@@ -27,9 +25,9 @@ pub(super) fn references(draft: &Draft<'_>) {
             );
         }
     }
-    for rule in rules(draft) {
+    for (head, rule) in rules(draft) {
         for members in [&rule.rule.src, &rule.rule.dst].into_iter().flatten() {
-            let span = mention(draft, rule, &members.to_string());
+            let span = mention(draft, head, &members.to_string());
             match members {
                 Members::Set(name) => {
                     exists(draft, "address set", &draft.address_sets, name, &span);
@@ -39,7 +37,7 @@ pub(super) fn references(draft: &Draft<'_>) {
         }
         let ports = rule.rule.src_port_sets.iter();
         for name in ports.chain(&rule.rule.dst_port_sets) {
-            let span = mention(draft, rule, &format!("@{name}"));
+            let span = mention(draft, head, &format!("@{name}"));
             exists(draft, "port set", &draft.port_sets, name, &span);
         }
     }
@@ -49,7 +47,7 @@ pub(super) fn references(draft: &Draft<'_>) {
 /// tenants may use the same addresses.
 pub(super) fn groups(draft: &Draft<'_>, tenant_of: &dyn Fn(&Vnic) -> Option<String>) {
     let named_by_rules: HashSet<Members> = rules(draft)
-        .flat_map(|rule| [rule.rule.src.clone(), rule.rule.dst.clone()])
+        .flat_map(|(_, rule)| [rule.rule.src.clone(), rule.rule.dst.clone()])
         .flatten()
         .collect();
     let mut tenants: HashMap<&str, (String, &str)> = HashMap::new();
@@ -84,17 +82,18 @@ pub(super) fn groups(draft: &Draft<'_>, tenant_of: &dyn Fn(&Vnic) -> Option<Stri
     }
 }
 
-fn rules<'n>(draft: &'n Draft<'_>) -> impl Iterator<Item = &'n AclRule> {
+/// The rules that name sets or groups.
+fn rules<'n>(draft: &'n Draft<'_>) -> impl Iterator<Item = (&'n Head, &'n AclRule)> {
     fn values<'n, T>(named: &'n [Named<'_, T>]) -> impl Iterator<Item = &'n T> {
         named.iter().filter_map(|item| item.value.as_ref())
     }
-    let acls = values(&draft.acls).flat_map(|acl| &acl.rules);
-    acls.chain(values(&draft.groups).flat_map(|group| &group.rules))
+    let acls = values(&draft.acls).flat_map(|acl| acl.rules.by_name());
+    acls.chain(values(&draft.groups).flat_map(|group| group.rules.by_name()))
 }
 
 /// Where in a rule a name stands.
-fn mention(draft: &Draft<'_>, rule: &AclRule, name: &str) -> Range<usize> {
-    let text = draft.reader.source.text(&rule.span);
+fn mention(draft: &Draft<'_>, head: &Head, name: &str) -> Range<usize> {
+    let text = draft.reader.source.text(&head.span());
     // A name may be the beginning of another.
     let whole = |at: &usize| {
         let behind = text.and_then(|text| text[at + name.len()..].chars().next());
@@ -102,8 +101,11 @@ fn mention(draft: &Draft<'_>, rule: &AclRule, name: &str) -> Range<usize> {
     };
     let mut found = text.into_iter().flat_map(|text| text.match_indices(name));
     match found.find(|(at, _)| whole(at)) {
-        Some((at, name)) => rule.span.start + at..rule.span.start + at + name.len(),
-        None => rule.span.clone(),
+        Some((at, name)) => {
+            let start = head.span().start + at;
+            start..start + name.len()
+        }
+        None => head.span(),
     }
 }
 
@@ -111,30 +113,33 @@ fn mention(draft: &Draft<'_>, rule: &AclRule, name: &str) -> Range<usize> {
 pub(super) fn expansions(config: &Config, reader: &Reader<'_>) {
     let lists = Lists::new(config);
     let sets = sets(config);
-    let counts: Vec<usize> = lists
-        .rules()
-        .iter()
-        .map(|listed| listed.rule.rule.expansions(&sets))
-        .collect();
-    for (listed, count) in lists.rules().iter().zip(&counts) {
-        if *count > MOST_EXPANSIONS {
+    // One that names nothing stands for itself.
+    let mut counts = vec![1; lists.len()];
+    for (number, listed) in lists.by_name() {
+        let count = listed.rule.rule.expansions(&sets);
+        counts[number] = count;
+        if count > MOST_EXPANSIONS {
             reader.report(
-                &listed.rule.span,
+                &listed.head.span(),
                 format!("with its sets, the rule stands for {count} plain rules; {MOST_EXPANSIONS} are allowed"),
                 "name a set at one end only, or use shorter prefixes",
             );
         }
     }
+    let mut seen = HashSet::new();
     let mut distinct = HashSet::new();
     let mut of_all = 0;
     for vnic in &config.vnics {
         for direction in [Direction::In, Direction::Out] {
-            let numbers = lists.of(vnic, direction);
-            let total: usize = numbers.iter().map(|number| counts[*number]).sum();
-            let Some(longest) = numbers.iter().copied().max_by_key(|n| counts[*n]) else {
+            let of = Use::of(vnic, direction);
+            if seen.contains(&of) {
                 continue;
-            };
-            if distinct.insert(numbers) {
+            }
+            let order = lists.order(&of);
+            seen.insert(of);
+            let total: usize = order.iter().map(|number| counts[*number]).sum();
+            let longest = order.iter().copied().max_by_key(|n| counts[*n]);
+            if distinct.insert(order) {
                 of_all += total;
             }
             let (count, most, whose) = if total > MOST_RULES {
@@ -146,8 +151,11 @@ pub(super) fn expansions(config: &Config, reader: &Reader<'_>) {
             } else {
                 continue;
             };
+            let Some((longest, listed)) = longest.and_then(|n| Some((n, lists.get(n)?))) else {
+                continue;
+            };
             reader.report(
-                &lists.rules()[longest].rule.span,
+                &listed.head.span(),
                 format!(
                     "with their sets, {whose} stand for {count} plain rules; {most} are allowed, and this one stands for {}",
                     counts[longest]

@@ -89,41 +89,33 @@ fn nested(value: &DeValue<'_>, headers: &mut Vec<usize>) {
     }
 }
 
-/// A set that is not in the text.
+/// Members of a set that are not where they should be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("it is not in the text of the running configuration")]
 pub struct SetError;
 
-/// The text with other members in a set. Comments between the old ones go.
+/// The text with other members in a set, whose list stands at `span`. Comments between the old ones
+/// go.
 ///
 /// # Errors
 ///
-/// [`SetError`]: there is no such set, or it has no list of members.
+/// [`SetError`]: there is no list.
 pub fn replace_members(
     text: &str,
-    kind: &str,
-    name: &str,
-    field: &str,
+    span: &Range<usize>,
     members: &[String],
 ) -> Result<String, SetError> {
-    let root = DeTable::parse(text).map_err(|_| SetError)?;
-    let sets = root.get_ref().get(kind).ok_or(SetError)?;
-    let sets = sets.get_ref().as_array().ok_or(SetError)?;
-    let tables = sets.iter().filter_map(|set| set.get_ref().as_table());
-    let is_wanted = |table: &&DeTable<'_>| {
-        let found = table.get("name");
-        found.and_then(|value| value.get_ref().as_str()) == Some(name)
-    };
-    let table = tables.into_iter().find(is_wanted).ok_or(SetError)?;
-    let span = table.get(field).ok_or(SetError)?.span();
-    let lines = text[span.clone()].matches('\n').count();
+    let list = text.get(span.clone()).ok_or(SetError)?;
+    if !list.starts_with('[') || !list.ends_with(']') {
+        return Err(SetError);
+    }
     let quoted = members
         .iter()
         .map(|m| toml::Value::String(m.clone()).to_string());
-    let list = quoted.collect::<Vec<_>>().join(", ");
-    let gap = "\n".repeat(lines);
+    let members = quoted.collect::<Vec<_>>().join(", ");
+    let gap = "\n".repeat(list.matches('\n').count());
     Ok(format!(
-        "{}[{list}{gap}]{}",
+        "{}[{members}{gap}]{}",
         &text[..span.start],
         &text[span.end..]
     ))
@@ -154,15 +146,20 @@ mod tests {
     fn members_are_replaced_and_nothing_else_moves() {
         let text = "[[port_set]]\nname = \"web\"\nports = [\n  80, # plain\n  443,\n]\n[[acl]]\nname = \"x\"\n";
         let members = ["80".to_owned(), "8000-8999".to_owned()];
-        let changed = replace_members(text, "port_set", "web", "ports", &members).expect("there");
+        let span = |text: &str| {
+            let start = text.find("= [").expect("a list") + 2;
+            start..start + text[start..].find(']').expect("its end") + 1
+        };
+        let changed = replace_members(text, &span(text), &members).expect("there");
         assert_eq!(
             changed,
             "[[port_set]]\nname = \"web\"\nports = [\"80\", \"8000-8999\"\n\n\n]\n[[acl]]\nname = \"x\"\n"
         );
-        let empty = replace_members(&changed, "port_set", "web", "ports", &[]).expect("there");
+        let empty = replace_members(&changed, &span(&changed), &[]).expect("there");
         assert!(empty.contains("ports = [\n\n\n]\n[[acl]]"), "{empty}");
-        let unknown = replace_members(text, "port_set", "wob", "ports", &members);
-        assert_eq!(unknown, Err(SetError));
+        for nowhere in [0..3, 5..700, 2..2] {
+            assert_eq!(replace_members(text, &nowhere, &members), Err(SetError));
+        }
     }
 
     #[test]

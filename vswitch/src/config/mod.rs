@@ -12,8 +12,11 @@
 //!
 //! `docs/config.md` documents it field by field.
 
+mod acl_rules;
+mod advertisements;
 mod check;
 mod check_rules;
+mod check_services;
 pub mod connections;
 mod edit;
 pub mod lists;
@@ -21,9 +24,12 @@ mod port;
 pub mod problem;
 mod read;
 mod reuse;
+mod router;
 mod rules;
 pub mod schema;
 mod section;
+pub mod service_types;
+mod services;
 pub mod types;
 
 pub use edit::{RemoveError, SetError, append_port, remove_port, replace_members};
@@ -89,7 +95,7 @@ pub fn parse_after(
         let mut reader = Reader::new(file, text);
         if let Some(kept) = Kept::find(&reader.source, text, before, config) {
             reader.kept = Some(&kept);
-            if let Ok(config) = read(reader, &kept.blanked, machine)
+            if let Ok(config) = read(reader, &kept.text, machine)
                 && kept.all_met()
             {
                 return Ok(config);
@@ -99,7 +105,7 @@ pub fn parse_after(
     parse(file, text, machine)
 }
 
-/// Reads `text`, which is the reader's but for rules that are kept.
+/// Reads `text`, which is the reader's without the rules that are kept.
 fn read(reader: Reader<'_>, text: &str, machine: &Machine) -> Result<Config, Problems> {
     let (root, errors) = toml::de::DeTable::parse_recoverable(text);
     for error in &errors {

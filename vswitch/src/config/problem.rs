@@ -14,18 +14,40 @@ use utoipa::ToSchema;
 pub(crate) struct Source<'t> {
     file: &'t str,
     text: &'t str,
-    /// Where each line begins.
-    lines: Vec<usize>,
+    /// How many lines end before each block of the text.
+    blocks: Vec<u32>,
+}
+
+/// Bytes of a block. Few enough that a byte counts its line ends, which the compiler makes a few
+/// instructions of.
+const BLOCK: usize = 128;
+
+fn line_ends(bytes: &[u8]) -> u32 {
+    let block = |block: &[u8]| {
+        let ends = block.iter().map(|byte| u8::from(*byte == b'\n'));
+        u32::from(ends.sum::<u8>())
+    };
+    bytes.chunks(BLOCK).map(block).sum()
 }
 
 impl<'t> Source<'t> {
     pub(crate) fn new(file: &'t str, text: &'t str) -> Self {
-        let ends = text.match_indices('\n').map(|(at, _)| at + 1);
+        let mut ends = 0;
+        let blocks = text.as_bytes().chunks(BLOCK).map(|block| {
+            let before = ends;
+            ends += line_ends(block);
+            before
+        });
         Self {
             file,
             text,
-            lines: std::iter::once(0).chain(ends).collect(),
+            blocks: blocks.collect(),
         }
+    }
+
+    /// The file's name.
+    pub(crate) fn file(&self) -> &'t str {
+        self.file
     }
 
     /// Line and column of a byte offset, from 1.
@@ -34,9 +56,19 @@ impl<'t> Source<'t> {
         while !self.text.is_char_boundary(offset) {
             offset -= 1;
         }
-        let line = self.lines.partition_point(|start| *start <= offset);
-        let start = self.lines[line - 1];
-        (line, self.text[start..offset].chars().count() + 1)
+        let block = offset / BLOCK;
+        let before = match self.blocks.get(block) {
+            Some(ends) => ends + line_ends(&self.text.as_bytes()[block * BLOCK..offset]),
+            None => line_ends(self.text.as_bytes()),
+        };
+        let start = self.line_start(offset);
+        let column = self.text[start..offset].chars().count() + 1;
+        (before as usize + 1, column)
+    }
+
+    /// Where the line begins that a byte of the text, or its end, is in.
+    fn line_start(&self, offset: usize) -> usize {
+        self.text[..offset].rfind('\n').map_or(0, |end| end + 1)
     }
 
     /// The text at a span.
@@ -57,7 +89,11 @@ impl<'t> Source<'t> {
         help: impl Into<String>,
     ) -> Problem {
         let (line, column) = self.position(span.start);
-        let rest = &self.text[self.lines[line - 1]..];
+        let mut start = span.start.min(self.text.len());
+        while !self.text.is_char_boundary(start) {
+            start -= 1;
+        }
+        let rest = &self.text[self.line_start(start)..];
         let excerpt = rest.lines().next().unwrap_or("").to_owned();
         let rest = excerpt.chars().count().saturating_sub(column - 1);
         let marked = self.text.get(span).map_or(1, |t| t.chars().count());
@@ -147,6 +183,21 @@ mod tests {
             problem.to_string(),
             "a.toml:2:9: no network \"bluue\"\n  2 | \tname = \"bluue\"\n    | \t       ^^^^^^^\n    = did you mean \"blue\"?"
         );
+    }
+
+    #[test]
+    fn lines_are_counted_wherever_they_end() {
+        let text: String = (0..2000).map(|n| "x".repeat(n * 7 % 31) + "\n").collect();
+        let source = Source::new("a", &text);
+        let (mut line, mut column) = (1, 1);
+        for (at, byte) in text.bytes().enumerate() {
+            assert_eq!(source.position(at), (line, column), "{at}");
+            column += 1;
+            if byte == b'\n' {
+                (line, column) = (line + 1, 1);
+            }
+        }
+        assert_eq!(source.position(text.len()), (2001, 1));
     }
 
     #[test]

@@ -14,11 +14,12 @@ use toml::de::DeTable;
 use super::{
     Machine,
     connections::{self, Connections},
-    port, rules, schema,
+    port, router, rules, schema,
     section::{At, Reader, Section},
+    services,
     types::{
-        Acl, AddressSet, Config, Direction, Group, Network, Policy, Port, PortSet, Switch, Vnic,
-        Workers,
+        Acl, AddressSet, Config, Direction, Group, Network, Policy, Port, PortSet, Router, Switch,
+        Vnic, Workers,
     },
 };
 
@@ -51,6 +52,7 @@ pub(super) struct Draft<'d> {
     pub(super) networks: Vec<Named<'d, Network>>,
     pub(super) ports: Vec<Named<'d, Port>>,
     pub(super) vnics: Vec<Named<'d, Vnic>>,
+    pub(super) routers: Vec<Named<'d, Router>>,
     pub(super) acls: Vec<Named<'d, Acl>>,
     pub(super) groups: Vec<Named<'d, Group>>,
     pub(super) address_sets: Vec<Named<'d, AddressSet>>,
@@ -65,6 +67,7 @@ impl Draft<'_> {
             named.into_iter().filter_map(|n| n.value).collect()
         }
         Config {
+            file: self.reader.source.file().into(),
             switch: self.switch,
             workers: self.workers,
             connections: self.connections,
@@ -72,6 +75,7 @@ impl Draft<'_> {
             networks: values(self.networks),
             ports: values(self.ports),
             vnics: values(self.vnics),
+            routers: values(self.routers),
             acls: values(self.acls),
             groups: values(self.groups),
             address_sets: values(self.address_sets),
@@ -103,6 +107,7 @@ pub(super) fn draft<'d>(
         networks: named(&root, "network", &schema::NETWORK, network),
         ports: named(&root, "port", &schema::PORT, port::port),
         vnics: named(&root, "vnic", &schema::VNIC, vnic),
+        routers: named(&root, "router", &schema::ROUTER, router::router),
         acls: named(&root, "acl", &schema::ACL, |section, name| {
             Some(rules::acl(section, name))
         }),
@@ -230,6 +235,7 @@ fn address_set(section: &Section<'_>, name: &Arc<str>) -> Option<AddressSet> {
     Some(AddressSet {
         name: Arc::clone(name),
         addresses: nets.collect(),
+        span: section.reader.whole(&section.value_span("addresses")),
     })
 }
 
@@ -244,6 +250,7 @@ fn port_set(section: &Section<'_>, name: &Arc<str>) -> Option<PortSet> {
     Some(PortSet {
         name: Arc::clone(name),
         ports: ranges.collect(),
+        span: section.reader.whole(&section.value_span("ports")),
     })
 }
 
@@ -270,6 +277,7 @@ fn network(section: &Section<'_>, name: &Arc<str>) -> Option<Network> {
         vlan,
         mac_limit: mac_limit.unwrap_or(16_384),
         ageing_s: ageing_s.unwrap_or(300),
+        services: services::of_network(section),
     })
 }
 
@@ -300,6 +308,7 @@ fn vnic(section: &Section<'_>, name: &Arc<str>) -> Option<Vnic> {
         groups: groups.into_iter().map(|group| group.value.into()).collect(),
         inbound,
         outbound,
+        services: services::of_vnic(section),
     })
 }
 

@@ -1,20 +1,20 @@
 //! Rules that a text has in common with the one that was read before it.
 //!
-//! In: a configuration with its text, and the text that comes after it. Out: that text with runs of
-//! rules that both have blanked out, and those rules, so that they are not read again: one rule
-//! changed among ten thousand is what most changes are.
+//! In: a configuration with its text, and the text that comes after it. Out: that text without runs of
+//! rules that both have, and those rules, so that they are not read again: one rule changed among ten
+//! thousand is what most changes are.
 //!
 //! What must hold: what is read so is what reading the whole text gives. A run is what two texts
-//! that are alike before it, or behind it, have between the beginnings of two items of a list. With
-//! spaces in its place, the item behind it stands as one of the same list in the new text only if the
-//! run would begin as one; then its bytes mean what they meant. So a run counts only when that item was
-//! met, and when one was not, or there is any problem, the text is read whole.
+//! that are alike before it, or behind it, have between the beginnings of two items of a list. Without
+//! it, the item behind it stands as one of the same list in the new text only if the run would begin as
+//! one; then its bytes mean what they meant. So a run counts only when that item was met, and when one
+//! was not, or there is any problem, the text is read whole.
 
-use std::{cell::Cell, ops::Range, sync::Arc};
+use std::{cell::Cell, ops::Range};
 
 use super::{
     problem::Source,
-    types::{AclRule, Config},
+    types::{AclRules, Config, Head},
 };
 
 /// Fewer rules are not worth it.
@@ -22,107 +22,127 @@ const FEWEST_RULES: usize = 64;
 
 /// Rules that need not be read again, of one list.
 #[derive(Debug)]
-struct Run {
+pub(super) struct Run {
     /// The list's kind and name, as problems name it.
     owner: String,
-    /// Where the item behind it begins.
+    /// What is left out for them.
+    cut: Range<usize>,
+    /// Where the item behind them begins in what is left.
     anchor: usize,
-    rules: Vec<AclRule>,
+    /// The number of the list, groups behind ACLs, and which of its rules they are.
+    list: usize,
+    rules: Range<usize>,
+    /// How much further on they stand in the new text than in the former.
+    bytes: isize,
+    lines: isize,
+}
+
+impl Run {
+    /// Puts the rules at the end of a list.
+    pub(super) fn share_with(&self, rules: &mut AclRules, former: &AclRules) {
+        rules.share(former, self.rules.clone(), self.bytes, self.lines);
+    }
 }
 
 /// All of them.
 #[derive(Debug)]
-pub(super) struct Kept {
-    /// The new text with spaces instead of them.
-    pub(super) blanked: String,
+pub(super) struct Kept<'c> {
+    /// The new text without them.
+    pub(super) text: String,
+    /// The former lists, groups behind ACLs.
+    lists: Vec<&'c AclRules>,
     /// In the order of the text.
     runs: Vec<Run>,
     met: Cell<usize>,
 }
 
-impl Kept {
+impl<'c> Kept<'c> {
     /// What `text` has in common with `before`, which `config` was read from; `None` if that is
     /// little.
     pub(super) fn find(
         source: &Source<'_>,
         text: &str,
         before: &str,
-        config: &Config,
+        config: &'c Config,
     ) -> Option<Self> {
         let common = Common::of(before, text);
         let acls = config.acls.iter();
         let acls = acls.map(|acl| (acl_owner(&acl.name), &acl.rules));
         let groups = config.groups.iter();
         let groups = groups.map(|group| (group_owner(&group.name), &group.rules));
-        let mut runs = Vec::new();
-        let mut blanks: Vec<Range<usize>> = Vec::new();
-        for (owner, rules) in acls.chain(groups) {
+        let (mut lists, mut runs) = (Vec::new(), Vec::new());
+        for (list, (owner, rules)) in acls.chain(groups).enumerate() {
+            lists.push(rules);
+            let heads = rules.heads();
             // A header of its own may have other sections behind it.
-            let inline = |rule: &AclRule| {
-                matches!(
-                    before.as_bytes().get(rule.span.start),
-                    Some(b'{' | b'"' | b'\'')
-                )
-            };
-            let Some((last, _)) = rules.split_last().filter(|_| rules.iter().all(inline)) else {
+            if !rules.inline() || heads.is_empty() {
                 continue;
-            };
-            let ahead = rules.partition_point(|rule| rule.span.start <= common.ahead);
-            let ahead = 0..ahead.saturating_sub(1);
-            let behind = rules.partition_point(|rule| rule.span.start < common.behind);
-            let moved = |at: usize| at.wrapping_add_signed(common.shift);
-            // The item behind the first run is not part of the second.
-            let is_anchor = |rule: &AclRule| {
-                !ahead.is_empty() && moved(rule.span.start) == rules[ahead.end].span.start
-            };
-            let behind = behind + usize::from(rules.get(behind).is_some_and(is_anchor));
-            let behind = behind.max(ahead.end)..rules.len() - 1;
-            for (range, shift) in [(ahead, 0), (behind, common.shift)] {
-                let Some(first) = rules.get(range.clone()).and_then(<[_]>::first) else {
+            }
+            for (range, bytes) in common.runs(heads) {
+                if range.is_empty() {
+                    continue;
+                }
+                let (Some(first), Some(behind)) = (heads.get(range.start), heads.get(range.end))
+                else {
                     continue;
                 };
-                let behind = rules.get(range.end).unwrap_or(last);
-                let moved = |at: usize| at.wrapping_add_signed(shift);
-                let anchor = moved(behind.span.start);
-                blanks.push(moved(first.span.start)..anchor);
-                let keep = |rule: &AclRule| AclRule {
-                    rule: Arc::clone(&rule.rule),
-                    text: Arc::clone(&rule.text),
-                    place: place(source, rule, moved(rule.span.start)),
-                    span: moved(rule.span.start)..moved(rule.span.end),
-                };
+                let moved = |head: &Head| head.span().start.wrapping_add_signed(bytes);
+                let (line, _) = source.position(moved(first));
                 runs.push(Run {
                     owner: owner.clone(),
-                    anchor,
-                    rules: rules[range].iter().map(keep).collect(),
+                    cut: moved(first)..moved(behind),
+                    anchor: 0,
+                    list,
+                    rules: range,
+                    bytes,
+                    lines: line.wrapping_sub(first.line as usize).cast_signed(),
                 });
             }
         }
         if runs.iter().map(|run| run.rules.len()).sum::<usize>() < FEWEST_RULES {
             return None;
         }
-        runs.sort_by_key(|run| run.anchor);
-        blanks.sort_by_key(|blank| blank.start);
+        runs.sort_by_key(|run| run.cut.start);
+        let (mut left, mut from) = (String::new(), 0);
+        for run in &mut runs {
+            left += text.get(from..run.cut.start)?;
+            run.anchor = left.len();
+            from = run.cut.end;
+        }
+        left += text.get(from..)?;
         Some(Self {
-            blanked: blanked(text, &blanks)?,
+            text: left,
+            lists,
             runs,
             met: Cell::new(0),
         })
     }
 
-    /// The rules that stand before the item at `start` of a list.
-    pub(super) fn before(&self, owner: &str, start: usize) -> &[AclRule] {
-        let run = self.runs.binary_search_by_key(&start, |run| run.anchor);
-        let run = run.ok().map(|found| &self.runs[found]);
-        run.filter(|run| run.owner == owner).map_or(&[], |run| {
-            self.met.set(self.met.get() + 1);
-            &run.rules
-        })
+    /// Gives what stands before the item at `start` of a list: a former list, and which of its
+    /// rules.
+    pub(super) fn before(&self, owner: &str, start: usize, mut take: impl FnMut(&AclRules, &Run)) {
+        let first = self.runs.partition_point(|run| run.anchor < start);
+        let here = self.runs[first..].iter();
+        for run in here.take_while(|run| run.anchor == start) {
+            if run.owner == owner {
+                self.met.set(self.met.get() + 1);
+                take(self.lists[run.list], run);
+            }
+        }
     }
 
     /// Whether each was asked for, once.
     pub(super) fn all_met(&self) -> bool {
         self.met.get() == self.runs.len()
+    }
+
+    /// Where the new text has what `text` has at `at`.
+    pub(super) fn whole(&self, at: usize) -> usize {
+        let before = self.runs.partition_point(|run| run.anchor <= at);
+        match self.runs[..before].last() {
+            Some(run) => run.cut.end + at - run.anchor,
+            None => at,
+        }
     }
 }
 
@@ -134,16 +154,6 @@ pub(super) fn acl_owner(name: &str) -> String {
 /// How problems name a group.
 pub(super) fn group_owner(name: &str) -> String {
     format!("group \"{name}\"")
-}
-
-/// Where a rule stands now.
-fn place(source: &Source<'_>, rule: &AclRule, start: usize) -> Arc<str> {
-    let place = source.place(start);
-    if *place == *rule.place {
-        Arc::clone(&rule.place)
-    } else {
-        place.into()
-    }
 }
 
 /// What two texts have in common at their ends.
@@ -158,6 +168,23 @@ struct Common {
 }
 
 impl Common {
+    /// Which rules of a list that was read from the former text the new one has too, each run with
+    /// how far it has moved. Behind each is a rule that does not belong to it.
+    fn runs(&self, heads: &[Head]) -> [(Range<usize>, isize); 2] {
+        let start = |head: &Head| head.span().start;
+        // Not one that begins where the texts part: there may be no item there now.
+        let ahead = heads.partition_point(|head| start(head) < self.ahead);
+        let ahead = 0..ahead.saturating_sub(1);
+        let behind = heads.partition_point(|head| start(head) < self.behind);
+        let moved = |at: usize| at.wrapping_add_signed(self.shift);
+        // The item behind the first run is not part of the second.
+        let is_anchor =
+            |head: &Head| !ahead.is_empty() && moved(start(head)) == start(&heads[ahead.end]);
+        let behind = behind + usize::from(heads.get(behind).is_some_and(is_anchor));
+        let behind = behind.max(ahead.end)..heads.len() - 1;
+        [(ahead, 0), (behind, self.shift)]
+    }
+
     fn of(before: &str, text: &str) -> Self {
         // Compared by chunks as far as it goes.
         const CHUNK: usize = 256;
@@ -186,17 +213,6 @@ impl Common {
 
 fn alike<'t>(pairs: impl Iterator<Item = (&'t u8, &'t u8)>) -> usize {
     pairs.take_while(|(old, new)| old == new).count()
-}
-
-/// `text` with spaces in place of what is to be blank.
-fn blanked(text: &str, blanks: &[Range<usize>]) -> Option<String> {
-    let mut blanked = String::with_capacity(text.len());
-    for blank in blanks {
-        blanked += text.get(blanked.len()..blank.start)?;
-        blanked.extend(std::iter::repeat_n(' ', blank.len()));
-    }
-    blanked += text.get(blanked.len()..)?;
-    Some(blanked)
 }
 
 #[cfg(test)]
@@ -234,7 +250,7 @@ mod tests {
             return 0;
         };
         reader.kept = Some(&kept);
-        let read = config::read(reader, &kept.blanked, &machine()).expect("sound");
+        let read = config::read(reader, &kept.text, &machine()).expect("sound");
         let whole = config::parse("f.toml", after, &machine()).expect("sound");
         assert!(kept.all_met());
         assert!(format!("{read:?}") == format!("{whole:?}"));
@@ -258,6 +274,17 @@ mod tests {
         }
         assert_eq!(kept(&before, &before), 199);
         assert_eq!(kept(&before, &format!("# more\n{before}")), 199);
+    }
+
+    #[test]
+    fn comments_that_come_with_a_rule_cost_nothing() {
+        let before = text(&rules());
+        for place in [0, 1, 77, 199] {
+            let mut with = rules();
+            with.insert(place, "  # why\n\n  \"allow in tcp\",\n".into());
+            let kept = kept(&before, &text(&with));
+            assert!((195..200).contains(&kept), "{kept} at {place}");
+        }
     }
 
     #[test]

@@ -18,7 +18,7 @@ use super::{
     reuse::{acl_owner, group_owner},
     schema,
     section::{At, Section},
-    types::{Acl, AclRule, Group},
+    types::{Acl, AclRule, AclRules, Group},
 };
 
 /// What a rule or a default does, by name.
@@ -41,9 +41,9 @@ pub(super) fn acl(section: &Section<'_>, name: &Arc<str>) -> Acl {
 /// Reads a group. Its rules say which direction they are for.
 pub(super) fn group(section: &Section<'_>, name: &Arc<str>) -> Group {
     let rules = list(section, &group_owner(name));
-    for rule in rules.iter().filter(|rule| rule.rule.direction.is_none()) {
+    for head in rules.heads().iter().filter(|head| head.direction.is_none()) {
         section.reader.report(
-            &rule.span,
+            &head.span(),
             "a rule of a group must say which direction it is for",
             "write in (to the members' VMs) or out (from them) behind the action, or direction = \"in\" or \"out\"",
         );
@@ -54,7 +54,7 @@ pub(super) fn group(section: &Section<'_>, name: &Arc<str>) -> Group {
     }
 }
 
-fn list(section: &Section<'_>, owner: &str) -> Vec<AclRule> {
+fn list(section: &Section<'_>, owner: &str) -> AclRules {
     let mut items = section.items("rules");
     let headed = section.items("rule");
     if let (false, Some(first)) = (items.is_empty(), headed.first()) {
@@ -64,18 +64,26 @@ fn list(section: &Section<'_>, owner: &str) -> Vec<AclRule> {
             "their order would be unclear; write all of them under rules or each under a header of its own",
         );
     }
+    let mut rules = AclRules::new(headed.is_empty());
     items.extend(headed);
-    let mut rules = Vec::new();
+    let mut read = Vec::new();
     for item in items {
         if let Some(kept) = section.reader.kept {
-            rules.extend_from_slice(kept.before(owner, item.span().start));
+            kept.before(owner, item.span().start, |list, run| {
+                rules.extend(std::mem::take(&mut read));
+                run.share_with(&mut rules, list);
+            });
         }
-        rules.extend(rule(section, item));
+        read.extend(rule(section, item));
     }
+    rules.extend(read);
     rules
 }
 
-fn rule<'d>(list: &Section<'d>, item: &'d Spanned<DeValue<'d>>) -> Option<AclRule> {
+fn rule<'d>(
+    list: &Section<'d>,
+    item: &'d Spanned<DeValue<'d>>,
+) -> Option<(AclRule, Range<usize>, usize)> {
     let span = item.span();
     let rule = match item.get_ref() {
         DeValue::String(text) => from_text(list, text, &span)?,
@@ -90,12 +98,9 @@ fn rule<'d>(list: &Section<'d>, item: &'d Spanned<DeValue<'d>>) -> Option<AclRul
             return None;
         }
     };
-    Some(AclRule {
-        text: rule.to_string().into(),
-        rule: Arc::new(rule),
-        place: list.reader.source.place(span.start).into(),
-        span,
-    })
+    let span = list.reader.whole(&span);
+    let (line, _) = list.reader.source.position(span.start);
+    Some((AclRule::new(rule), span, line))
 }
 
 /// Reads the one-line form. What is wrong is pointed at within the quotes, unless the text in the

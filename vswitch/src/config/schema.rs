@@ -22,6 +22,7 @@ pub const ROOT: Schema = Schema {
         "network",
         "port",
         "vnic",
+        "router",
         "acl",
         "group",
         "address_set",
@@ -78,6 +79,89 @@ pub const NETWORK: Schema = Schema {
         "vlan",
         "mac_limit",
         "ageing_s",
+        "dhcp",
+        "dhcp6",
+        "router_advertisements",
+        "neighbors",
+    ],
+};
+/// `dhcp` of a network or a vNIC
+pub const DHCP: Schema = Schema {
+    name: "dhcp",
+    fields: &[
+        "mode",
+        "subnet",
+        "server_address",
+        "router",
+        "dns",
+        "search",
+        "mtu",
+        "routes",
+        "lease_s",
+        "hostname",
+        "options",
+        "next_server",
+        "boot_file",
+        "servers",
+        "timeout_ms",
+        "max_hops",
+        "fallback",
+    ],
+};
+/// One of `routes` of `dhcp`
+pub const DHCP_ROUTE: Schema = Schema {
+    name: "a route",
+    fields: &["destination", "next_hop"],
+};
+/// One of `options` of `dhcp`
+pub const DHCP_OPTION: Schema = Schema {
+    name: "a DHCP option",
+    fields: &["code", "hex", "text", "addresses"],
+};
+/// `dhcp6` of a network or a vNIC
+pub const DHCP6: Schema = Schema {
+    name: "dhcp6",
+    fields: &[
+        "mode",
+        "dns",
+        "search",
+        "preferred_s",
+        "valid_s",
+        "rapid_commit",
+        "boot_file_url",
+        "servers",
+    ],
+};
+/// `router_advertisements` of a network
+pub const ROUTER_ADVERTISEMENTS: Schema = Schema {
+    name: "router_advertisements",
+    fields: &[
+        "interval_s",
+        "lifetime_s",
+        "managed",
+        "other",
+        "hop_limit",
+        "mtu",
+        "prefixes",
+        "dns",
+        "search",
+        "dns_lifetime_s",
+    ],
+};
+/// One of `prefixes` of `router_advertisements`
+pub const PREFIX: Schema = Schema {
+    name: "a prefix",
+    fields: &["prefix", "on_link", "autonomous", "valid_s", "preferred_s"],
+};
+/// `neighbors` of a network
+pub const NEIGHBORS: Schema = Schema {
+    name: "neighbors",
+    fields: &[
+        "proxy",
+        "fallback_ms",
+        "announcements",
+        "announcement_interval_ms",
+        "moving_interval_ms",
     ],
 };
 /// `[[port]]`
@@ -178,7 +262,25 @@ pub const VNIC: Schema = Schema {
         "groups",
         "inbound",
         "outbound",
+        "roles",
+        "dhcp",
+        "dhcp6",
     ],
+};
+/// `[[router]]`
+pub const ROUTER: Schema = Schema {
+    name: "[[router]]",
+    fields: &["name", "tenant", "mac", "interface", "route"],
+};
+/// `interface` of a router
+pub const ROUTER_INTERFACE: Schema = Schema {
+    name: "[[router.interface]]",
+    fields: &["network", "addresses", "mtu", "clamp_mss"],
+};
+/// `route` of a router
+pub const ROUTER_ROUTE: Schema = Schema {
+    name: "[[router.route]]",
+    fields: &["to", "via", "network", "action", "metric"],
 };
 /// `anti_spoofing` of a vNIC
 pub const ANTI_SPOOFING: Schema = Schema {
@@ -244,6 +346,13 @@ pub const ALL: &[Schema] = &[
     METRICS,
     POLICY,
     NETWORK,
+    DHCP,
+    DHCP_ROUTE,
+    DHCP_OPTION,
+    DHCP6,
+    ROUTER_ADVERTISEMENTS,
+    PREFIX,
+    NEIGHBORS,
     PORT,
     STORM,
     FAULT,

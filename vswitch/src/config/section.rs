@@ -28,7 +28,7 @@ pub(crate) struct At<T> {
 pub(crate) struct Reader<'t> {
     pub(crate) source: Source<'t>,
     /// Rules that are not read again.
-    pub(super) kept: Option<&'t Kept>,
+    pub(super) kept: Option<&'t Kept<'t>>,
     problems: RefCell<Vec<Problem>>,
 }
 
@@ -39,6 +39,12 @@ impl<'t> Reader<'t> {
             kept: None,
             problems: RefCell::default(),
         }
+    }
+
+    /// The bytes of the whole text that were read at `span`.
+    pub(crate) fn whole(&self, span: &Range<usize>) -> Range<usize> {
+        let whole = |at| self.kept.map_or(at, |kept| kept.whole(at));
+        whole(span.start)..whole(span.end)
     }
 
     /// Notes a problem.

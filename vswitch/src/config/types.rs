@@ -1,6 +1,11 @@
 //! A configuration that was checked: every name resolves, every value is in range.
 
-use std::{net::SocketAddr, ops::RangeInclusive, path::PathBuf, sync::Arc};
+use std::{
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    ops::{Range, RangeInclusive},
+    path::PathBuf,
+    sync::Arc,
+};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use pmd::{
@@ -8,16 +13,22 @@ use pmd::{
     vhost_user::{Features, Role},
 };
 use policy::{
-    Mac, VlanId,
+    InterfaceId, Mac, VlanId,
     model::{Action, SenderChecks, StormLimits},
-    rule::WrittenRule,
+    route::NextHop,
 };
 
-use super::connections::Connections;
+pub use super::acl_rules::{AclRule, AclRules, Head};
+use super::{
+    connections::Connections,
+    service_types::{NetworkServices, VnicServices},
+};
 
 /// The whole desired state.
 #[derive(Clone, Debug)]
 pub struct Config {
+    /// The file's name, as it was given.
+    pub file: Arc<str>,
     /// `[switch]`
     pub switch: Switch,
     /// `[workers]`
@@ -34,6 +45,8 @@ pub struct Config {
     pub ports: Vec<Port>,
     /// `[[vnic]]`, in the order of the file.
     pub vnics: Vec<Vnic>,
+    /// `[[router]]`, in the order of the file.
+    pub routers: Vec<Router>,
     /// `[[acl]]`, in the order of the file.
     pub acls: Vec<Acl>,
     /// `[[group]]`, in the order of the file.
@@ -88,6 +101,8 @@ pub struct Network {
     pub mac_limit: u32,
     /// Seconds until a silent address is forgotten.
     pub ageing_s: u32,
+    /// What the switch itself says in it.
+    pub services: NetworkServices,
 }
 
 /// `[[port]]`
@@ -273,6 +288,88 @@ pub struct Vnic {
     pub inbound: Direction,
     /// Policy for frames from it.
     pub outbound: Direction,
+    /// What the switch itself says to it.
+    pub services: VnicServices,
+}
+
+impl Vnic {
+    /// The IPv4 addresses among what it may send from: its own, not prefixes.
+    pub fn hosts4(&self) -> impl Iterator<Item = Ipv4Addr> + '_ {
+        let hosts = self.ipv4.iter().filter(|net| net.prefix_len() == 32);
+        hosts.map(Ipv4Net::addr)
+    }
+
+    /// Its own IPv6 addresses.
+    pub fn hosts6(&self) -> impl Iterator<Item = Ipv6Addr> + '_ {
+        let hosts = self.ipv6.iter().filter(|net| net.prefix_len() == 128);
+        hosts.map(Ipv6Net::addr)
+    }
+}
+
+/// `[[router]]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Router {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Whose it is.
+    pub tenant: Arc<str>,
+    /// Its Ethernet address, in every network and on every host.
+    pub mac: Mac,
+    /// Its places in networks.
+    pub interfaces: Vec<RouterInterface>,
+    /// Where it sends what is for elsewhere.
+    pub routes: Vec<RouterRoute>,
+}
+
+impl Router {
+    /// The network by whose name its connections go: its first of its own tenant, for a network
+    /// that tenants share has routers of each.
+    pub fn home<'s>(&'s self, networks: &[Network]) -> Option<&'s Arc<str>> {
+        let own = |name: &Arc<str>| {
+            let mut networks = networks.iter();
+            networks.any(|network| network.name == *name && network.tenant == self.tenant)
+        };
+        let mut names = self.interfaces.iter().map(|interface| &interface.network);
+        let first = names.clone().next();
+        names.find(|name| own(name)).or(first)
+    }
+}
+
+/// `interface` of a router.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RouterInterface {
+    /// The network, by name.
+    pub network: Arc<str>,
+    /// Its addresses, with the length of the network's prefix.
+    pub addresses: Vec<IpNet>,
+    /// The longest packet that it sends, bytes.
+    pub mtu: u16,
+    /// Whether TCP is told to send segments that fit it.
+    pub clamp_mss: bool,
+}
+
+/// `route` of a router.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RouterRoute {
+    /// What it is a route to.
+    pub to: IpNet,
+    /// The least is followed.
+    pub metric: u32,
+    /// Where it leads.
+    pub action: RouteAction,
+}
+
+/// Where a route leads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RouteAction {
+    /// To one of these.
+    Via(Vec<NextHop>),
+    /// To hosts of an interface's network.
+    OnLink(InterfaceId),
+    /// Nowhere.
+    Blackhole,
+    /// Nowhere, and the sender is told.
+    Reject,
 }
 
 /// `inbound` or `outbound` of a vNIC.
@@ -290,7 +387,7 @@ pub struct Acl {
     /// Its name.
     pub name: Arc<str>,
     /// In order; first match wins.
-    pub rules: Vec<AclRule>,
+    pub rules: AclRules,
 }
 
 /// `[[group]]`
@@ -299,20 +396,7 @@ pub struct Group {
     /// Its name.
     pub name: Arc<str>,
     /// In order. Each says which direction it is for.
-    pub rules: Vec<AclRule>,
-}
-
-/// A rule of an ACL or a group.
-#[derive(Clone, Debug)]
-pub struct AclRule {
-    /// What was written.
-    pub rule: Arc<WrittenRule>,
-    /// The rule in one line.
-    pub text: Arc<str>,
-    /// `file:line`.
-    pub place: Arc<str>,
-    /// The bytes of the configuration's text.
-    pub span: std::ops::Range<usize>,
+    pub rules: AclRules,
 }
 
 /// `[[address_set]]`
@@ -322,6 +406,8 @@ pub struct AddressSet {
     pub name: Arc<str>,
     /// What is in it, in the order of the file.
     pub addresses: Vec<IpNet>,
+    /// Where that stands: bytes of the configuration's text.
+    pub span: Range<usize>,
 }
 
 /// `[[port_set]]`
@@ -331,4 +417,6 @@ pub struct PortSet {
     pub name: Arc<str>,
     /// What is in it, in the order of the file.
     pub ports: Vec<RangeInclusive<u16>>,
+    /// Where that stands: bytes of the configuration's text.
+    pub span: Range<usize>,
 }

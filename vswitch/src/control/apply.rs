@@ -17,11 +17,14 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{
-    Condition, Control, ControlError, Hands, Opened, Origin, PortState, compile, cost,
+    Condition, Control, ControlError, Hands, Opened, Origin, PortState,
+    compile::{self, Made},
+    cost,
     diff::{self, Change},
+    ids::Renumbered,
     supervisor::Retry,
 };
-use crate::config::{self, Config, types::Port};
+use crate::config::{self, Config, lists::Lists, types::Port};
 
 /// What applying a configuration did, or would do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -133,9 +136,9 @@ impl Control {
     fn read(&self, wanted: &Origin) -> Result<Config, ControlError> {
         let (running, before) = {
             let state = self.state.read();
-            (Arc::clone(&state.config), state.origin.text.clone())
+            (Arc::clone(&state.config), Arc::clone(&state.origin))
         };
-        let after = (&*before, &*running);
+        let after = (&*before.text, &*running);
         let config = config::parse_after(after, &wanted.file, &wanted.text, &self.machine);
         Ok(config?)
     }
@@ -146,8 +149,11 @@ impl Control {
         edit: impl FnOnce(&str) -> Result<String, ControlError>,
     ) -> Result<Applied, ControlError> {
         let mut hands = self.hands.lock();
-        let mut origin = self.state.read().origin.clone();
-        origin.text = edit(&origin.text)?;
+        let running = Arc::clone(&self.state.read().origin);
+        let origin = Origin {
+            file: running.file.clone(),
+            text: edit(&running.text)?,
+        };
         let wanted = self.read(&origin)?;
         self.apply_locked(&mut hands, origin, wanted, false)
     }
@@ -175,7 +181,7 @@ impl Control {
             return Ok(applied);
         }
         let plan = Plan::new(&running, &wanted);
-        let mut ports = self.transact(hands, &plan, &running, &wanted)?;
+        let (mut ports, rules) = self.transact(hands, &plan, &running, &wanted)?;
         applied.epoch = hands.epoch;
         for (name, port) in &ports {
             if let Condition::Waiting(reason) = &port.condition {
@@ -190,30 +196,35 @@ impl Control {
         }
         state.ports = ports;
         state.config = Arc::new(wanted);
-        state.origin = origin;
+        state.origin = Arc::new(origin);
         state.ids = hands.ids.clone();
+        state.rules.put_in_force(rules.numbered);
+        drop(state);
+        hands.made = rules.made;
+        hands.work = rules.work;
         tracing::info!(
             epoch = applied.epoch,
             changes = applied.changes.len(),
+            rules_compiled = hands.work.compiled,
             "configuration applied"
         );
         Ok(applied)
     }
 
-    /// Steps 1 to 5. Returns what is known of the ports that were opened.
+    /// Steps 1 to 5. Returns what is known of the ports that were opened, and the rules in force.
     fn transact(
         &self,
         hands: &mut Hands,
         plan: &Plan<'_>,
         running: &Config,
         wanted: &Config,
-    ) -> Result<BTreeMap<Arc<str>, PortState>, ControlError> {
+    ) -> Result<(BTreeMap<Arc<str>, PortState>, InForce), ControlError> {
         let compiled = self.open_all(&plan.open).and_then(|opened| {
-            let snapshot = compile(hands, wanted)?;
-            Ok((opened, snapshot))
+            let (snapshot, rules) = self.compile(hands, wanted)?;
+            Ok((opened, snapshot, rules))
         });
-        let (mut opened, snapshot) = match compiled {
-            Ok(both) => both,
+        let (mut opened, snapshot, rules) = match compiled {
+            Ok(compiled) => compiled,
             Err(error) => {
                 hands.ids = self.ids_in_force();
                 return Err(error);
@@ -226,6 +237,7 @@ impl Control {
             }
             opened.extend(self.open_all(&plan.reopen)?);
             self.datapath.publish(snapshot)?;
+            self.datapath.serve(super::plan::plan(wanted, &hands.ids));
             self.attach_all(hands, std::mem::take(&mut opened), &mut attached)
         })();
         let states = match result {
@@ -248,7 +260,7 @@ impl Control {
         hands.ids.ports.retain(kept);
         let kept = |name: &str| wanted.networks.iter().any(|network| &*network.name == name);
         hands.ids.networks.retain(kept);
-        Ok(states)
+        Ok((states, rules))
     }
 
     /// The numbers that the running configuration has.
@@ -311,8 +323,11 @@ impl Control {
             hands.retries.remove(&port.name);
         }
         hands.ids = self.ids_in_force();
-        let published = compile(hands, running)
-            .and_then(|snapshot| self.datapath.publish(snapshot).map_err(ControlError::from));
+        // Its rules are in force still, with the numbers that they have.
+        let published = self
+            .compile(hands, running)
+            .and_then(|(snapshot, _)| Ok(self.datapath.publish(snapshot)?));
+        self.datapath.serve(super::plan::plan(running, &hands.ids));
         if let Err(error) = published {
             tracing::error!(%error, "the running policy could not be published again");
         }
@@ -339,20 +354,55 @@ impl Control {
             }
         }
     }
+
+    /// A configuration's policy, with an epoch of its own: an epoch whose publishing failed half-way
+    /// is never used for another snapshot.
+    fn compile(
+        &self,
+        hands: &mut Hands,
+        config: &Config,
+    ) -> Result<(Snapshot, InForce), ControlError> {
+        let number = |lists: &Lists<'_>| self.state.read().rules.renumber(&config.file, lists);
+        let draft = compile::model(config, &mut hands.ids, number, &hands.made);
+        let draft = draft.ok_or(ControlError::TooMany)?;
+        hands.epoch += 1;
+        let compiled = hands.compiler.compile(&draft.model, Epoch(hands.epoch));
+        let mut snapshot = compiled.map_err(ControlError::Compile)?;
+        let work = Work {
+            numbered: draft.rules.looked_at,
+            made: draft.rules_made,
+            compiled: hands.compiler.rules_read(),
+        };
+        if cost::within(&snapshot, config.policy.max_lookup_cost).is_err() {
+            // A list that was changed may cost somewhat more than the same list compiled whole.
+            let whole = Snapshot::compile(&draft.model, Epoch(hands.epoch));
+            snapshot = whole.map_err(ControlError::Compile)?;
+            cost::within(&snapshot, config.policy.max_lookup_cost)?;
+        }
+        let rules = InForce {
+            numbered: draft.rules,
+            made: draft.made,
+            work,
+        };
+        let snapshot = snapshot.with_connections(config.connections.settings);
+        Ok((snapshot, rules))
+    }
 }
 
-/// A configuration's policy, with an epoch of its own: an epoch whose publishing failed half-way
-/// is never used for another snapshot.
-fn compile(hands: &mut Hands, config: &Config) -> Result<Snapshot, ControlError> {
-    let model = compile::model(config, &mut hands.ids).ok_or(ControlError::TooMany)?;
-    hands.epoch += 1;
-    let compiled = hands.compiler.compile(&model, Epoch(hands.epoch));
-    let mut snapshot = compiled.map_err(ControlError::Compile)?;
-    if cost::within(&snapshot, config.policy.max_lookup_cost).is_err() {
-        // A list that was changed may cost somewhat more than the same list compiled whole.
-        let whole = Snapshot::compile(&model, Epoch(hands.epoch));
-        snapshot = whole.map_err(ControlError::Compile)?;
-        cost::within(&snapshot, config.policy.max_lookup_cost)?;
-    }
-    Ok(snapshot.with_connections(config.connections.settings))
+/// The rules of a snapshot, for the next one to be made after.
+struct InForce {
+    numbered: Renumbered,
+    made: Made,
+    work: Work,
+}
+
+/// How many rules a change had looked at one by one, the others being those in force.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Work {
+    /// To give them numbers.
+    pub(super) numbered: usize,
+    /// To make plain rules of them.
+    pub(super) made: usize,
+    /// To compile them.
+    pub(super) compiled: usize,
 }

@@ -20,11 +20,13 @@ use super::{
 };
 use crate::{
     api::types::{ChangedFlow, Compared, FrameText},
-    config, decode,
+    config::{self, lists::Lists},
+    decode,
     drop_watch::{Filter, MOST_PER_SECOND, Watch, What},
     engine::Outlook,
     explain::{Explained, Explainer, Outcome},
     meter::Meters,
+    verdict::Purpose,
 };
 
 /// Most flows that are told apart.
@@ -167,10 +169,12 @@ impl Control {
     pub fn compare(&self, origin: &Origin, traffic: &Traffic) -> Result<Compared, ControlError> {
         let wanted = config::parse(&origin.file, &origin.text, &self.machine)?;
         let mut ids = self.state.read().ids.clone();
-        let model = compile::model(&wanted, &mut ids).ok_or(ControlError::TooMany)?;
+        let number = |lists: &Lists<'_>| self.state.read().rules.renumber(&wanted.file, lists);
+        let draft = compile::model(&wanted, &mut ids, number, &compile::Made::default());
+        let draft = draft.ok_or(ControlError::TooMany)?;
         let outlook = self.datapath.outlook();
         let next = Epoch(outlook.bundle.snapshot.epoch().0 + 1);
-        let then = Snapshot::compile(&model, next).map_err(ControlError::Compile)?;
+        let then = Snapshot::compile(&draft.model, next).map_err(ControlError::Compile)?;
         let then = then.with_connections(wanted.connections.settings);
         Ok(judge_both(&outlook, &then, self.datapath.now_ns(), traffic))
     }
@@ -184,8 +188,9 @@ fn judge_both(outlook: &Outlook, then: &Snapshot, now_ns: u64, traffic: &Traffic
     let connections = &outlook.shared.connections;
     // What passes up to a limit passes here: a limit is not about which flows.
     let meters = Meters::default();
-    let mut by_now = Explainer::new(now, bridge, connections, &meters, now_ns);
-    let mut by_then = Explainer::new(then, &tables, connections, &meters, now_ns);
+    let neighbors = &outlook.shared.neighbors;
+    let mut by_now = Explainer::new(now, (bridge, neighbors), connections, &meters, now_ns);
+    let mut by_then = Explainer::new(then, (&tables, neighbors), connections, &meters, now_ns);
     let names: HashMap<PortId, String> = [now, then]
         .iter()
         .flat_map(|snapshot| snapshot.ports())
@@ -224,15 +229,23 @@ fn judge_both(outlook: &Outlook, then: &Snapshot, now_ns: u64, traffic: &Traffic
 }
 
 /// Where a frame's copies go and which are dropped, whatever rule decided.
-type WhereTo = Result<Vec<(PortId, Option<VlanId>, Option<DropReason>)>, DropReason>;
+#[derive(Debug, PartialEq, Eq)]
+enum WhereTo {
+    Dropped(DropReason),
+    Taken(Purpose),
+    Forwarded(Vec<(PortId, Option<VlanId>, Option<DropReason>)>),
+}
 
 fn where_to(explained: &Explained) -> WhereTo {
     match explained.outcome() {
-        Outcome::Dropped(denial) => Err(denial.reason),
-        Outcome::Forwarded(exits) => Ok(exits
-            .into_iter()
-            .map(|(port, tag, judged)| (port, tag, judged.err().map(|denial| denial.reason)))
-            .collect()),
+        Outcome::Dropped(denial) => WhereTo::Dropped(denial.reason),
+        Outcome::Taken(purpose) => WhereTo::Taken(purpose),
+        Outcome::Forwarded(exits) => WhereTo::Forwarded(
+            exits
+                .into_iter()
+                .map(|(port, tag, judged)| (port, tag, judged.err().map(|denial| denial.reason)))
+                .collect(),
+        ),
     }
 }
 
@@ -240,6 +253,7 @@ fn where_to(explained: &Explained) -> WhereTo {
 fn deciding(explained: &Explained) -> Option<RuleId> {
     match explained.outcome() {
         Outcome::Dropped(denial) => denial.rule,
+        Outcome::Taken(_) => None,
         Outcome::Forwarded(exits) => exits.into_iter().find_map(|(.., judged)| match judged {
             Ok(rule) => rule,
             Err(denial) => denial.rule,

@@ -209,11 +209,19 @@ impl Control {
             };
             mine.ports.push((port.id, vnic.mac, vnic.connection_limit));
             let ports = state.config.ports.iter();
-            let networks = ports
+            let networks: Vec<_> = ports
                 .filter(|port| port.name == vnic.port)
                 .flat_map(|port| port.attachment.networks())
-                .filter_map(|name| state.ids.network(name));
-            mine.zones.extend(networks.map(Zone::from));
+                .collect();
+            // What a router sends on is tracked where the router is at home.
+            let routers = state.config.routers.iter().filter(|router| {
+                let mut joined = router.interfaces.iter();
+                joined.any(|interface| networks.contains(&&interface.network))
+            });
+            let homes = routers.filter_map(|router| router.home(&state.config.networks));
+            let names = networks.iter().copied().chain(homes);
+            let zones = names.filter_map(|name| state.ids.network(name));
+            mine.zones.extend(zones.map(Zone::from));
         }
         mine
     }

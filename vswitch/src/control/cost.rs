@@ -10,8 +10,14 @@ use policy::{
     snapshot::{Snapshot, VnicPolicy},
 };
 
-use super::{ControlError, compile, ids::Ids};
-use crate::{api::types, config::Config};
+use super::{
+    ControlError, compile,
+    ids::{Ids, Rules},
+};
+use crate::{
+    api::types,
+    config::{Config, lists::Lists},
+};
 
 /// What looking up each vNIC's rules costs. No running switch is needed.
 ///
@@ -19,9 +25,11 @@ use crate::{api::types, config::Config};
 ///
 /// [`ControlError`], as applying the configuration would say.
 pub fn lookups(config: &Config) -> Result<Vec<types::Lookup>, ControlError> {
-    let mut ids = Ids::default();
-    let model = compile::model(config, &mut ids).ok_or(ControlError::TooMany)?;
-    let snapshot = Snapshot::compile(&model, Epoch(1)).map_err(ControlError::Compile)?;
+    let number = |lists: &Lists<'_>| Rules::default().renumber(&config.file, lists);
+    let made = compile::Made::default();
+    let draft = compile::model(config, &mut Ids::default(), number, &made);
+    let draft = draft.ok_or(ControlError::TooMany)?;
+    let snapshot = Snapshot::compile(&draft.model, Epoch(1)).map_err(ControlError::Compile)?;
     within(&snapshot, config.policy.max_lookup_cost)?;
     let vnics = snapshot.ports().filter_map(|port| port.vnic.as_ref());
     Ok(vnics.flat_map(rows).collect())

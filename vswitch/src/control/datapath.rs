@@ -11,6 +11,7 @@ use crate::{
     counters::{PortCounts, WorkerCounts},
     drop_watch::{Filter, Watch},
     engine::{DropRow, Engine, EngineError, FlowRow, Outlook, PortQueues, QueueRow, RuleHits},
+    services::plan::Plan,
 };
 
 /// The datapath, as [`Engine`] is it. What changes something returns when every worker has
@@ -25,6 +26,8 @@ pub trait Datapath: Send + Sync {
     fn attach(&self, id: PortId, queues: PortQueues, workers: &[usize]) -> Result<(), EngineError>;
     fn detach(&self, id: PortId) -> Result<(), EngineError>;
     fn forget_addresses(&self, id: PortId);
+    fn serve(&self, plan: Plan);
+    fn appeared(&self, id: PortId);
     fn assign(&self, id: PortId, queue: usize, worker: usize) -> Result<(), EngineError>;
     fn queues(&self) -> Vec<QueueRow>;
     fn port_counts(&self, id: PortId) -> PortCounts;
@@ -63,6 +66,12 @@ impl Datapath for Engine {
     }
     fn forget_addresses(&self, id: PortId) {
         Engine::forget_addresses(self, id);
+    }
+    fn serve(&self, plan: Plan) {
+        Engine::serve(self, plan);
+    }
+    fn appeared(&self, id: PortId) {
+        Engine::appeared(self, id);
     }
     fn assign(&self, id: PortId, queue: usize, worker: usize) -> Result<(), EngineError> {
         Engine::assign(self, id, queue, worker)

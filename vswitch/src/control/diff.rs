@@ -1,17 +1,21 @@
 //! What differs between the running configuration and another.
 
-use std::{
-    fmt::{self, Debug},
-    sync::Arc,
-};
+use std::fmt::{self, Debug};
 
-use policy::rule::{net_text, range_text};
+use policy::{
+    InterfaceId,
+    rule::{Runs, net_text, range_text},
+};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::config::{
     Config,
-    types::{AclRule, AddressSet, Driver, Network, Port, PortSet, Vnic},
+    service_types::VnicServices,
+    types::{
+        AclRule, AclRules, AddressSet, Driver, Network, Port, PortSet, RouteAction, Router,
+        RouterRoute, Vnic,
+    },
 };
 
 /// One thing that differs.
@@ -19,7 +23,7 @@ use crate::config::{
 pub struct Change {
     /// `added`, `removed` or `changed`.
     pub change: ChangeKind,
-    /// `network`, `port`, `vnic`, `acl`, `group`, `address_set`, `port_set`, `policy` or
+    /// `network`, `port`, `vnic`, `router`, `acl`, `group`, `address_set`, `port_set`, `policy` or
     /// `connections`.
     pub kind: String,
     /// Its name.
@@ -81,6 +85,14 @@ pub fn changes(running: &Config, wanted: &Config) -> Vec<Change> {
         &wanted.vnics,
         |v| &v.name,
         vnic,
+    );
+    compare(
+        &mut changes,
+        "router",
+        &running.routers,
+        &wanted.routers,
+        |r| &r.name,
+        router,
     );
     compare(
         &mut changes,
@@ -248,6 +260,13 @@ fn field<T: PartialEq + Debug>(details: &mut Vec<String>, name: &str, old: &T, n
     }
 }
 
+/// Says which fields of a table change.
+fn changed(details: &mut Vec<String>, table: &str, fields: &[&str]) {
+    if !fields.is_empty() {
+        details.push(format!("{table}: {} change", fields.join(", ")));
+    }
+}
+
 fn network(old: &Network, new: &Network) -> Vec<String> {
     let mut details = Vec::new();
     field(&mut details, "tenant", &old.tenant, &new.tenant);
@@ -261,6 +280,13 @@ fn network(old: &Network, new: &Network) -> Vec<String> {
     field(&mut details, "vlan", &vid(old), &vid(new));
     field(&mut details, "mac_limit", &old.mac_limit, &new.mac_limit);
     field(&mut details, "ageing_s", &old.ageing_s, &new.ageing_s);
+    let (old, new) = (&old.services, &new.services);
+    changed(&mut details, "dhcp", &old.dhcp.changed(&new.dhcp));
+    changed(&mut details, "dhcp6", &old.dhcp6.changed(&new.dhcp6));
+    if old.advertisements != new.advertisements {
+        details.push("router_advertisements change".into());
+    }
+    field(&mut details, "neighbors", &old.neighbors, &new.neighbors);
     details
 }
 
@@ -352,6 +378,13 @@ fn vnic(old: &Vnic, new: &Vnic) -> Vec<String> {
     );
     field(&mut details, "inbound", &old.inbound, &new.inbound);
     field(&mut details, "outbound", &old.outbound, &new.outbound);
+    let (old, new) = (&old.services, &new.services);
+    let roles = |services: &VnicServices| (services.dhcp_server, services.router);
+    if roles(old) != roles(new) {
+        details.push("roles change".into());
+    }
+    changed(&mut details, "dhcp", &old.dhcp.changed(&new.dhcp));
+    changed(&mut details, "dhcp6", &old.dhcp6.changed(&new.dhcp6));
     details
 }
 
@@ -366,23 +399,46 @@ fn connections(running: &Config, wanted: &Config) -> Vec<String> {
 /// How many lines of one list are shown at most.
 const LINES_SHOWN: usize = 20;
 
-fn rules(old: &[AclRule], new: &[AclRule]) -> Vec<String> {
-    let same = |(old, new): &(&AclRule, &AclRule)| {
-        Arc::ptr_eq(&old.text, &new.text) || old.text == new.text
-    };
+fn rules(old: &AclRules, new: &AclRules) -> Vec<String> {
     // What a long list has in common at both ends is not counted rule by rule.
-    let before = old.iter().zip(new).take_while(same).count();
-    let (old, new) = (&old[before..], &new[before..]);
-    let behind = old.iter().rev().zip(new.iter().rev());
-    let behind = behind.take_while(same).count();
-    let (old, new) = (&old[..old.len() - behind], &new[..new.len() - behind]);
-    let texts = |rules: &[AclRule]| rules.iter().map(|rule| rule.text.to_string()).collect();
+    let (old, new) = (old.rules(), new.rules());
+    let (ahead, behind) = old.common_ends(new, AclRule::same);
+    let texts = |rules: &Runs<AclRule>| {
+        let middle = rules.range(ahead..rules.len() - behind);
+        middle.map(|rule| rule.text.to_string()).collect()
+    };
     lines(texts(old), texts(new), "rules")
 }
 
 fn address_set(old: &AddressSet, new: &AddressSet) -> Vec<String> {
     let texts = |set: &AddressSet| set.addresses.iter().copied().map(net_text).collect();
     lines(texts(old), texts(new), "addresses")
+}
+
+fn router(old: &Router, new: &Router) -> Vec<String> {
+    let mut details = Vec::new();
+    field(&mut details, "tenant", &old.tenant, &new.tenant);
+    field(&mut details, "mac", &old.mac, &new.mac);
+    field(&mut details, "interface", &old.interfaces, &new.interfaces);
+    let routes = |router: &Router| {
+        let routes = router.routes.iter();
+        let text = |route: &RouterRoute| {
+            let name = |to: InterfaceId| &router.interfaces[to.index()].network;
+            let leads = match &route.action {
+                RouteAction::Via(hops) => {
+                    let hops = hops.iter().map(|hop| hop.address.to_string());
+                    format!("via {}", hops.collect::<Vec<_>>().join(", "))
+                }
+                RouteAction::OnLink(interface) => format!("in network {}", name(*interface)),
+                RouteAction::Blackhole => "blackhole".into(),
+                RouteAction::Reject => "reject".into(),
+            };
+            format!("{} {leads} metric {}", route.to, route.metric)
+        };
+        routes.map(text).collect()
+    };
+    details.extend(lines(routes(old), routes(new), "routes"));
+    details
 }
 
 fn port_set(old: &PortSet, new: &PortSet) -> Vec<String> {

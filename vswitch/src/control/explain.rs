@@ -22,8 +22,10 @@ use crate::{
     decode,
     explain::{Explained, Explainer, Given, HEAD_BYTES, Outcome},
     meter::Meters,
+    router::{self, Course, End},
     slow_path::{Allowed, Step},
     storm::{self, FloodKind},
+    verdict::Purpose,
 };
 
 /// Most frames of one request.
@@ -109,8 +111,8 @@ impl Control {
         let shared = &outlook.shared;
         let now_ns = self.datapath.now_ns();
         let meters = &outlook.bundle.meters;
-        let (bridge, connections) = (&shared.bridge, &shared.connections);
-        let mut explainer = Explainer::new(snapshot, bridge, connections, meters, now_ns);
+        let (places, connections) = ((&shared.bridge, &shared.neighbors), &shared.connections);
+        let mut explainer = Explainer::new(snapshot, places, connections, meters, now_ns);
         let names = self.port_names();
         let mut explanations = Vec::with_capacity(frames.len());
         for frame in &frames {
@@ -146,13 +148,13 @@ impl Control {
 
 /// A rule of a snapshot, for people.
 pub(super) fn rule_of(snapshot: &Snapshot, id: RuleId) -> Rule {
-    match snapshot.rule(id) {
-        Some(rule) => Rule {
+    match snapshot.rule(id).zip(snapshot.places().of(id)) {
+        Some((rule, place)) => Rule {
             id: id.0,
             acl: rule.origin.acl.to_string(),
-            position: rule.origin.position,
+            position: place.position,
             text: rule.origin.text.to_string(),
-            place: rule.origin.place.to_string(),
+            place: place.to_string(),
         },
         None => Rule {
             id: id.0,
@@ -172,6 +174,7 @@ pub(super) fn outcome_words(
 ) -> String {
     match outcome {
         Outcome::Dropped(denial) => format!("dropped: {}", denial.reason),
+        Outcome::Taken(purpose) => format!("taken by the switch: {}", purpose_words(*purpose)),
         Outcome::Forwarded(exits) => {
             let texts = exits.iter().map(|(port, tag, judged)| {
                 let mut text = view::name_of(names, *port);
@@ -191,6 +194,15 @@ pub(super) fn outcome_words(
             let how = if flood.is_some() { "flooded to" } else { "to" };
             format!("{how} {}", texts.join(", "))
         }
+    }
+}
+
+/// What the switch takes a frame for, in words.
+fn purpose_words(purpose: Purpose) -> &'static str {
+    match purpose {
+        Purpose::Router => "it is for a router itself",
+        Purpose::Neighbor => "it waits until the next hop's Ethernet address is known",
+        Purpose::Service => "a service of the network answers it",
     }
 }
 
@@ -223,6 +235,7 @@ impl Teller<'_> {
         let outcome = self.explained.outcome();
         let (reason, destinations) = match &outcome {
             Outcome::Dropped(denial) => (Some(denial.reason), Vec::new()),
+            Outcome::Taken(_) => (None, Vec::new()),
             Outcome::Forwarded(exits) => {
                 let rows = exits
                     .iter()
@@ -300,6 +313,14 @@ impl Teller<'_> {
                 };
                 self.passed(Stage::Bridge, here, text)
             }
+            Step::Routed(course) => self.routed(here, course),
+            Step::Taken(purpose) => {
+                let stage = match purpose {
+                    Purpose::Service => Stage::Service,
+                    Purpose::Router | Purpose::Neighbor => Stage::Route,
+                };
+                self.passed(stage, here, purpose_words(purpose).into())
+            }
             Step::Flooded(kind) => self.passed(Stage::Flood, here, self.flood_words(kind)),
             Step::To { port, judged, .. } => match judged {
                 Err(denial) if denial.reason.stage() != Stage::Inbound => {
@@ -312,6 +333,26 @@ impl Teller<'_> {
             }
             Step::Denied(denial) => self.refused(here, denial),
         }
+    }
+
+    fn routed(&self, here: PortId, course: Course) -> ExplainedStage {
+        let router = router::name(self.snapshot, course.at).map_or("?", |name| name);
+        let text = match course.end {
+            End::Local => format!("an address of router {router}"),
+            End::Refused(_) => format!("router {router} refuses it"),
+            End::Onward(leg) => {
+                let (to, network) = (leg.neighbor, self.network(leg.network));
+                let hops = match leg.hops {
+                    1 => String::new(),
+                    hops => format!(" through {hops} routers"),
+                };
+                format!(
+                    "router {router} sends it to {to} in network {network}{hops}, MTU {}",
+                    leg.mtu
+                )
+            }
+        };
+        self.passed(Stage::Route, here, text)
     }
 
     fn refused(&self, port: PortId, denial: Denial) -> ExplainedStage {

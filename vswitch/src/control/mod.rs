@@ -27,6 +27,8 @@ pub mod explain;
 mod flow_frame;
 mod ids;
 pub mod lifecycle;
+mod plan;
+mod routing;
 mod sets;
 mod supervisor;
 #[cfg(test)]
@@ -62,7 +64,7 @@ use crate::{
     },
     engine::{EngineError, PortQueues},
 };
-use ids::Ids;
+use ids::{Ids, Rules};
 
 /// Where the running configuration came from.
 #[derive(Clone, Debug, Default)]
@@ -89,6 +91,10 @@ pub struct Control {
 #[derive(Default)]
 struct Hands {
     ids: Ids,
+    /// The rule lists in force.
+    made: compile::Made,
+    /// What the last change took.
+    work: apply::Work,
     /// Compiles what is wanted after what was wanted before.
     compiler: Compiler,
     /// The last epoch that was published.
@@ -102,8 +108,9 @@ struct Hands {
 /// What readers see.
 struct State {
     config: Arc<Config>,
-    origin: Origin,
+    origin: Arc<Origin>,
     ids: Ids,
+    rules: Rules,
     ports: BTreeMap<Arc<str>, PortState>,
 }
 
@@ -233,8 +240,9 @@ impl Control {
             hands: Mutex::default(),
             state: RwLock::new(State {
                 config: Arc::new(config),
-                origin: Origin::default(),
+                origin: Arc::default(),
                 ids: Ids::default(),
+                rules: Rules::default(),
                 ports: BTreeMap::new(),
             }),
         }
@@ -348,6 +356,9 @@ impl Control {
         let condition = datapath::condition(open.monitor.health()).unwrap_or(Condition::Up);
         hands.monitors.insert(Arc::clone(&port.name), open.monitor);
         tracing::info!(port = %port.name, driver = info.driver, mode = %info.mode, "port attached");
+        if condition == Condition::Up {
+            self.datapath.appeared(id);
+        }
         for note in &info.notes {
             tracing::info!(port = %port.name, "{note}");
         }

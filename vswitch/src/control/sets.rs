@@ -4,7 +4,7 @@
 //! one transaction, until the next apply. What must hold: nothing else of the configuration
 //! changes, and no line of it moves.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, ops::Range};
 
 use policy::rule::{Members, WrittenRule, net_text, range_text, text};
 
@@ -75,7 +75,7 @@ impl Control {
         self.edit(|text| {
             let running = self.config();
             let set = changed(&running, name, change)?;
-            config::replace_members(text, set.kind, name, set.field, &set.members)
+            config::replace_members(text, &set.span, &set.members)
                 .map_err(|error| ControlError::Refused(format!("set \"{name}\": {error}")))
         })
     }
@@ -83,10 +83,8 @@ impl Control {
 
 /// A set as the configuration holds it.
 struct Held {
-    /// The tables that it stands among.
-    kind: &'static str,
-    /// The field that its members stand in.
-    field: &'static str,
+    /// Where its members stand in the text.
+    span: Range<usize>,
     members: Vec<String>,
     /// A member in the one way that it is printed.
     plain: fn(&str) -> Option<String>,
@@ -95,16 +93,14 @@ struct Held {
 fn held(config: &Config, name: &str) -> Result<Held, ControlError> {
     if let Some(set) = config.address_sets.iter().find(|set| &*set.name == name) {
         return Ok(Held {
-            kind: "address_set",
-            field: "addresses",
+            span: set.span.clone(),
             members: set.addresses.iter().copied().map(net_text).collect(),
             plain: |text| text::address(text).ok()?.0.map(net_text),
         });
     }
     if let Some(set) = config.port_sets.iter().find(|set| &*set.name == name) {
         return Ok(Held {
-            kind: "port_set",
-            field: "ports",
+            span: set.span.clone(),
             members: set.ports.iter().map(range_text).collect(),
             plain: |text| text::port_range(text).map(|range| range_text(&range)),
         });
@@ -160,7 +156,8 @@ fn mentions<'l>(
             .flatten()
             .any(|members| *members == wanted)
     };
-    let listed = lists.rules().iter();
-    let named = listed.filter(move |listed| names(&listed.rule.rule));
-    named.map(|listed| (&*listed.list, listed.position))
+    let named = lists
+        .by_name()
+        .filter(move |(_, listed)| names(&listed.rule.rule));
+    named.map(|(_, listed)| (&**listed.list, listed.position))
 }

@@ -101,6 +101,7 @@ impl Control {
                             }
                         } else {
                             tracing::info!(port = %name, "port up");
+                            self.datapath.appeared(port.id);
                         }
                     }
                     port.set(condition);

@@ -2,6 +2,7 @@
 //! they are asked.
 
 mod rules;
+mod updates;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -100,6 +101,10 @@ impl Datapath for FakeDatapath {
     fn forget_addresses(&self, id: PortId) {
         self.0.lock().log.push(format!("forget {}", id.0));
     }
+
+    fn serve(&self, _: crate::services::plan::Plan) {}
+
+    fn appeared(&self, _: PortId) {}
 
     fn assign(&self, id: PortId, queue: usize, worker: usize) -> Result<(), EngineError> {
         let mut world = self.0.lock();

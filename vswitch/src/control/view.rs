@@ -1,6 +1,9 @@
 //! What readers are shown: the datapath's numbers with names put to them.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    slice,
+};
 
 use policy::{Field, FlowKey, PortId};
 
@@ -136,7 +139,7 @@ impl Control {
                 last_hit_s_ago: hits.map(|hits| now_s.saturating_sub(hits.last_s)),
             }
         };
-        let mut rows: Vec<_> = state.ids.rules.live().map(row).collect();
+        let mut rows: Vec<_> = state.rules.live().map(row).collect();
         rows.sort_by(|a, b| {
             let (a, b) = (&a.rule, &b.rule);
             (&a.acl, a.position, a.id).cmp(&(&b.acl, b.position, b.id))
@@ -313,13 +316,13 @@ fn queue_row(row: &QueueRow, names: &HashMap<PortId, String>) -> types::Queue {
 }
 
 pub(super) fn rule_row(state: &State, id: policy::RuleId) -> types::Rule {
-    match state.ids.rules.origin(id) {
-        Some(origin) => types::Rule {
+    match state.rules.written_of(id) {
+        Some(written) => types::Rule {
             id: id.0,
-            acl: origin.acl.to_string(),
-            position: origin.position,
-            text: origin.text.to_string(),
-            place: origin.place.to_string(),
+            acl: written.place.acl.to_string(),
+            position: written.place.position,
+            text: written.text.to_string(),
+            place: written.place.to_string(),
         },
         None => types::Rule {
             id: id.0,
@@ -341,6 +344,8 @@ fn counts_row(counts: PortCounts) -> types::PortCounts {
         forwarded: counts.forwarded,
         offered: counts.offered,
         originated: counts.originated,
+        taken: counts.taken,
+        returned: counts.returned,
         cache_hits: counts.cache_hits,
         cache_misses: counts.cache_misses,
         drops: counts
@@ -374,6 +379,8 @@ fn worker_row(counts: &WorkerCounts) -> types::Worker {
 pub(super) fn verdict(verdict: &FlowVerdict, ports: &HashMap<PortId, String>) -> String {
     let destinations = match verdict {
         FlowVerdict::Drop(reason) => return format!("drop {reason}"),
+        FlowVerdict::Taken => return "taken by the switch".into(),
+        FlowVerdict::Routed(destination) => slice::from_ref(destination),
         FlowVerdict::Forward(destinations) => destinations,
     };
     let texts = destinations.iter().map(|to| {
@@ -385,7 +392,11 @@ pub(super) fn verdict(verdict: &FlowVerdict, ports: &HashMap<PortId, String>) ->
         }
     });
     let texts: Vec<_> = texts.collect();
-    format!("to {}", texts.join(", "))
+    let how = match verdict {
+        FlowVerdict::Routed(_) => "routed to",
+        _ => "to",
+    };
+    format!("{how} {}", texts.join(", "))
 }
 
 /// What the frames of a flow have in common, as text: fields of the key that are not zero. A

@@ -5,13 +5,15 @@
 
 use std::{os::fd::OwnedFd, sync::Arc, thread::JoinHandle, time::Duration};
 
-use crossbeam::channel::{Receiver, Sender, bounded};
+use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 use rustix::event::{EventfdFlags, eventfd};
 
 use super::{EngineError, Settings};
 use crate::{
     counters::WorkerCounters,
+    desk::{Counterpart, Desk, Order},
     drop_ledger::LedgerRows,
+    handoff::Handoff,
     published::{Acknowledged, Shared},
     rule_ledger::RuleRows,
     rule_log::{Ring, Writer},
@@ -125,6 +127,25 @@ pub(super) fn start_log_writer(
             source,
         })?;
     Ok((stop, thread))
+}
+
+/// Starts the desk, where the services are.
+pub(super) fn start_desk(
+    shared: Arc<Shared>,
+    workers: impl Iterator<Item = (Arc<Handoff>, Arc<OwnedFd>)>,
+    seed: u64,
+) -> Result<(Sender<Order>, JoinHandle<()>), EngineError> {
+    let (orders, inbox) = unbounded();
+    let workers = workers.map(|(handoff, wake)| Counterpart { handoff, wake });
+    let desk = Desk::new(shared, workers.collect(), seed);
+    let thread = std::thread::Builder::new()
+        .name("services".into())
+        .spawn(move || desk.run(&inbox))
+        .map_err(|source| EngineError::System {
+            step: "the thread of the services",
+            source,
+        })?;
+    Ok((orders, thread))
 }
 
 /// In how many seconds all connections are looked at once.

@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use pmd::{BURST, Burst, Frame, PartialChecksum, TxPlan};
 use policy::{
-    Class, Denial, DropReason, Field, FlowKey,
+    Class, Denial, DropReason, Field, FlowKey, Stage,
     conntrack::{Segment, Token},
     key::{protocol, shape},
     parse::Parsed,
@@ -16,16 +16,18 @@ use policy::{
 };
 
 use crate::{
+    bridge::Generations,
     budget::Budget,
     counters::{PortCounters, WorkerCounters},
     flow_cache::{Candidate, Entry, FlowCache, Hash, NO_NETWORK, Standing, is_plain},
+    handoff::Handoff,
     intake::{Group, Groups},
     meter::MeterSlot,
     outbox::{Outbox, OwnTag},
     published::{Bundle, Shared},
     rule_log::Ring,
     slow_path::{Decision, Inputs, SlowPath},
-    verdict::{Denied, Destination, DestinationLog, Verdict},
+    verdict::{Denied, Destination, Verdict},
 };
 
 /// How many rejected frames a second the sender behind a port is told of (RFC 4443 §2.4 (f)).
@@ -34,11 +36,11 @@ const REJECTS_PER_SECOND: u32 = 200;
 /// What the stages know of one frame of the burst.
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(64))]
-struct Slot {
+pub(super) struct Slot {
     /// Under its footprint mask.
-    key: FlowKey,
+    pub(super) key: FlowKey,
     hash: Hash,
-    candidate: Candidate,
+    pub(super) candidate: Candidate,
     verdict: Verdict,
     /// Of a frame that is not plain. A plain one is parsed again where more is asked than its
     /// masked key says: to keep it for all takes a tenth of the instructions of a hit.
@@ -47,18 +49,18 @@ struct Slot {
 
 impl Slot {
     /// Frame and slot as the parser saw them.
-    fn parsed(&self, frame: &Frame<'_>) -> Parsed {
+    pub(super) fn parsed(&self, frame: &Frame<'_>) -> Parsed {
         let (head, len, tag) = (frame.head(), frame.len(), frame.vlan_tci);
         policy::parse::plain(head, len, tag, self.ingress()).unwrap_or(self.general)
     }
 
     /// Every mask has the ingress port.
-    fn ingress(&self) -> policy::PortId {
+    pub(super) fn ingress(&self) -> policy::PortId {
         self.key.ingress()
     }
 
     /// The frame's tag; plain frames have none, and every mask has the shape.
-    fn tag(&self) -> Option<OwnTag> {
+    pub(super) fn tag(&self) -> Option<OwnTag> {
         self.key.has(shape::TAGGED).then(|| OwnTag {
             tci: self.general.key.get(Field::VLAN_TCI) as u16,
             in_frame: self.general.tag_in_frame,
@@ -69,7 +71,7 @@ impl Slot {
 /// What the stages know of the burst.
 #[derive(Debug)]
 pub(super) struct Slots {
-    frames: [Slot; BURST],
+    pub(super) frames: [Slot; BURST],
     /// Frames that the cache had no answer for.
     misses: arrayvec::ArrayVec<u8, BURST>,
     /// The groups that have such frames, as bits.
@@ -125,6 +127,9 @@ pub(super) struct Walk<'a> {
     pub(super) slow_path: &'a mut SlowPath,
     pub(super) outbox: &'a mut Outbox,
     pub(super) log: &'a Ring,
+    pub(super) handoff: &'a Handoff,
+    /// Whether the services have yet to see these frames.
+    pub(super) serves: bool,
     pub(super) counters: &'a WorkerCounters,
 }
 
@@ -141,11 +146,15 @@ impl Walk<'_> {
                 &mut self.slots.frames[group.range()],
             );
             let group_bytes = parse_group(*group, masks, self.cache, frames, slots);
-            bytes += group_bytes;
             if let Some(counters) = port_counters(self.bundle, group.port, self.id) {
+                if group.returned {
+                    counters.returned.add(group.range().len() as u64);
+                    continue;
+                }
                 counters.rx_frames.add(group.range().len() as u64);
                 counters.rx_bytes.add(group_bytes);
             }
+            bytes += group_bytes;
         }
         self.counters.bytes.add(bytes);
     }
@@ -201,10 +210,11 @@ impl Walk<'_> {
         if planned < end {
             self.prefetch_connections(planned..end);
         }
-        // Frames with a connection and frames without one, in turns.
+        // Frames with a connection, routed ones and others, in turns.
         while planned < end {
             let tracked = self.match_tracked(planned..end, frames);
-            let plain = self.match_straight(tracked..end, frames);
+            let routed = self.match_routed(tracked..end, frames);
+            let plain = self.match_straight(routed..end, frames);
             if plain == planned {
                 break;
             }
@@ -294,7 +304,7 @@ impl Walk<'_> {
             refresh(entry, &parsed, self.bundle, self.shared, self.now);
         }
         let (verdict, meter) = (entry.verdict, entry.outbound_meter());
-        if !is_good(&verdict, &self.slow_path.lists) {
+        if !is_good(&verdict, self.slow_path, now.generations) {
             return None;
         }
         Some(self.limit_outbound(index, meter, verdict))
@@ -319,7 +329,7 @@ impl Walk<'_> {
     /// Takes a token for a frame, which then counts as one that the rule let pass. Without a token
     /// it is to be dropped for `reason` in `account`'s account.
     #[cold]
-    fn take_token(
+    pub(super) fn take_token(
         &mut self,
         meter: MeterSlot,
         account: policy::PortId,
@@ -388,8 +398,10 @@ impl Walk<'_> {
         let inputs = Inputs {
             snapshot: &self.bundle.snapshot,
             bridge,
+            neighbors: &self.shared.neighbors,
             connections: &self.shared.connections,
             meters: &self.bundle.meters,
+            serves: self.serves,
             now_ns: self.now.ns,
             now_s: self.now.s,
         };
@@ -398,7 +410,7 @@ impl Walk<'_> {
             .resolve(inputs, frame.head(), &slot.parsed(frame));
         let rules = &self.slow_path.rules;
         rules.count(decision.outbound, 1, self.now.s);
-        if let Verdict::Unicast(to) = decision.verdict {
+        if let Some(to) = decision.verdict.destination() {
             rules.count(to.allowed, 1, self.now.s);
         }
         if decision.cacheable {
@@ -475,9 +487,15 @@ impl Walk<'_> {
                     Verdict::Drop(denied) => {
                         if denied.reason == DropReason::RejectOut {
                             self.reject(frames, index, group.port, denied);
+                        } else if denied.reason.stage() == Stage::Route {
+                            self.tell_of_route(frames, index, denied.reason);
                         }
                         self.drop(frames, index, group.port, denied);
                     }
+                    Verdict::Routed(to, id) => {
+                        self.send_routed(frames, index, (to, id), &mut outcome);
+                    }
+                    Verdict::Taken(purpose) => self.take(frames, index, purpose),
                     Verdict::Flood(kind, list) => {
                         self.flood(frames, index, kind, list, &mut outcome);
                     }
@@ -547,7 +565,13 @@ impl Walk<'_> {
 
     /// Tells the sender of a frame so that the vNIC of port `at` rejects, if it may be told.
     #[cold]
-    fn reject(&mut self, frames: &[Frame<'_>], index: usize, at: policy::PortId, denied: Denied) {
+    pub(super) fn reject(
+        &mut self,
+        frames: &[Frame<'_>],
+        index: usize,
+        at: policy::PortId,
+        denied: Denied,
+    ) {
         let slot = &self.slots.frames[index];
         let ingress = slot.ingress();
         // A drop that is not itemised names no rule; what a port is told at most holds all the same.
@@ -570,7 +594,7 @@ impl Walk<'_> {
     }
 
     #[inline]
-    fn drop(
+    pub(super) fn drop(
         &mut self,
         frames: &[Frame<'_>],
         index: usize,
@@ -660,7 +684,13 @@ fn parse_other(group: Group, masks: &Masks, frame: &mut Frame<'_>, slot: &mut Sl
 
 /// Whether a frame may take a verdict that rests on `token`; its connection is told then.
 #[inline(always)]
-fn follows(shared: &Shared, token: Token, slot: &Slot, frame: &Frame<'_>, now_s: u32) -> bool {
+pub(super) fn follows(
+    shared: &Shared,
+    token: Token,
+    slot: &Slot,
+    frame: &Frame<'_>,
+    now_s: u32,
+) -> bool {
     const PLAIN: u64 = shape::IPV4 | shape::L4;
     let connections = &shared.connections;
     if slot.key.get(Field::PROTOCOL) != u64::from(protocol::TCP) {
@@ -676,9 +706,9 @@ fn follows(shared: &Shared, token: Token, slot: &Slot, frame: &Frame<'_>, now_s:
 
 /// What became of one group of frames.
 #[derive(Default)]
-struct Outcome {
-    forwarded: u64,
-    replicas: u64,
+pub(super) struct Outcome {
+    pub(super) forwarded: u64,
+    pub(super) replicas: u64,
 }
 
 #[inline]
@@ -687,16 +717,17 @@ fn frames_in(groups: &Groups) -> usize {
 }
 
 #[inline]
-pub(super) fn is_good(verdict: &Verdict, lists: &DestinationLog) -> bool {
+pub(super) fn is_good(verdict: &Verdict, slow_path: &SlowPath, generations: &Generations) -> bool {
     match verdict {
-        Verdict::Flood(_, list) => lists.is_good(*list),
-        Verdict::Drop(_) | Verdict::Unicast(_) => true,
+        Verdict::Flood(_, list) => slow_path.lists.is_good(*list),
+        Verdict::Routed(_, id) => slow_path.adjacencies.standing(*id, generations).is_some(),
+        Verdict::Drop(_) | Verdict::Unicast(_) | Verdict::Taken(_) => true,
     }
 }
 
 /// What a cached decision must have been made under.
 #[inline(always)]
-fn standing<'a>(bundle: &Bundle, shared: &'a Shared) -> Standing<'a> {
+pub(super) fn standing<'a>(bundle: &Bundle, shared: &'a Shared) -> Standing<'a> {
     Standing {
         epoch: bundle.snapshot.epoch(),
         generations: shared.bridge.generations(),
@@ -706,7 +737,13 @@ fn standing<'a>(bundle: &Bundle, shared: &'a Shared) -> Standing<'a> {
 /// Tells the bridge that the sender of a cached flow is still there: a few times in its ageing
 /// time, not once a frame.
 #[cold]
-fn refresh(entry: &mut Entry, parsed: &Parsed, bundle: &Bundle, shared: &Shared, now: Now) {
+pub(super) fn refresh(
+    entry: &mut Entry,
+    parsed: &Parsed,
+    bundle: &Bundle,
+    shared: &Shared,
+    now: Now,
+) {
     let key = &parsed.key;
     shared
         .bridge
@@ -754,6 +791,10 @@ fn find_partial_checksum(frame: &mut Frame<'_>, parsed: &Parsed) {
 }
 
 #[inline]
-fn port_counters(bundle: &Bundle, port: policy::PortId, worker: usize) -> Option<&PortCounters> {
+pub(super) fn port_counters(
+    bundle: &Bundle,
+    port: policy::PortId,
+    worker: usize,
+) -> Option<&PortCounters> {
     bundle.port(port).map(|shared| &shared.counters[worker])
 }

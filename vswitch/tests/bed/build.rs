@@ -1,23 +1,40 @@
 //! Short words for models: networks, ports, vNICs, rules.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use policy::{
     Mac, NetworkId, PortId, RuleId, VlanId,
     model::{
         Action, Attachment, DirectionPolicy, Model, Network, Port, SenderChecks, StormLimits, Vnic,
     },
-    rule::{Match, Origin, Rule},
+    rule::{Match, Origin, Places, Rule},
 };
 
 pub(crate) fn model(
     networks: impl IntoIterator<Item = Network>,
     ports: impl IntoIterator<Item = Port>,
 ) -> Model {
+    let ports: Vec<Port> = ports.into_iter().collect();
     Model {
         networks: networks.into_iter().collect(),
-        ports: ports.into_iter().collect(),
+        places: places(&ports),
+        ports,
+        routers: Vec::new(),
     }
+}
+
+/// As if each rule stood in the line of its number.
+fn places(ports: &[Port]) -> Arc<Places> {
+    let vnics = ports.iter().filter_map(|port| port.vnic.as_ref());
+    let lists = vnics.flat_map(|vnic| [&vnic.inbound.rules, &vnic.outbound.rules]);
+    let numbers: BTreeSet<RuleId> = lists
+        .flat_map(policy::rule::RuleList::iter)
+        .map(|r| r.id)
+        .collect();
+    let mut places = Places::new("test".into());
+    let lines = numbers.iter().map(|number| number.0).collect();
+    places.add("acl".into(), numbers.into_iter().collect(), lines);
+    places.into()
 }
 
 /// Network `id` without a VLAN, with more room than a test uses.
@@ -29,6 +46,7 @@ pub(crate) fn network(id: u16) -> Network {
         vlan: None,
         mac_limit: 1024,
         ageing_s: 300,
+        services: policy::model::Services::default(),
     }
 }
 
@@ -115,6 +133,7 @@ pub(crate) fn vnic(mac: Mac) -> Vnic {
         ipv6: Vec::new(),
         connection_limit: 1000,
         checks: SenderChecks::ALL,
+        roles: policy::model::Roles::default(),
         inbound: direction(Action::Allow, []),
         outbound: direction(Action::Allow, []),
     }
@@ -176,8 +195,6 @@ pub(crate) fn rule(id: u32, action: Action, matches: Match) -> Rule {
         matches,
         origin: Arc::new(Origin {
             acl: "acl".into(),
-            position: id,
-            place: format!("test:{id}").into(),
             text: "".into(),
         }),
     }

@@ -417,8 +417,8 @@ impl Bed {
                 by_side(policy::Side::Egress),
             );
             assert_eq!(
-                counts.rx_frames + counts.replicas,
-                counts.forwarded + ingress,
+                counts.rx_frames + counts.returned + counts.replicas,
+                counts.forwarded + counts.taken + ingress,
                 "what came in at port {port}: {counts:?}"
             );
             assert_eq!(
@@ -426,7 +426,8 @@ impl Bed {
                 counts.tx_frames + egress,
                 "what was to leave at port {port}: {counts:?}"
             );
-            assert_eq!(counts.cache_hits + counts.cache_misses, counts.rx_frames);
+            let judged = counts.rx_frames + counts.returned;
+            assert_eq!(counts.cache_hits + counts.cache_misses, judged);
             if let Some(far) = &self.far[port as usize] {
                 assert_eq!(counts.tx_frames, far.received_total, "sent at port {port}");
                 if !far.faulty {
@@ -440,12 +441,14 @@ impl Bed {
             total.forwarded += counts.forwarded;
             total.offered += counts.offered;
             total.originated += counts.originated;
+            total.taken += counts.taken;
+            total.returned += counts.returned;
             total.drops.extend(counts.drops);
         }
         assert_eq!(total.forwarded + total.originated, total.offered);
         assert_eq!(
-            total.rx_frames + total.replicas + total.originated,
-            total.tx_frames + total.dropped_total()
+            total.rx_frames + total.returned + total.replicas + total.originated,
+            total.tx_frames + total.taken + total.dropped_total()
         );
         let workers = || self.workers.iter().map(|worker| &worker.counters);
         assert_eq!(

@@ -397,12 +397,13 @@ fn foretell(bed: &Bed, port: u16, frame: &[u8]) -> Result<Vec<u16>, DropReason> 
         len_bytes: frame.len(),
         vlan_tci: None,
     };
-    let (bridge, connections) = (&shared.bridge, &shared.connections);
+    let (places, connections) = ((&shared.bridge, &shared.neighbors), &shared.connections);
     let (snapshot, meters) = (&bundle.snapshot, &bundle.meters);
-    let mut explainer = Explainer::new(snapshot, bridge, connections, meters, bed.now_ns());
+    let mut explainer = Explainer::new(snapshot, places, connections, meters, bed.now_ns());
     let limits = bundle.port(given.port).map(|port| (port, bed.now_ns()));
     match explainer.judge(given, limits).outcome() {
         Outcome::Dropped(denial) => Err(denial.reason),
+        Outcome::Taken(_) => unreachable!("no router is here"),
         Outcome::Forwarded(exits) => exits
             .into_iter()
             .map(|(to, _, judged)| judged.map(|_| to.0).map_err(|denial| denial.reason))

@@ -54,9 +54,10 @@ fn explain(bed: &Bed, bundle: &Bundle, arrival: &Arrival) -> Explained {
         vlan_tci: arrival.beside,
     };
     let shared = bundle.port(given.port).map(|port| (port, bed.now_ns()));
-    let (bridge, connections) = (&bed.shared.bridge, &bed.shared.connections);
+    let places = (&bed.shared.bridge, &bed.shared.neighbors);
+    let connections = &bed.shared.connections;
     let (snapshot, meters) = (&bundle.snapshot, &bundle.meters);
-    Explainer::new(snapshot, bridge, connections, meters, bed.now_ns()).judge(given, shared)
+    Explainer::new(snapshot, places, connections, meters, bed.now_ns()).judge(given, shared)
 }
 
 /// The drops and the ports, with the VLAN of each frame that leaves with a tag.
@@ -72,6 +73,7 @@ fn foretold(explained: &Explained, from: u16) -> Happened {
     };
     match explained.outcome() {
         Outcome::Dropped(denial) => drop(from, denial),
+        Outcome::Taken(_) => unreachable!("no router is here"),
         Outcome::Forwarded(exits) => {
             for (port, tag, judged) in exits {
                 match judged {

@@ -127,7 +127,7 @@ fn a_burst_passes_an_allow_and_then_its_rate_in_either_direction() {
     for (vnics, (account, reason)) in directions {
         for flows in [1, 1000] {
             let mut bed = bed(vnics.clone(), Options::default());
-            let frame = |number: usize| datagram(1, 2, (number % flows) as u16);
+            let frame = |number: usize| datagram(1, 2, 1000 + (number % flows) as u16);
             assert_eq!(through(&mut bed, 0, 1, 100, frame), 20);
             later(&mut bed, 100);
             assert_eq!(through(&mut bed, 0, 1, 100, frame), 10);
@@ -360,10 +360,11 @@ fn foretell(bed: &Bed, frame: &[u8]) -> Result<(), DropReason> {
         vlan_tci: None,
     };
     let (snapshot, meters) = (&bundle.snapshot, &bundle.meters);
-    let (bridge, connections) = (&shared.bridge, &shared.connections);
-    let mut explainer = Explainer::new(snapshot, bridge, connections, meters, bed.now_ns());
+    let (places, connections) = ((&shared.bridge, &shared.neighbors), &shared.connections);
+    let mut explainer = Explainer::new(snapshot, places, connections, meters, bed.now_ns());
     match explainer.judge(given, None).outcome() {
         Outcome::Dropped(denial) => Err(denial.reason),
+        Outcome::Taken(_) => unreachable!("no router is here"),
         Outcome::Forwarded(exits) => exits[0].2.map(|_| ()).map_err(|denial| denial.reason),
     }
 }

@@ -20,6 +20,7 @@ mod limits;
 mod logs;
 mod policy;
 mod reference;
+mod routing;
 mod universe;
 mod vlan;
 mod watching;

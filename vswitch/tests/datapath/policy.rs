@@ -496,9 +496,12 @@ fn a_vnic_sends_only_from_its_own_addresses() {
         (DropReason::SpoofedNd, nd(A6, 136, A6, Some(mac(2)))),
         (DropReason::SpoofedNd, nd(A6, 135, B6, Some(mac(2)))),
         (DropReason::SpoofedNd, nd("::", 135, B6, None)),
-        // Router advertisements and redirects are a router's.
+        // What only servers and routers send.
+        (DropReason::RogueDhcp, from4(A, UDP, &udp(67, 68))),
+        (DropReason::RogueDhcp, from4(A, UDP, &udp(9, 68))),
+        (DropReason::RogueDhcp, from6(A6, UDP, &udp(547, 546))),
         (
-            DropReason::SpoofedNd,
+            DropReason::RogueRa,
             from6(
                 A_LINK,
                 ICMPV6,

@@ -157,7 +157,33 @@ pub(crate) fn sender(vnic: &Vnic, view: &View<'_>) -> Result<(), DropReason> {
             return Err(DropReason::SpoofedNd);
         }
     }
-    Ok(())
+    role(vnic, view)
+}
+
+/// Whether a vNIC sends what only servers and routers send, and is none.
+fn role(vnic: &Vnic, view: &View<'_>) -> Result<(), DropReason> {
+    let Body::Ip(ip) = &view.body else {
+        return Ok(());
+    };
+    let servers = match ip.src {
+        IpAddr::V4(_) => (67, 68),
+        IpAddr::V6(_) => (547, 546),
+    };
+    match ip.transport {
+        Transport::Ports { src, dst }
+            if ip.protocol == 17 && (src == servers.0 || dst == servers.1) =>
+        {
+            let allowed = vnic.roles.dhcp_server;
+            allowed.then_some(()).ok_or(DropReason::RogueDhcp)
+        }
+        Transport::Icmp {
+            kind: 134 | 137, ..
+        } if ip.protocol == 58 => {
+            let allowed = vnic.roles.router;
+            allowed.then_some(()).ok_or(DropReason::RogueRa)
+        }
+        _ => Ok(()),
+    }
 }
 
 fn owns_v4(vnic: &Vnic, address: Ipv4Addr) -> bool {
@@ -194,7 +220,7 @@ fn may_send_nd(vnic: &Vnic, ip: &Ip, message: &[u8]) -> Option<bool> {
     let fixed_len = match kind {
         133 => 8,
         135 | 136 => 24,
-        _ => return Some(false),
+        _ => return Some(true),
     };
     let mut options = message.get(fixed_len..)?;
     while !options.is_empty() {

@@ -448,8 +448,8 @@ fn program(config: &Path) -> Command {
     command
 }
 
-/// One network, `lan`.
-pub(crate) const NETWORK: &str = "[[network]]\nname = \"lan\"\ntenant = \"lab\"\n";
+/// One network, `lan`, in which members speak for themselves.
+pub(crate) const NETWORK: &str = "[[network]]\nname = \"lan\"\ntenant = \"lab\"\n[network.neighbors]\nproxy = false\nannouncements = 0\n";
 
 /// An access port of `lan` on the interface of the same name.
 pub(crate) fn access_port(name: &str) -> String {

@@ -12,8 +12,8 @@ pub(crate) fn check(stats: &Stats) -> Result<(), String> {
         let counts = &port.counts;
         forwarded += counts.forwarded + counts.originated;
         offered += counts.offered;
-        let came = counts.rx_frames + counts.replicas;
-        let went = counts.forwarded + dropped(counts, Side::Ingress);
+        let came = counts.rx_frames + counts.returned + counts.replicas;
+        let went = counts.forwarded + counts.taken + dropped(counts, Side::Ingress);
         same(&format!("what came in at {}", port.name), came, went)?;
         let went = counts.tx_frames + dropped(counts, Side::Egress);
         same(
@@ -27,8 +27,8 @@ pub(crate) fn check(stats: &Stats) -> Result<(), String> {
         let ports = stats.ports.iter().map(|port| &port.counts);
         ports.chain([&stats.removed_ports]).map(count).sum()
     };
-    let came = total(|counts| counts.rx_frames + counts.replicas + counts.originated);
-    let went = total(|counts| counts.tx_frames + counts.drops.values().sum::<u64>());
+    let came = total(|c| c.rx_frames + c.returned + c.replicas + c.originated);
+    let went = total(|c| c.tx_frames + c.taken + c.drops.values().sum::<u64>());
     same("in total", came, went)
 }
 

@@ -17,6 +17,7 @@ mod netns;
 
 mod policing;
 mod reloading;
+mod routing;
 mod talking;
 mod tcp;
 mod topologies;

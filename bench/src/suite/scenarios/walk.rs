@@ -54,6 +54,7 @@ fn options(run: &Run<'_>, flows: u32) -> Options {
         cache_entries: None,
         core: Some(run.options.switch_core),
         stateful: false,
+        routed: false,
         burst: pmd::BURST,
     }
 }

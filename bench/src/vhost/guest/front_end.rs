@@ -53,6 +53,7 @@ pub(super) mod feature {
     pub(in super::super) const MRG_RXBUF: u64 = 1 << 15;
     pub(in super::super) const PROTOCOL_FEATURES: u64 = 1 << 30;
     pub(in super::super) const VERSION_1: u64 = 1 << 32;
+    pub(in super::super) const IN_ORDER: u64 = 1 << 35;
     pub(in super::super) const REPLY_ACK: u64 = 1 << 3;
 }
 
@@ -111,8 +112,9 @@ impl FrontEnd {
         let mut handshake = Handshake { stream };
         handshake.negotiate(features)?;
         handshake.share(&memory)?;
-        let receive = handshake.start(0, layout, &memory)?;
-        let transmit = handshake.start(1, layout, &memory)?;
+        let in_order = features & feature::IN_ORDER != 0;
+        let receive = handshake.start(0, layout, in_order, &memory)?;
+        let transmit = handshake.start(1, layout, in_order, &memory)?;
         Ok(Self {
             _stream: handshake.stream,
             memory,
@@ -162,11 +164,12 @@ impl Handshake {
         &mut self,
         number: u32,
         layout: &Layout,
+        in_order: bool,
         memory: &SharedMemory,
     ) -> anyhow::Result<Ring> {
         let event = || eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC);
         let (kick, call): (OwnedFd, OwnedFd) = (event()?, event()?);
-        let ring = layout.ring(number as usize, GUEST_BASE, kick, memory);
+        let ring = layout.ring(number as usize, GUEST_BASE, kick, in_order, memory);
         let state = |value: u32| [number, value].map(u32::to_le_bytes).concat();
         self.set(request::SET_VRING_NUM, &state(layout.slots.into()), &[])?;
         self.set(request::SET_VRING_BASE, &state(0), &[])?;

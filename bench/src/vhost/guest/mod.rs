@@ -222,7 +222,8 @@ impl Devices {
     /// Makes every transmit buffer available, each with the next flow in it.
     fn fill(&mut self, flows: &mut Flows) -> anyhow::Result<()> {
         for device in &mut self.0 {
-            for slot in 0..device.transmit.slots() {
+            for _ in 0..device.transmit.slots() {
+                let slot = device.transmit.turn();
                 flows.next().write(device, slot);
                 device.transmit.offer(&device.memory, slot);
             }

@@ -2,7 +2,8 @@
 //!
 //! In: buffers that the switch has used. Out: the same buffers, made available again: each
 //! descriptor is a chain of its own and has one buffer for ever. What must hold: a buffer belongs
-//! either to us or to the switch; what the switch writes into the ring is checked.
+//! either to us or to the switch; what the switch writes into the ring is checked; where order was
+//! negotiated, descriptors take turns (§2.7.8) and one used entry may stand for a batch (§2.7.9).
 
 use std::{
     os::fd::OwnedFd,
@@ -62,6 +63,7 @@ impl Layout {
         number: usize,
         guest_base: u64,
         kick: OwnedFd,
+        in_order: bool,
         memory: &SharedMemory,
     ) -> Ring {
         let slots = usize::from(self.slots);
@@ -77,6 +79,8 @@ impl Layout {
             stride_bytes: self.stride_bytes[number],
             published: 0,
             taken: 0,
+            in_order,
+            batch: None,
             kick,
         };
         let flags = if number == 0 { WRITE } else { 0 };
@@ -101,8 +105,13 @@ pub(in super::super) struct Ring {
     stride_bytes: usize,
     /// The available index, as far as it was published.
     published: u16,
-    /// Used entries taken.
+    /// Buffers taken back.
     taken: u16,
+    /// The switch gives buffers back in the order in which they became available, and may say so of
+    /// a batch at once.
+    in_order: bool,
+    /// Last descriptor of the batch that is being taken, and the bytes written to it.
+    batch: Option<(u16, usize)>,
     /// Where the switch wants to be notified.
     pub(super) kick: OwnedFd,
 }
@@ -143,6 +152,38 @@ impl Ring {
     /// When what the switch wrote makes no sense.
     #[inline]
     pub(in super::super) fn take(&mut self, memory: &SharedMemory) -> anyhow::Result<(u16, usize)> {
+        if self.in_order {
+            return self.take_in_order(memory);
+        }
+        let used = self.used_entry(memory)?;
+        self.taken = self.taken.wrapping_add(1);
+        Ok(used)
+    }
+
+    /// The next buffer in turn. How much was written is known of the last of a batch alone.
+    #[inline]
+    fn take_in_order(&mut self, memory: &SharedMemory) -> anyhow::Result<(u16, usize)> {
+        let turn = self.taken % self.slots;
+        let (last, len) = if let Some(batch) = self.batch {
+            batch
+        } else {
+            let batch = self.used_entry(memory)?;
+            let ahead = batch.0.wrapping_sub(turn) % self.slots;
+            ensure!(
+                ahead < self.ready(memory),
+                "the switch used descriptor {} out of order: it is the turn of {turn}",
+                batch.0
+            );
+            batch
+        };
+        self.batch = (turn != last).then_some((last, len));
+        self.taken = self.taken.wrapping_add(1);
+        Ok((turn, if turn == last { len } else { 0 }))
+    }
+
+    /// Descriptor and length of the used entry that comes next.
+    #[inline]
+    fn used_entry(&self, memory: &SharedMemory) -> anyhow::Result<(u16, usize)> {
         let slot = usize::from(self.taken % self.slots);
         let entry = memory.read_u64(self.used + 4 + slot * USED_BYTES);
         let (descriptor, len) = (entry as u32, (entry >> 32) as usize);
@@ -151,8 +192,13 @@ impl Ring {
             "the switch used descriptor {descriptor} of {}",
             self.slots
         );
-        self.taken = self.taken.wrapping_add(1);
         Ok((descriptor as u16, len))
+    }
+
+    /// Whose turn it is to become available, where descriptors take turns.
+    #[inline]
+    pub(super) fn turn(&self) -> u16 {
+        self.published % self.slots
     }
 
     /// Puts a buffer among those that become available with [`Ring::publish`].
@@ -176,5 +222,61 @@ impl Ring {
             rustix::io::write(&self.kick, &1_u64.to_ne_bytes())?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::event::{EventfdFlags, eventfd};
+
+    use super::*;
+
+    /// A ring of eight in order, all of it available.
+    fn in_order() -> (Ring, SharedMemory) {
+        let layout = Layout {
+            slots: 8,
+            stride_bytes: [64; 2],
+            buffer_bytes: 64,
+        };
+        let memory = SharedMemory::new(layout.memory_bytes(), false).expect("memory");
+        let kick = eventfd(0, EventfdFlags::NONBLOCK).expect("eventfd");
+        let mut ring = layout.ring(1, 0, kick, true, &memory);
+        for _ in 0..8 {
+            ring.offer(&memory, ring.turn());
+        }
+        (ring, memory)
+    }
+
+    /// The switch uses a batch of `count` buffers, and says that `last` was its last.
+    fn used(ring: &Ring, memory: &SharedMemory, count: u16, last: u16) {
+        let index = memory.load_u16(ring.used + 2);
+        let slot = usize::from(index % 8);
+        memory.write_u64(ring.used + 4 + slot * USED_BYTES, u64::from(last) | 9 << 32);
+        memory.store_u16(ring.used + 2, index.wrapping_add(count));
+    }
+
+    #[test]
+    fn one_entry_gives_a_whole_batch_back() {
+        let (mut ring, memory) = in_order();
+        for batch in [[0, 1, 2], [3, 4, 5], [6, 7, 0], [1, 2, 3]] {
+            used(&ring, &memory, 3, batch[2]);
+            assert_eq!(ring.ready(&memory), 3);
+            for (slot, len) in batch.into_iter().zip([0, 0, 9]) {
+                assert_eq!(ring.take(&memory).expect("in order"), (slot, len));
+                assert_eq!(ring.turn(), slot);
+                ring.offer(&memory, slot);
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_out_of_order_is_refused() {
+        let (mut ring, memory) = in_order();
+        used(&ring, &memory, 2, 2);
+        let error = ring.take(&memory).expect_err("two of three");
+        assert!(error.to_string().contains("the turn of 0"), "{error}");
+        let (mut ring, memory) = in_order();
+        used(&ring, &memory, 2, 8);
+        assert!(ring.take(&memory).is_err());
     }
 }

@@ -33,7 +33,9 @@ pub(super) const FLOW: Flow = Flow {
 pub(in super::super) enum Traffic {
     /// Frames as they are on the wire, UDP, in buffers as DPDK has them.
     Frames,
-    /// The same, each of a flow that was not there before: of 2^30 flows.
+    /// The same, from a driver that negotiates that buffers are used in order.
+    InOrder,
+    /// As [`Traffic::Frames`], each of a flow that was not there before: of 2^30 flows.
     NewFlows,
     /// TCP frames of up to 64 KiB that somebody behind the switch would have to cut (virtio 1.2,
     /// §5.1.6.2), in buffers that take the largest whole.
@@ -44,6 +46,7 @@ impl Traffic {
     pub(in super::super) fn features(self) -> u64 {
         match self {
             Self::Frames | Self::NewFlows => feature::MRG_RXBUF,
+            Self::InOrder => feature::MRG_RXBUF | feature::IN_ORDER,
             Self::Segments => {
                 let sends = feature::CSUM | feature::HOST_TSO4 | feature::HOST_TSO6;
                 let takes = feature::GUEST_CSUM | feature::GUEST_TSO4 | feature::GUEST_TSO6;
@@ -54,7 +57,7 @@ impl Traffic {
 
     pub(in super::super) fn layout(self) -> Layout {
         let (stride, buffer_bytes) = match self {
-            Self::Frames | Self::NewFlows => (2304, 2048),
+            Self::Frames | Self::InOrder | Self::NewFlows => (2304, 2048),
             Self::Segments => (LARGEST_BYTES, LARGEST_BYTES),
         };
         Layout {
@@ -69,7 +72,7 @@ impl Traffic {
         const NEEDS_CSUM: u8 = 1;
         const GSO_TCPV4: u8 = 1;
         match self {
-            Self::Frames | Self::NewFlows => [0; HEADER_BYTES],
+            Self::Frames | Self::InOrder | Self::NewFlows => [0; HEADER_BYTES],
             Self::Segments => {
                 let [len, segment, start, field] =
                     [54, SEGMENT_BYTES, 34, 16].map(u16::to_le_bytes);
@@ -88,7 +91,7 @@ impl Traffic {
             eth_dst: Mac([0, 1, 2, 3, 4, 1 - device]),
             vlan_tci: None,
             transport: match self {
-                Self::Frames | Self::NewFlows => Transport::Udp,
+                Self::Frames | Self::InOrder | Self::NewFlows => Transport::Udp,
                 Self::Segments => Transport::Tcp,
             },
             ipv6: false,
@@ -101,7 +104,7 @@ impl Traffic {
     pub(super) fn write(self, template: &Template, flow: &Flow, frame: &mut [u8]) {
         template.write(flow, &[], frame);
         let field = match self {
-            Self::Frames | Self::NewFlows => 40,
+            Self::Frames | Self::InOrder | Self::NewFlows => 40,
             Self::Segments => 50,
         };
         frame[field..][..2].fill(0);
@@ -113,7 +116,7 @@ impl Traffic {
         let fresh = self == Self::NewFlows;
         let (first, step, count) = match self {
             Self::NewFlows => (1, 2, FRESH_HOSTS),
-            Self::Frames | Self::Segments => (0, 1, flows),
+            Self::Frames | Self::InOrder | Self::Segments => (0, 1, flows),
         };
         let space = FlowSpace {
             first: FLOW,

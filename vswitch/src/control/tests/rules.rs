@@ -1,14 +1,19 @@
 //! What becomes of rules between the configuration and the snapshot: merging, groups, sets that
 //! change, shared lists, the bound on lookups.
 
-use policy::{PortId, RuleId, acl::Classifier, reader::Exact, rule::Direction};
+use policy::{
+    PortId, RuleId,
+    acl::Classifier,
+    reader::Exact,
+    rule::{Direction, Rule},
+};
 
 use super::{Control, ControlError, Shared, log, origin, running};
 use crate::api::types::SetChange;
 
 /// Two vNICs in one network, "a" with 10.0.0.1 and "b" with 10.0.0.2; `a` and `b` are their
 /// further fields, and `rest` stands at the end.
-fn two(a: &str, b: &str, rest: &str) -> String {
+pub(super) fn two(a: &str, b: &str, rest: &str) -> String {
     let vnic = |name: &str, last: u8, fields: &str| {
         format!(
             "[[port]]\nname = \"{name}\"\nnetwork = \"blue\"\ndriver = \"memory\"\n[[vnic]]\nname = \"{name}\"\nvm = \"{name}\"\nport = \"{name}\"\nmac = \"02:00:00:00:00:0{last}\"\nipv4 = [\"10.0.0.{last}\"]\nipv6 = [\"fd00::{last}\"]\n{fields}\n"
@@ -18,7 +23,7 @@ fn two(a: &str, b: &str, rest: &str) -> String {
     format!("{network}{}{}{rest}", vnic("a", 1, a), vnic("b", 2, b))
 }
 
-fn applied(text: &str) -> (Control, Shared) {
+pub(super) fn applied(text: &str) -> (Control, Shared) {
     let (control, world) = running(&[]);
     control.apply(origin(text), false).expect("applied");
     log(&world);
@@ -57,10 +62,12 @@ fn rules_of(world: &Shared, port: u16, direction: Direction) -> Vec<String> {
         .port(PortId(port))
         .and_then(|port| port.vnic.as_ref());
     let classifier = vnic.expect("a vNIC").classifier(direction);
-    let rules = classifier.rules().iter();
-    rules
-        .map(|rule| format!("{}/{} {rule}", rule.origin.acl, rule.origin.position))
-        .collect()
+    let told = |rule: &Rule| {
+        let place = snapshot.places().of(rule.id).expect("a place");
+        assert_eq!(place.acl, rule.origin.acl);
+        format!("{}/{} {rule}", place.acl, place.position)
+    };
+    classifier.rules().iter().map(told).collect()
 }
 
 fn classifier(world: &Shared, port: u16, direction: Direction) -> *const Classifier {

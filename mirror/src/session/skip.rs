@@ -1,0 +1,90 @@
+//! Why a frame that a session wanted was not copied, and what is counted of its copies.
+
+use std::fmt;
+
+use crate::counter::Counter;
+
+macro_rules! skips {
+    ($($variant:ident $name:literal $text:literal, $advice:literal;)*) => {
+        /// Why a frame that a session wanted was not copied.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(u8)]
+        pub enum Skip {
+            $(#[doc = $text] $variant,)*
+        }
+
+        impl Skip {
+            /// Every reason, in the order of their numbers.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+
+            /// How many there are.
+            pub const COUNT: usize = Self::ALL.len();
+
+            /// The name used in counters, the CLI and the docs.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)* }
+            }
+
+            /// What happened, for a person.
+            pub const fn text(self) -> &'static str {
+                match self { $(Self::$variant => $text,)* }
+            }
+
+            /// What the operator can do about it.
+            pub const fn advice(self) -> &'static str {
+                match self { $(Self::$variant => $advice,)* }
+            }
+        }
+    };
+}
+
+skips! {
+    NotSampled "not_sampled"
+        "The session asks for one in so many.",
+        "Nothing; to see more, sample less.";
+    OverBudget "over_budget"
+        "The session has used up its frames or bits per second.",
+        "Filter, truncate or sample, or raise the budget.";
+    TooLong "too_long"
+        "The copy would be longer than the tunnel's MTU.",
+        "Have the session truncate or fragment, or raise the MTU.";
+    NoRoom "no_room"
+        "The mirror's queue, or the burst's room for prefixes, was full.",
+        "The tunnel port is slower than what is mirrored: give the session a budget.";
+    Unreachable "unreachable"
+        "There is no way to the decapsulator, or its port is down.",
+        "See `vswitch show ports`, and the route to the decapsulator.";
+}
+
+impl fmt::Display for Skip {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// What one worker counts of one session. What must hold, whenever no burst is under way:
+/// `wanted = copied + Σ skipped`.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+pub struct CopyCounters {
+    /// Frames that the session's direction and filter chose.
+    pub wanted: Counter,
+    /// Those that were copied.
+    pub copied: Counter,
+    /// Bytes that left for them, headers of the tunnel included, without FCS.
+    pub bytes: Counter,
+    /// Copies that were cut.
+    pub truncated: Counter,
+    /// Outer fragments that copies were sent in.
+    pub fragments: Counter,
+    /// Frames that were not copied, by reason.
+    pub skipped: [Counter; Skip::COUNT],
+}
+
+impl CopyCounters {
+    /// Counts a frame that was not copied.
+    #[inline]
+    pub fn skip(&self, skip: Skip) {
+        self.skipped[skip as usize].add(1);
+    }
+}

@@ -1,0 +1,204 @@
+//! Route tables: they answer as a list of all routes does, whatever was put in and taken out.
+
+mod ecmp;
+mod errors;
+mod oracle;
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use oracle::{Answer, Oracle, address, lookup, prefix, route};
+use policy::route::{Route, RouteError, RouteTable};
+use proptest::{prelude::*, sample::Index};
+
+#[derive(Clone, Debug)]
+enum Change {
+    Insert(Route),
+    /// One that was put in, or a like of it.
+    Remove(Index),
+    /// A prefix that others have too.
+    Again(Index, Route),
+    RemoveUnknown(Route),
+}
+
+fn change() -> impl Strategy<Value = Change> {
+    prop_oneof![
+        4 => route().prop_map(Change::Insert),
+        3 => any::<Index>().prop_map(Change::Remove),
+        3 => (any::<Index>(), route()).prop_map(|(index, route)| Change::Again(index, route)),
+        1 => route().prop_map(Change::RemoveUnknown),
+    ]
+}
+
+fn make(change: &Change, table: &mut RouteTable, oracle: &mut Oracle) {
+    let insert = |table: &mut RouteTable, oracle: &mut Oracle, route: &Route| {
+        if oracle.0.contains(route) {
+            let error = RouteError::Duplicate(Box::new(route.clone()));
+            assert_eq!(table.insert(route.clone()), Err(error));
+        } else {
+            table.insert(route.clone()).expect("a good route");
+            oracle.0.push(route.clone());
+        }
+    };
+    match change {
+        Change::Insert(route) => insert(table, oracle, route),
+        Change::Again(index, like) if !oracle.0.is_empty() => {
+            let prefix = index.get(&oracle.0).prefix;
+            let route = Route {
+                prefix,
+                ..like.clone()
+            };
+            // Its target may not be one for that prefix.
+            match route.check() {
+                Ok(()) => insert(table, oracle, &route),
+                Err(error) => assert_eq!(table.insert(route), Err(error)),
+            }
+        }
+        Change::Remove(index) if !oracle.0.is_empty() => {
+            let route = oracle.0.swap_remove(index.index(oracle.0.len()));
+            table.remove(&route).expect("a route that is there");
+        }
+        Change::RemoveUnknown(route) if !oracle.0.contains(route) => {
+            let error = RouteError::Unknown(Box::new(route.clone()));
+            assert_eq!(table.remove(route), Err(error));
+        }
+        _ => {}
+    }
+}
+
+fn last(prefix: IpNet) -> IpAddr {
+    prefix.broadcast()
+}
+
+/// Both ends of each prefix, and what is next to them.
+fn probes(oracle: &Oracle, others: &[IpAddr]) -> Vec<IpAddr> {
+    let mut probes = others.to_vec();
+    for route in &oracle.0 {
+        for end in [route.prefix.network(), last(route.prefix)] {
+            probes.push(end);
+            probes.extend(match end {
+                IpAddr::V4(end) => {
+                    [-1, 1].map(|step| IpAddr::V4(end.to_bits().wrapping_add_signed(step).into()))
+                }
+                IpAddr::V6(end) => {
+                    [-1, 1].map(|step| IpAddr::V6(end.to_bits().wrapping_add_signed(step).into()))
+                }
+            });
+        }
+    }
+    probes
+}
+
+fn assert_same(table: &RouteTable, oracle: &Oracle, others: &[IpAddr]) {
+    for address in probes(oracle, others) {
+        let found = lookup(table, address).map(Answer::of);
+        let found = table.matching(address).zip(found);
+        assert_eq!(found, oracle.lookup(address), "{address}");
+    }
+    let mut all: Vec<Route> = table.routes().collect();
+    let sorted = all.is_sorted_by_key(|route| {
+        let v6 = route.prefix.addr().is_ipv6();
+        (
+            v6,
+            route.prefix.network(),
+            route.prefix.prefix_len(),
+            route.metric,
+        )
+    });
+    assert!(sorted, "{all:?}");
+    assert_eq!(
+        (table.len(), table.is_empty()),
+        (all.len(), oracle.0.is_empty())
+    );
+    let mut wanted = oracle.0.clone();
+    for route in &wanted {
+        let mut here: Vec<_> = table.get(route.prefix).collect();
+        assert!(here.is_sorted_by_key(|route| route.metric), "{here:?}");
+        here.retain(|other| other == route);
+        assert_eq!(here.len(), 1, "{route} once at its prefix");
+    }
+    let name = |route: &Route| format!("{route} {:?}", route.origin);
+    all.sort_by_key(name);
+    wanted.sort_by_key(name);
+    assert_eq!(all, wanted);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn a_table_answers_as_a_list_of_all_routes(
+        changes in proptest::collection::vec(change(), 0..60),
+        others in proptest::collection::vec(address(), 20),
+    ) {
+        let (mut table, mut oracle) = (RouteTable::default(), Oracle::default());
+        let mut versions = Vec::new();
+        for change in &changes {
+            make(change, &mut table, &mut oracle);
+            versions.push((table.clone(), oracle.clone()));
+        }
+        // Each version is still what it was, whatever came after it.
+        for (table, oracle) in versions.iter().step_by(7).chain(versions.last()) {
+            assert_same(table, oracle, &others);
+        }
+        let built = RouteTable::from_routes(oracle.0.clone()).expect("the same routes");
+        assert_same(&built, &oracle, &others);
+        let counts = |table: &RouteTable| (
+            table.depth_bits_v4(), table.depth_bits_v6(),
+            table.is_multipath_v4(), table.is_multipath_v6(),
+        );
+        prop_assert_eq!(counts(&table), counts(&built));
+        for route in &oracle.0 {
+            table.remove(route).expect("a route that is there");
+        }
+        let empty = RouteTable::default();
+        prop_assert_eq!(table.memory_bytes(), empty.memory_bytes(), "nothing is left behind");
+        prop_assert_eq!(counts(&table), counts(&empty));
+    }
+
+    #[test]
+    fn addresses_that_are_equal_in_the_leading_bits_get_the_same_answer(
+        changes in proptest::collection::vec(change(), 0..40),
+        most in 0..=128_u8,
+        addresses in proptest::collection::vec((prefix(), address(), any::<u128>()), 30),
+    ) {
+        let (mut table, mut oracle) = (RouteTable::default(), Oracle::default());
+        for change in &changes {
+            match change {
+                // Short prefixes alone, so that the bits left out are many.
+                Change::Insert(route) if route.prefix.prefix_len() > most => {}
+                change => make(change, &mut table, &mut oracle),
+            }
+            let longest = |ipv4: bool| {
+                let here = oracle.0.iter().filter(|route| route.prefix.addr().is_ipv4() == ipv4);
+                here.map(|route| route.prefix.prefix_len()).max().unwrap_or(0)
+            };
+            prop_assert_eq!(table.depth_bits_v4(), longest(true), "no more than is needed");
+            prop_assert_eq!(table.depth_bits_v6(), longest(false), "no more than is needed");
+            for (prefix, address, noise) in &addresses {
+                for address in [*address, prefix.network(), last(*prefix)] {
+                    let like = behind(&table, address, *noise);
+                    prop_assert_eq!(lookup(&table, address), lookup(&table, like));
+                }
+            }
+        }
+    }
+}
+
+/// An address that is other in the bits behind those that a lookup reads.
+fn behind(table: &RouteTable, address: IpAddr, noise: u128) -> IpAddr {
+    match address {
+        IpAddr::V4(address) => {
+            let behind = u32::MAX
+                .checked_shr(table.depth_bits_v4().into())
+                .unwrap_or(0);
+            IpAddr::V4((address.to_bits() ^ noise as u32 & behind).into())
+        }
+        IpAddr::V6(address) => {
+            let behind = u128::MAX
+                .checked_shr(table.depth_bits_v6().into())
+                .unwrap_or(0);
+            IpAddr::V6((address.to_bits() ^ noise & behind).into())
+        }
+    }
+}
