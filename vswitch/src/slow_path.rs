@@ -297,7 +297,7 @@ impl SlowPath {
         (decision.network, decision.generation) = (network.id, passage.generation);
         let route = if let Some(course) = course {
             observer.step(Step::Routed(course));
-            route::leave::<O>(inputs, course)
+            route::leave::<O>(inputs, course, (network.id, port))
         } else {
             observer.step(Step::Bridged(passage.target));
             route(snapshot, network, port, parsed, passage.target)
@@ -331,8 +331,10 @@ impl SlowPath {
                 let tag = adjacency.tag.and_then(VlanTag::id);
                 let to = self.destination(&mut onward, adjacency.port, tag);
                 // Without room the frame is dropped, and the next burst finds some.
-                let id = self.adjacencies.intern(adjacency, generation);
-                let id = id.ok_or(Denial::new(DropReason::ServiceBusy))?;
+                let Some(id) = self.adjacencies.intern(adjacency, generation) else {
+                    decision.cacheable = false;
+                    return Err(Denial::new(DropReason::ServiceBusy));
+                };
                 Verdict::Routed(to, id)
             }
             Route::Taken(purpose) => {

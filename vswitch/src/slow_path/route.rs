@@ -7,7 +7,7 @@
 use std::net::IpAddr;
 
 use policy::{
-    Class, Denial, DropReason, Field,
+    Class, Denial, DropReason, Field, NetworkId,
     parse::Parsed,
     reader::Exact,
     rogue,
@@ -111,13 +111,26 @@ pub(super) fn course(
     Some(router::plot(snapshot, gateway, &parsed.key))
 }
 
-/// Where a routed frame leaves.
-pub(super) fn leave<O: Observer>(inputs: Inputs<'_>, course: Course) -> Result<Route, Denial> {
-    match course.end {
-        End::Local => Ok(Route::Taken(Purpose::Router)),
-        End::Refused(reason) => Err(Denial::new(reason)),
-        End::Onward(leg) => meet::<O>(inputs, leg),
+/// Where a routed frame leaves that came in by a port of a network.
+pub(super) fn leave<O: Observer>(
+    inputs: Inputs<'_>,
+    course: Course,
+    (network, from): (NetworkId, &PortPolicy),
+) -> Result<Route, Denial> {
+    let route = match course.end {
+        End::Local => return Ok(Route::Taken(Purpose::Router)),
+        End::Refused(reason) => return Err(Denial::new(reason)),
+        End::Onward(leg) => meet::<O>(inputs, leg)?,
+    };
+    // A gateway is no way round what keeps two ports of a network apart.
+    if let Route::Neighbor(to, _) = &route
+        && to.network == network
+        && from.isolated
+        && inputs.snapshot.port(to.port).is_some_and(|to| to.isolated)
+    {
+        return Err(Denial::new(DropReason::Isolated));
     }
+    Ok(route)
 }
 
 /// Where the neighbour is that a leg ends at.

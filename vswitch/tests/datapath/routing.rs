@@ -372,6 +372,25 @@ fn who_has_moved_in_another_network_gets_what_is_routed_to_it_at_once() {
 }
 
 #[test]
+fn a_gateway_is_no_way_round_isolation() {
+    let mut model = two_networks(1500, &[]);
+    let three = vnic(mac(3)).ipv4("10.0.1.6/32");
+    model.ports.push(access(2, 0).vnic(three));
+    let mut bed = Bed::new(&model);
+    let frame = out(&ipv4(ONE, [10, 0, 1, 6], UDP, &udp(1, 2)));
+    assert_eq!(bed.ports_of(0, &frame), [2], "back into its own network");
+    for port in [0, 2] {
+        model.ports[port].isolated = true;
+    }
+    bed.publish(&model);
+    for _ in 0..2 {
+        assert_eq!(bed.dropped(0, &frame), (0, DropReason::Isolated));
+    }
+    let elsewhere = out(&ipv4(ONE, TWO, UDP, &udp(1, 2)));
+    assert_eq!(bed.ports_of(0, &elsewhere), [1]);
+}
+
+#[test]
 fn a_host_that_no_vnic_has_is_waited_for_and_then_reached() {
     let mut model = two_networks(1500, &[]);
     model.ports.push(access(2, 1));

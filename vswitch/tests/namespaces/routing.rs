@@ -98,7 +98,8 @@ fn traceroute_and_tracepath_see_the_router_and_the_narrow_network_behind_it() {
     for (target, gateway) in [("10.2.0.5", "10.1.0.1"), ("fd02::5", "fd01::1")] {
         lab.ping("blue", target, 1);
         for method in ["", "-I"] {
-            let words = format!("traceroute -n -q 1 -w 5 {method} {target}");
+            // Hosts say "port unreachable" once a second at most.
+            let words = format!("traceroute -n -N 1 -q 2 -z 1.1 -w 3 {method} {target}");
             let text = output(&mut lab.at("blue", &words));
             let hops: Vec<_> = text.lines().skip(1).collect();
             assert_eq!(hops.len(), 2, "{text}");
