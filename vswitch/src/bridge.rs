@@ -352,10 +352,10 @@ impl Bridge {
         .unwrap_or(Err(DropReason::NoPolicy))
     }
 
-    /// Where `mac` is, and the generation from which on that holds. Nothing is remembered.
-    pub fn locate(&self, network: NetworkId, mac: Mac) -> Option<(PortId, u32)> {
+    /// Where `mac` is. Nothing is remembered.
+    pub fn locate(&self, network: NetworkId, mac: Mac) -> Option<PortId> {
         self.with_table(network, |table| match table.find(mac) {
-            Lookup::At(port) => Some((port, self.generations.current(network))),
+            Lookup::At(port) => Some(port),
             Lookup::Unknown { .. } => None,
         })?
     }

@@ -25,6 +25,8 @@ use crate::{
 
 /// Most frames that wait for one neighbour (RFC 1122 §2.3.2.2 asks for one).
 const MOST_FOR_ONE: usize = 4;
+/// How long a frame waits at most, in seconds: longer than it takes to ask in vain.
+const WAIT_S: u32 = 5;
 /// Most that wait, of one worker: the rest of its buffers serves others.
 const MOST_WAITING: usize = 128;
 /// Most parcels of a worker that are dealt with before the next one's.
@@ -50,13 +52,30 @@ enum Waiting {
     Own(Gateway, Vec<u8>),
 }
 
+/// The frames that wait for one neighbour.
+#[derive(Debug)]
+struct Queue {
+    frames: Vec<Waiting>,
+    /// When the first came.
+    since_s: u32,
+}
+
+impl Queue {
+    fn new(since_s: u32) -> Self {
+        Self {
+            frames: Vec::with_capacity(MOST_FOR_ONE),
+            since_s,
+        }
+    }
+}
+
 /// The desk.
 #[derive(Debug)]
 pub struct Desk {
     shared: Arc<Shared>,
     workers: Vec<Counterpart>,
     services: Services,
-    waiting: HashMap<(NetworkId, IpAddr), Vec<Waiting>>,
+    waiting: HashMap<(NetworkId, IpAddr), Queue>,
     /// How many wait, by worker.
     waits: Vec<usize>,
     aged_s: u32,
@@ -202,22 +221,25 @@ impl Desk {
     fn wait(&mut self, worker: usize, parcel: Box<Parcel>, to: (NetworkId, IpAddr), now_ns: u64) {
         let now_s = (now_ns / 1_000_000_000) as u32;
         let (network, address) = to;
-        let neighbors = &self.shared.neighbors;
+        let Shared {
+            neighbors, bridge, ..
+        } = &*self.shared;
         // Somebody may have answered since.
-        let known = matches!(neighbors.peek(network, address, now_s), Answer::Known(_));
-        let asks = neighbors.want(network, address, now_s);
-        if asks {
+        if let Answer::Known(mac) = neighbors.peek(network, address, now_s)
+            && bridge.locate(network, mac).is_some()
+        {
+            return self.hand(worker, parcel, Errand::Judge);
+        }
+        if neighbors.want(network, address, now_s) {
             let last = None;
             self.ask(Question {
                 network,
                 address,
                 last,
             });
-        } else if known {
-            // Its address is known and its place was not: the network will say.
-            return self.hand(worker, parcel, Errand::Drop(DropReason::NeighborUnresolved));
         }
-        let all = self.waiting.entry(to).or_default();
+        let all = self.waiting.entry(to).or_insert_with(|| Queue::new(now_s));
+        let all = &mut all.frames;
         if all.len() >= MOST_FOR_ONE || self.waits[worker] >= MOST_WAITING {
             return self.hand(worker, parcel, Errand::Drop(DropReason::NeighborWaiting));
         }
@@ -227,12 +249,8 @@ impl Desk {
 
     /// Whoever waits for a neighbour goes on, or hears that there is nobody.
     fn release(&mut self, network: NetworkId, address: IpAddr, mac: Option<Mac>) {
-        for waiting in self
-            .waiting
-            .remove(&(network, address))
-            .into_iter()
-            .flatten()
-        {
+        let queue = self.waiting.remove(&(network, address));
+        for waiting in queue.into_iter().flat_map(|queue| queue.frames) {
             match waiting {
                 Waiting::Parcel(worker, parcel) => {
                     self.waits[worker] -= 1;
@@ -261,6 +279,18 @@ impl Desk {
         for (network, address) in nobody {
             self.release(network, address, None);
         }
+        // Whose neighbour is forgotten meanwhile, as its network goes, hears of nobody.
+        let late: Vec<_> = self
+            .waiting
+            .extract_if(|_, queue| queue.since_s + WAIT_S < now_s)
+            .flat_map(|(_, queue)| queue.frames)
+            .collect();
+        for waiting in late {
+            if let Waiting::Parcel(worker, parcel) = waiting {
+                self.waits[worker] -= 1;
+                self.hand(worker, parcel, Errand::Drop(DropReason::NeighborUnresolved));
+            }
+        }
     }
 
     /// Asks a network who has an address.
@@ -287,7 +317,7 @@ impl Desk {
         };
         match question.last {
             Some(last) => match self.shared.bridge.locate(question.network, last) {
-                Some((port, _)) => self.send(snapshot, question.network, port, &frame),
+                Some(port) => self.send(snapshot, question.network, port, &frame),
                 None => self.flood(snapshot, question.network, None, &frame),
             },
             None => self.flood(snapshot, question.network, None, &frame),
@@ -342,9 +372,10 @@ impl Desk {
                         last: None,
                     });
                 }
-                let all = self.waiting.entry((leg.network, leg.neighbor)).or_default();
-                if all.len() < MOST_FOR_ONE {
-                    all.push(Waiting::Own(from, frame));
+                let to = (leg.network, leg.neighbor);
+                let all = self.waiting.entry(to).or_insert_with(|| Queue::new(now_s));
+                if all.frames.len() < MOST_FOR_ONE {
+                    all.frames.push(Waiting::Own(from, frame));
                 }
             }
         }
@@ -359,7 +390,7 @@ impl Desk {
         macs[6..].copy_from_slice(&from.0);
         let bundle = self.shared.current.load();
         match self.shared.bridge.locate(network, to) {
-            Some((port, _)) => self.send(&bundle.snapshot, network, port, frame),
+            Some(port) => self.send(&bundle.snapshot, network, port, frame),
             None => self.flood(&bundle.snapshot, network, None, frame),
         }
     }
@@ -427,5 +458,85 @@ fn untag(parcel: &mut Parcel) {
     {
         parcel.vlan_tci = Some(u16::from_be_bytes([tci[0], tci[1]]));
         parcel.bytes.drain(12..16);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use policy::conntrack::Connections;
+    use rustix::event::{EventfdFlags, eventfd};
+
+    use super::*;
+
+    const SECOND_NS: u64 = 1_000_000_000;
+    const NETWORK: NetworkId = NetworkId(1);
+
+    fn desk() -> (Desk, Arc<Handoff>) {
+        let clock = pmd::Clock::calibrate();
+        let shared = Arc::new(Shared::new(clock, Connections::new(16, [1; 6])));
+        let handoff: Arc<Handoff> = Arc::default();
+        let wake = eventfd(0, EventfdFlags::NONBLOCK).expect("an event descriptor");
+        let counterpart = Counterpart {
+            handoff: Arc::clone(&handoff),
+            wake: Arc::new(wake),
+        };
+        (Desk::new(shared, vec![counterpart], 1), handoff)
+    }
+
+    fn waits_for(desk: &mut Desk, handoff: &Handoff, host: u8, now_s: u32) {
+        let address = IpAddr::from([10, 0, 0, host]);
+        let parcel = handoff.empty().expect("a buffer");
+        desk.wait(0, parcel, (NETWORK, address), u64::from(now_s) * SECOND_NS);
+    }
+
+    fn errands(handoff: &Handoff) -> Vec<Errand> {
+        let mut errands = Vec::new();
+        while let Some(parcel) = handoff.next_for_worker() {
+            errands.push(parcel.errand);
+            handoff.give_back(parcel);
+        }
+        errands
+    }
+
+    #[test]
+    fn so_many_frames_wait_for_a_neighbour_and_no_more() {
+        let (mut desk, handoff) = desk();
+        for _ in 0..=MOST_FOR_ONE {
+            waits_for(&mut desk, &handoff, 1, 100);
+        }
+        let over = Errand::Drop(DropReason::NeighborWaiting);
+        assert_eq!(errands(&handoff), [over]);
+        let generations = desk.shared.bridge.generations();
+        let address = [10, 0, 0, 1].into();
+        let mac = Mac([2, 0, 0, 0, 0, 1]);
+        assert!(
+            desk.shared
+                .neighbors
+                .learn(NETWORK, address, mac, 100, generations)
+        );
+        desk.release(NETWORK, address, Some(mac));
+        assert_eq!(errands(&handoff), [Errand::Judge; MOST_FOR_ONE]);
+        assert_eq!(desk.waits, [0]);
+    }
+
+    #[test]
+    fn nobody_waits_for_ever() {
+        let (mut desk, handoff) = desk();
+        waits_for(&mut desk, &handoff, 1, 100);
+        for now_s in 101..104 {
+            desk.age(now_s);
+        }
+        // Judged again, it is dropped by name, and its sender told.
+        assert_eq!(errands(&handoff), [Errand::Judge]);
+        // One whose neighbour is forgotten has a time, too.
+        waits_for(&mut desk, &handoff, 2, 110);
+        desk.shared.neighbors.retain(|_| false);
+        desk.age(112);
+        assert_eq!(errands(&handoff), []);
+        desk.age(110 + WAIT_S + 1);
+        let gone = Errand::Drop(DropReason::NeighborUnresolved);
+        assert_eq!(errands(&handoff), [gone]);
+        assert_eq!(desk.waits, [0]);
+        assert!(desk.waiting.is_empty());
     }
 }

@@ -148,7 +148,7 @@ fn meet<O: Observer>(inputs: Inputs<'_>, leg: Leg) -> Result<Route, Denial> {
         },
     };
     // One that has said nothing for long is asked where it is.
-    let Some((port, _)) = inputs.bridge.locate(leg.network, to) else {
+    let Some(port) = inputs.bridge.locate(leg.network, to) else {
         return Ok(Route::Taken(Purpose::Neighbor));
     };
     let member = inputs.snapshot.port(port);
