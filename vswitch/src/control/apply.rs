@@ -236,7 +236,7 @@ impl Control {
                 self.close(hands, port)?;
             }
             opened.extend(self.open_all(&plan.reopen)?);
-            self.datapath.publish(snapshot)?;
+            self.datapath.publish(snapshot, Arc::default())?;
             self.datapath.serve(super::plan::plan(wanted, &hands.ids));
             self.attach_all(hands, std::mem::take(&mut opened), &mut attached)
         })();
@@ -326,7 +326,7 @@ impl Control {
         // Its rules are in force still, with the numbers that they have.
         let published = self
             .compile(hands, running)
-            .and_then(|(snapshot, _)| Ok(self.datapath.publish(snapshot)?));
+            .and_then(|(snapshot, _)| Ok(self.datapath.publish(snapshot, Arc::default())?));
         self.datapath.serve(super::plan::plan(running, &hands.ids));
         if let Err(error) = published {
             tracing::error!(%error, "the running policy could not be published again");

@@ -23,6 +23,7 @@ use crate::{
     counters::{PortCounts, WorkerCounts},
     drop_watch::{Filter, Watch, Watches},
     engine::{DropRow, EngineError, FlowRow, Outlook, PortQueues, QueueRow, RuleHits},
+    mirroring::Mirrors,
 };
 
 /// What happens to the world outside control, and what control did to it.
@@ -42,6 +43,7 @@ pub(crate) struct World {
     health: HashMap<String, Health>,
     attached: HashSet<PortId>,
     snapshot: Option<Snapshot>,
+    mirrors: Arc<Mirrors>,
     epoch: u64,
 }
 
@@ -66,13 +68,23 @@ impl pmd::Monitor for FakeMonitor {
 }
 
 impl Datapath for FakeDatapath {
-    fn publish(&self, snapshot: Snapshot) -> Result<(), EngineError> {
+    fn publish_mirrors(&self, mirrors: Arc<Mirrors>) -> Result<(), EngineError> {
+        let mut world = self.0.lock();
+        world.log.push("publish mirrors".into());
+        world.mirrors = mirrors;
+        Ok(())
+    }
+
+    fn seek(&self, _: policy::NetworkId, _: std::net::IpAddr) {}
+
+    fn publish(&self, snapshot: Snapshot, mirrors: Arc<Mirrors>) -> Result<(), EngineError> {
         let mut world = self.0.lock();
         let epoch = snapshot.epoch().0;
         assert!(epoch > world.epoch, "an epoch is used once");
         world.epoch = epoch;
         world.log.push("publish".into());
         world.snapshot = Some(snapshot);
+        world.mirrors = mirrors;
         Ok(())
     }
 
