@@ -115,7 +115,9 @@ impl Shared {
     /// A time of the clock, in nanoseconds since 1970.
     #[inline]
     pub fn wall_ns(&self, now_ns: u64) -> u64 {
-        self.wall_offset_ns.load(Ordering::Relaxed).wrapping_add(now_ns)
+        self.wall_offset_ns
+            .load(Ordering::Relaxed)
+            .wrapping_add(now_ns)
     }
 
     /// Follows the system's clock, which may be set.
@@ -141,7 +143,8 @@ pub struct Acknowledged {
 impl Acknowledged {
     /// Said by the worker, once no frame judged under an older bundle is left in its hands.
     pub fn set(&self, bundle: &Bundle) {
-        self.epoch.store(bundle.snapshot.epoch().0, Ordering::Release);
+        self.epoch
+            .store(bundle.snapshot.epoch().0, Ordering::Release);
         self.revision.store(bundle.revision, Ordering::Release);
     }
 

@@ -4,7 +4,9 @@
 use std::{collections::HashMap, net::IpAddr, sync::Arc};
 
 use pmd::Health;
-use policy::{Epoch, FlowKey, NetworkId, PortId, RuleId, conntrack::Connections, snapshot::Snapshot};
+use policy::{
+    Epoch, FlowKey, NetworkId, PortId, RuleId, conntrack::Connections, snapshot::Snapshot,
+};
 
 use crate::{
     bridge::MacRow,

@@ -101,15 +101,20 @@ impl Copier {
 
     /// Makes room for the sessions of a new bundle.
     pub fn adopt(&mut self, mirrors: &Mirrors) {
-        self.own.resize_with(mirrors.slots.max(self.own.len()), || Own {
-            budget: None,
-            purse: Purse::default(),
-            sampler: Sampler::new(0),
-        });
+        self.own
+            .resize_with(mirrors.slots.max(self.own.len()), || Own {
+                budget: None,
+                purse: Purse::default(),
+                sampler: Sampler::new(0),
+            });
         for session in &mirrors.sessions {
             let budget = &session.ready.budget;
             let own = &mut self.own[session.slot];
-            if !own.budget.as_ref().is_some_and(|own| Arc::ptr_eq(own, budget)) {
+            if !own
+                .budget
+                .as_ref()
+                .is_some_and(|own| Arc::ptr_eq(own, budget))
+            {
                 let seed = session.shared.secret.rotate_left(self.worker as u32);
                 *own = Own {
                     budget: Some(Arc::clone(budget)),
@@ -309,7 +314,11 @@ impl Making<'_> {
                 return;
             }
             self.counters.wanted.add(1);
-            if !self.own.sampler.takes(ready.sampling, &key, self.session.shared.secret) {
+            if !self
+                .own
+                .sampler
+                .takes(ready.sampling, &key, self.session.shared.secret)
+            {
                 return self.counters.skip(Skip::NotSampled);
             }
             entropy = flow::hash(&key, self.session.shared.secret) as u16;
@@ -362,7 +371,11 @@ impl Making<'_> {
         }
         let cut = ready.cut(len)?;
         let bytes = ready.template.len_bytes() as u32 + cut.len;
-        if !self.own.purse.pay(&ready.budget, bytes, self.received.now_ns) {
+        if !self
+            .own
+            .purse
+            .pay(&ready.budget, bytes, self.received.now_ns)
+        {
             return Err(Skip::OverBudget);
         }
         Ok(cut)
@@ -408,7 +421,10 @@ impl Making<'_> {
         for number in 0..self.chosen.len() {
             let chosen = self.chosen[number];
             let more = number as u32;
-            let (frame, sent) = (&self.received.frames[usize::from(chosen.plan.frame)], self.sent);
+            let (frame, sent) = (
+                &self.received.frames[usize::from(chosen.plan.frame)],
+                self.sent,
+            );
             let mut buffer = [0; MACS_BYTES + TAG_BYTES];
             let (own, source) = own_bytes(sent, &chosen, frame, &mut buffer);
             let fields = Fields {
@@ -563,7 +579,13 @@ impl Making<'_> {
                         frame
                     })
                     .collect();
-                (self.transmit)(way, &TxBurst { frames: &frames, ..burst })
+                (self.transmit)(
+                    way,
+                    &TxBurst {
+                        frames: &frames,
+                        ..burst
+                    },
+                )
             }
             Some(way) => (self.transmit)(way, &burst),
             None => None,

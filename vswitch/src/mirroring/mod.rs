@@ -102,7 +102,11 @@ impl Mirrors {
         let mut taps: Vec<Taps> = Vec::new();
         for (place, session) in (0..).zip(&sessions) {
             let directions = session.ready.directions();
-            for port in session.ports.iter().filter(|port| Some(**port) != session.way) {
+            for port in session
+                .ports
+                .iter()
+                .filter(|port| Some(**port) != session.way)
+            {
                 if taps.len() <= port.index() {
                     taps.resize_with(port.index() + 1, Taps::default);
                 }

@@ -610,7 +610,9 @@ impl Walk<'_> {
         }
         if self.bundle.mirrors.is_active() {
             let (mirrors, ingress) = (&self.bundle.mirrors, self.slots.frames[index].ingress());
-            self.outbox.copier.note_drop(mirrors, index, (ingress, account));
+            self.outbox
+                .copier
+                .note_drop(mirrors, index, (ingress, account));
         }
     }
 
