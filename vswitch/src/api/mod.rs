@@ -255,7 +255,10 @@ async fn document() -> Json<utoipa::openapi::OpenApi> {
 #[utoipa::path(get, path = "/metrics", responses((status = 200, body = String, content_type = "text/plain")))]
 async fn prometheus(State(control): Shared) -> Result<Response, Error> {
     let text = apart(control, |control| {
-        Ok(metrics::render(&control.stats(), &control.ports()))
+        Ok({
+            let (stats, ports) = (control.stats(), control.ports());
+            metrics::render(&stats, &ports, &control.mirrors())
+        })
     })
     .await?;
     Ok(([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response())

@@ -260,6 +260,16 @@ pub(crate) fn running(ports: &[&str]) -> (Control, Shared) {
     (control, world)
 }
 
+/// From now on a port cannot be opened.
+pub(crate) fn break_port(world: &Shared, name: &str) {
+    world.lock().broken.insert(name.into());
+}
+
+/// The mirror sessions that were published last.
+pub(crate) fn mirrored(world: &Shared) -> Arc<Mirrors> {
+    Arc::clone(&world.lock().mirrors)
+}
+
 fn log(world: &Shared) -> Vec<String> {
     std::mem::take(&mut world.lock().log)
 }
