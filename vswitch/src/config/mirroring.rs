@@ -171,7 +171,11 @@ fn address(section: &Section<'_>, field: &str) -> Option<At<IpAddr>> {
     })
 }
 
-fn ends(section: &Section<'_>, local: &At<IpAddr>, remote: &At<IpAddr>) -> Option<(IpAddr, IpAddr)> {
+fn ends(
+    section: &Section<'_>,
+    local: &At<IpAddr>,
+    remote: &At<IpAddr>,
+) -> Option<(IpAddr, IpAddr)> {
     let (local, span, remote) = (local.value, &remote.span, remote.value);
     let message = if local.is_ipv4() != remote.is_ipv4() {
         format!("{local} and {remote} are of two families")
