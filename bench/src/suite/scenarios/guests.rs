@@ -43,7 +43,8 @@ pub(super) const ISOLATION: Scenario = Scenario {
             frames of 1,000 known flows, or nothing but new flows, both ways, as fast as it goes. 1,000 \
             rules as in \"set-up\". What opening flows costs others is the ratio of the last two: both \
             have the worker and the generator, which sends and times on one core, equally busy, so that \
-            the share of both that any frame costs cancels out.",
+            the share of both that any frame costs cancels out. testpmd (mode io) looks at nothing: \
+            what it shows is what that load does to a frame by itself, and the bound.",
     axis: Axis::Case,
     measure: isolation,
 };
@@ -107,10 +108,14 @@ fn update(run: &mut Run<'_>) -> anyhow::Result<()> {
 }
 
 fn isolation(run: &mut Run<'_>) -> anyhow::Result<()> {
-    let options = Options {
+    let mut options = Options {
         seconds: run.pick(1.0, 0.3),
         ..some(run)
     };
+    match Peer::Testpmd.check() {
+        Ok(()) => options.peers.push(Peer::Testpmd),
+        Err(why) => run.missing(Peer::Testpmd.name(), &why),
+    }
     for (case, rounds) in experiments::isolation(&options, 1000)? {
         let load = load(Some(case), rounds.rules);
         report(run, &rounds, Better::Lower, load);

@@ -21,8 +21,8 @@ const GAP: Duration = Duration::from_micros(20);
 /// A frame that is not there by then is lost.
 const LOST: Duration = Duration::from_millis(20);
 
-/// Frames that the others may send between two looks for the one that is timed: few, so that
-/// looking stays exact.
+/// Frames that one of the others may send, and receive, between two looks for the one that is timed:
+/// few, so that looking stays exact.
 const STORM_STEP: u16 = 8;
 
 /// Flows that the others have, when they send known ones.
@@ -82,7 +82,12 @@ impl Guest {
                 return devices.established(duration, || Ok(0));
             };
             devices_beside.fill(flows)?;
-            let found = devices.established(duration, || devices_beside.step(flows, STORM_STEP))?;
+            let mut turns = (0..devices_beside.0.len()).cycle();
+            let step = || {
+                let number = turns.next().unwrap_or(0);
+                devices_beside.step(number, flows, STORM_STEP)
+            };
+            let found = devices.established(duration, step)?;
             devices_beside.drain(&AtomicBool::new(false))?;
             Ok(found)
         };
@@ -117,7 +122,7 @@ impl Devices {
             let gap = Instant::now();
             while gap.elapsed() < GAP {
                 others_sent += meanwhile()?;
-                second.take_received()?;
+                second.take_received(super::BATCH)?;
                 while first.transmit.ready(&first.memory) > 0 {
                     first.transmit.take(&first.memory)?;
                     away -= 1;
@@ -133,7 +138,7 @@ impl Devices {
             let began = Instant::now();
             first.transmit.publish(&first.memory)?;
             loop {
-                if second.take_received()?.0 > 0 {
+                if second.take_received(super::BATCH)?.0 > 0 {
                     found
                         .times
                         .saturating_record(began.elapsed().as_nanos() as u64);
