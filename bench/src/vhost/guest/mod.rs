@@ -29,7 +29,7 @@ mod round_trip;
 mod traffic;
 
 pub(super) use established::Others;
-pub(super) use traffic::Traffic;
+pub(super) use traffic::{Traffic, router_mac};
 
 pub(super) use front_end::{FrontEnd, listen};
 pub(super) use ring::HEADER_BYTES;
