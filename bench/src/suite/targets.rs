@@ -108,6 +108,7 @@ pub fn all(results: &Results) -> Vec<Target> {
         guests(results),
         veth(results),
         isolation(results),
+        mirror(results),
         update(results),
     ]
     .concat()
@@ -232,6 +233,24 @@ fn isolation(results: &Results) -> Vec<Target> {
             storm("vswitch")
                 .zip(storm(TESTPMD))
                 .map(|(ours, bound)| ours / bound),
+        ),
+    ]
+}
+
+fn mirror(results: &Results) -> Vec<Target> {
+    let of = |metric, case| plain("mirror", metric, Some(case), None).median(results, "vswitch");
+    let to_without = |metric| Some(of(metric, "with mirror")? / of(metric, "without mirror")?);
+    vec![
+        at_least(
+            "frames per CPU second with all of them mirrored, to those without",
+            0.75,
+            to_without("Mframes/CPU second"),
+        ),
+        at_most(
+            "p99 of a frame that is mirrored, to that of one that is not",
+            1.2,
+            "times",
+            to_without("p99, µs"),
         ),
     ]
 }

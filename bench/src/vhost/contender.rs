@@ -116,6 +116,14 @@ pub(super) trait Contender {
         Ok(())
     }
 
+    /// From now on what passes the first port, either way, is copied to the third; or no longer.
+    ///
+    /// # Errors
+    /// When the switch refuses, or cannot.
+    fn mirror(&mut self, _on: bool) -> anyhow::Result<()> {
+        anyhow::bail!("{} does not mirror", self.name())
+    }
+
     /// From now on this is what happens to frames.
     ///
     /// # Errors

@@ -132,6 +132,19 @@ impl Contender for OpenVswitch {
         Ok(command)
     }
 
+    fn mirror(&mut self, on: bool) -> anyhow::Result<()> {
+        let command = if on {
+            "-- --id=@from get port v0 -- --id=@to get port v2 -- --id=@mirror create mirror \
+             name=bench select_src_port=@from select_dst_port=@from output_port=@to \
+             -- set bridge br0 mirrors=@mirror"
+        } else {
+            "clear bridge br0 mirrors"
+        };
+        self.database
+            .set(&command.split_whitespace().collect::<Vec<_>>())?;
+        self.settle()
+    }
+
     fn settle(&mut self) -> anyhow::Result<()> {
         // What it has cached under the former rules stays as long as it is not wrong, and is slower
         // than what the new ones allow.

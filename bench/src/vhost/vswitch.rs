@@ -19,7 +19,7 @@ use super::{
     guest::router_mac,
     rules,
 };
-use crate::process::{Directory, Process, interrupt};
+use crate::process::{self, Directory, Process, interrupt};
 
 /// The most flows, both ways, twice over: then few sets of the cache are overfull.
 const FLOW_CACHE_ENTRIES: u32 = 1 << 19;
@@ -29,6 +29,17 @@ const START: Duration = Duration::from_secs(10);
 /// The generator's addresses, by port, and the address that its packets come from.
 pub(super) const MACS: [&str; 2] = ["00:01:02:03:04:00", "00:01:02:03:04:01"];
 const SENDER: &str = "10.254.0.0";
+
+/// Where [`Contender::mirror`] has copies sent: what is behind the third port takes any.
+const MIRROR_TARGET: &str = "
+[[mirror_target]]
+name = \"bench\"
+kind = \"erspan-2\"
+local = \"192.0.2.1\"
+remote = \"192.0.2.2\"
+port = \"v2\"
+peer_mac = \"00:01:02:03:06:00\"
+";
 
 /// The running switch. Fields are dropped in their order.
 #[derive(Debug)]
@@ -88,6 +99,18 @@ impl Contender for Vswitch {
         Ok(command)
     }
 
+    fn mirror(&mut self, on: bool) -> anyhow::Result<()> {
+        let words = if on {
+            "mirror create bench --owner bench --source vnic:v0 --to bench"
+        } else {
+            "mirror delete bench --owner bench"
+        };
+        let mut command = Command::new(&self.binary);
+        command.args(words.split(' '));
+        command.arg("--socket").arg(self.directory.join("socket"));
+        process::run(&mut command).map(drop)
+    }
+
     fn process(&mut self) -> &mut Process {
         &mut self.daemon
     }
@@ -128,6 +151,9 @@ fn config(directory: &Directory, settings: &Settings, case: Case) -> String {
                 socket.display()
             );
         }
+    }
+    if settings.pairs > 1 {
+        text += MIRROR_TARGET;
     }
     if case == Case::Routed {
         text += &routers();

@@ -36,6 +36,8 @@ pub(in super::super) enum Others {
     Known,
     /// Nothing but new flows, as fast as it goes.
     New,
+    /// Nothing; the first takes away what it gets.
+    Sniff,
 }
 
 /// What became of the frames.
@@ -68,7 +70,7 @@ impl Guest {
         (0..first.transmit.slots()).for_each(|slot| known.write(first, slot));
         let fresh = Traffic::NewFlows.flows(0, size_bytes)?;
         let mut flows = match others {
-            Others::Silent => None,
+            Others::Silent | Others::Sniff => None,
             Others::Known => Some(fresh.known(KNOWN)),
             Others::New => Some(fresh),
         };
@@ -78,6 +80,11 @@ impl Guest {
         let run = || -> anyhow::Result<Established> {
             process::pin(core)?;
             let devices_beside = &mut beside_devices;
+            if others == Others::Sniff {
+                let sniffer = &mut devices_beside.0[0];
+                return devices
+                    .established(duration, || sniffer.take_received(STORM_STEP).map(|_| 0));
+            }
             let Some(flows) = &mut flows else {
                 return devices.established(duration, || Ok(0));
             };

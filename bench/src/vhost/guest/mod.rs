@@ -24,6 +24,7 @@ use crate::process;
 mod established;
 mod first;
 mod front_end;
+mod mirrored;
 mod ring;
 mod round_trip;
 mod traffic;
