@@ -20,6 +20,7 @@ mod check_services;
 pub mod connections;
 mod edit;
 pub mod lists;
+pub mod mirroring;
 mod port;
 pub mod problem;
 mod read;

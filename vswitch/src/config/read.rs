@@ -14,6 +14,7 @@ use toml::de::DeTable;
 use super::{
     Machine,
     connections::{self, Connections},
+    mirroring::{self, MirrorTarget},
     port, router, rules, schema,
     section::{At, Reader, Section},
     services,
@@ -57,6 +58,7 @@ pub(super) struct Draft<'d> {
     pub(super) groups: Vec<Named<'d, Group>>,
     pub(super) address_sets: Vec<Named<'d, AddressSet>>,
     pub(super) port_sets: Vec<Named<'d, PortSet>>,
+    pub(super) mirror_targets: Vec<Named<'d, MirrorTarget>>,
     policy: Policy,
 }
 
@@ -80,6 +82,7 @@ impl Draft<'_> {
             groups: values(self.groups),
             address_sets: values(self.address_sets),
             port_sets: values(self.port_sets),
+            mirror_targets: values(self.mirror_targets),
             policy: self.policy,
         }
     }
@@ -116,6 +119,12 @@ pub(super) fn draft<'d>(
         }),
         address_sets: named(&root, "address_set", &schema::ADDRESS_SET, address_set),
         port_sets: named(&root, "port_set", &schema::PORT_SET, port_set),
+        mirror_targets: named(
+            &root,
+            "mirror_target",
+            &schema::MIRROR_TARGET,
+            mirroring::target,
+        ),
         policy: policy(root.section("policy", &schema::POLICY).as_ref()),
     }
 }
