@@ -24,6 +24,7 @@ pub mod drop_watch;
 pub mod engine;
 pub mod explain;
 pub mod flow_cache;
+pub mod guard;
 pub mod handoff;
 pub mod intake;
 pub mod meter;

@@ -40,6 +40,7 @@ pub const ROUTES: &[(&str, &str)] = &[
     ("post", "/v1/ports"),
     ("get", "/v1/ports/{name}"),
     ("delete", "/v1/ports/{name}"),
+    ("post", "/v1/ports/{name}/enable"),
     ("get", "/v1/sets"),
     ("post", "/v1/sets/{name}"),
     ("get", "/v1/workers"),
@@ -74,6 +75,7 @@ pub const ROUTES: &[(&str, &str)] = &[
         add_port,
         port,
         remove_port,
+        enable_port,
         sets,
         change_set,
         workers,
@@ -112,6 +114,7 @@ pub fn router(control: Arc<Control>) -> Router {
         .route("/v1/health", get(health))
         .route("/v1/ports", get(ports).post(add_port))
         .route("/v1/ports/{name}", get(port).delete(remove_port))
+        .route("/v1/ports/{name}/enable", post(enable_port))
         .route("/v1/sets", get(sets))
         .route("/v1/sets/{name}", post(change_set))
         .route("/v1/workers", get(workers))
@@ -300,6 +303,18 @@ async fn remove_port(State(control): Shared, Path(name): Path<String>) -> Answer
     apart(control, move |control| control.remove_port(&name))
         .await
         .map(Json)
+}
+
+/// Enables a port that a spanning tree frame has disabled
+#[utoipa::path(post, path = "/v1/ports/{name}/enable", params(("name" = String, Path)),
+    responses((status = 200, body = types::Port), (status = 404, body = types::Failure), (status = 409, body = types::Failure)))]
+async fn enable_port(State(control): Shared, Path(name): Path<String>) -> Answer<types::Port> {
+    apart(control, move |control| {
+        control.enable_port(&name)?;
+        control.port(&name)
+    })
+    .await
+    .map(Json)
 }
 
 /// Every set of addresses or ports

@@ -22,7 +22,7 @@ pub struct Port {
     /// The socket by which it meets its guest; empty when it meets none.
     #[serde(default)]
     pub socket: String,
-    /// `up`, `down` or `waiting`.
+    /// `up`, `down`, `disabled` or `waiting`.
     pub state: String,
     /// Why it is not up; empty when it is.
     pub reason: String,
@@ -215,6 +215,9 @@ pub struct Mac {
     pub port: String,
     /// Seconds since it sent last; absent for a vNIC's own address, which does not age.
     pub age_s: Option<u32>,
+    /// For how many seconds more it is held there, having moved too often; absent when it is not.
+    #[serde(default)]
+    pub held_s: Option<u32>,
 }
 
 /// A host that a router sends to, or would.
@@ -330,6 +333,18 @@ pub struct Stats {
     pub workers: Vec<Worker>,
     /// Of connection tracking.
     pub connections: ConnectionStats,
+    /// Of the MAC tables.
+    #[serde(default)]
+    pub macs: MacStats,
+}
+
+/// What happened to learned addresses since start.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct MacStats {
+    /// Times that one moved to another port.
+    pub moves: u64,
+    /// Times that one had moved too often and was held where it was.
+    pub flaps: u64,
 }
 
 /// What connection tracking counts.

@@ -87,7 +87,7 @@ enum Command {
     Show(Show),
     /// Counters of ports and workers
     Stats,
-    /// Add or remove a port until the next apply
+    /// Add or remove a port until the next apply, or enable one that was disabled
     #[command(subcommand)]
     Port(Port),
     /// Change a set of addresses or ports until the next apply
@@ -188,6 +188,11 @@ enum Port {
     },
     /// Remove a port
     Remove {
+        /// The port
+        name: String,
+    },
+    /// Enable a port that a spanning tree frame has disabled
+    Enable {
         /// The port
         name: String,
     },
@@ -543,6 +548,11 @@ impl Port {
             Self::Remove { name } => {
                 let path = format!("/v1/ports/{}", client::percent_encoded(&name));
                 client.request("DELETE", &path, None)
+            }
+            Self::Enable { name } => {
+                let path = format!("/v1/ports/{}/enable", client::percent_encoded(&name));
+                let body = client.request("POST", &path, None)?;
+                return shared.show(&body, tables::port);
             }
         }?;
         shared.show::<Applied>(&body, tables::applied)

@@ -7,7 +7,7 @@ use ipnet::{Ipv4Net, Ipv6Net};
 use policy::{
     Mac, VlanId,
     conntrack::table::DEFAULT_LIMIT,
-    model::{Action, SenderChecks},
+    model::{Action, MoveLimit, SenderChecks},
 };
 use toml::de::DeTable;
 
@@ -270,6 +270,9 @@ fn network(section: &Section<'_>, name: &Arc<str>) -> Option<Network> {
     let vlan = section.integer("vlan", 1..=4094_u16).and_then(VlanId::new);
     let mac_limit = section.integer("mac_limit", 1..=1_048_576);
     let ageing_s = section.integer("ageing_s", 1..=86_400);
+    let defaults = MoveLimit::default();
+    let most = section.integer("mac_moves", 1..=1_000_000);
+    let hold_s = section.integer("mac_hold_s", 1..=3600);
     Some(Network {
         name: Arc::clone(name),
         tenant: tenant?.value.into(),
@@ -277,6 +280,10 @@ fn network(section: &Section<'_>, name: &Arc<str>) -> Option<Network> {
         vlan,
         mac_limit: mac_limit.unwrap_or(16_384),
         ageing_s: ageing_s.unwrap_or(300),
+        moves: MoveLimit {
+            most: most.unwrap_or(defaults.most),
+            hold_s: hold_s.unwrap_or(defaults.hold_s),
+        },
         services: services::of_network(section),
     })
 }

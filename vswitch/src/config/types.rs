@@ -14,7 +14,7 @@ use pmd::{
 };
 use policy::{
     InterfaceId, Mac, VlanId,
-    model::{Action, SenderChecks, StormLimits},
+    model::{Action, MoveLimit, SenderChecks, SpanningTree, StormLimits},
     route::NextHop,
 };
 
@@ -101,6 +101,8 @@ pub struct Network {
     pub mac_limit: u32,
     /// Seconds until a silent address is forgotten.
     pub ageing_s: u32,
+    /// How often an address may move between ports.
+    pub moves: MoveLimit,
     /// What the switch itself says in it.
     pub services: NetworkServices,
 }
@@ -116,6 +118,10 @@ pub struct Port {
     pub attachment: Attachment,
     /// Split horizon.
     pub isolated: bool,
+    /// What becomes of spanning tree frames.
+    pub spanning_tree: SpanningTree,
+    /// Seconds after which a port is enabled again that one disabled; `None` is never by itself.
+    pub enable_after_s: Option<u32>,
     /// Most addresses it may have learned.
     pub mac_limit: u32,
     /// Limits on flooded frames.

@@ -70,6 +70,7 @@ pub(super) fn model(
             vlan: network.vlan,
             mac_limit: network.mac_limit,
             ageing_s: network.ageing_s,
+            moves: network.moves,
             services: services(network, config),
         });
     }
@@ -83,6 +84,7 @@ pub(super) fn model(
             name: Arc::clone(&port.name),
             attachment: attachment(&port.attachment, ids)?,
             isolated: port.isolated,
+            spanning_tree: port.spanning_tree,
             mac_limit: port.mac_limit,
             storm: port.storm,
             misses_per_turn: port.misses_per_turn,

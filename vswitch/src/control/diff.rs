@@ -280,6 +280,9 @@ fn network(old: &Network, new: &Network) -> Vec<String> {
     field(&mut details, "vlan", &vid(old), &vid(new));
     field(&mut details, "mac_limit", &old.mac_limit, &new.mac_limit);
     field(&mut details, "ageing_s", &old.ageing_s, &new.ageing_s);
+    let (a, b) = (&old.moves, &new.moves);
+    field(&mut details, "mac_moves", &a.most, &b.most);
+    field(&mut details, "mac_hold_s", &a.hold_s, &b.hold_s);
     let (old, new) = (&old.services, &new.services);
     changed(&mut details, "dhcp", &old.dhcp.changed(&new.dhcp));
     changed(&mut details, "dhcp6", &old.dhcp6.changed(&new.dhcp6));
@@ -299,6 +302,18 @@ fn port(old: &Port, new: &Port) -> Vec<String> {
     }
     field(&mut details, "network", &old.attachment, &new.attachment);
     field(&mut details, "isolated", &old.isolated, &new.isolated);
+    field(
+        &mut details,
+        "spanning_tree",
+        &old.spanning_tree.name(),
+        &new.spanning_tree.name(),
+    );
+    field(
+        &mut details,
+        "enable_after_s",
+        &old.enable_after_s,
+        &new.enable_after_s,
+    );
     field(&mut details, "mac_limit", &old.mac_limit, &new.mac_limit);
     field(&mut details, "storm", &old.storm, &new.storm);
     field(

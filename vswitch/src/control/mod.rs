@@ -121,6 +121,8 @@ pub enum Condition {
     Up,
     /// It is attached, but no frame can pass; the text says why.
     Down(String),
+    /// A spanning tree frame has disabled it; the text says what to do.
+    Disabled(String),
     /// It is not attached; opening it is tried again and again. The text says why.
     Waiting(String),
 }
@@ -278,6 +280,24 @@ impl Control {
         let id = self.port_id(port)?;
         self.datapath.assign(id, queue, worker)?;
         tracing::info!(port, queue, worker, "queue assigned");
+        Ok(())
+    }
+
+    /// Enables a port that a spanning tree frame has disabled.
+    ///
+    /// # Errors
+    ///
+    /// [`ControlError::NotFound`], or [`ControlError::Refused`] when none had.
+    pub fn enable_port(&self, name: &str) -> Result<(), ControlError> {
+        let mut hands = self.hands.lock();
+        let id = self.port_id(name)?;
+        if !self.datapath.enable(id) {
+            let refusal = format!(
+                "port \"{name}\" is not disabled; `vswitch show port {name}` tells how it is"
+            );
+            return Err(ControlError::Refused(refusal));
+        }
+        self.check_health(&mut hands);
         Ok(())
     }
 

@@ -12,6 +12,7 @@ mod lab;
 mod laws;
 mod lifecycle;
 mod limiting;
+mod loops;
 #[path = "../../../pmd/tests/netns/mod.rs"]
 mod netns;
 
