@@ -4,7 +4,7 @@
 use std::{collections::HashMap, ops::Range};
 
 use super::{
-    Machine, check_rules, check_services,
+    Machine, check_rules, check_services, host_routes,
     problem::nearest,
     read::{Draft, Named},
     router,
@@ -38,6 +38,7 @@ pub(super) fn all(draft: &Draft<'_>, machine: &Machine) {
     vnics(draft);
     tenants(draft);
     router::check(draft);
+    host_routes::check(draft);
     check_services::all(draft, &|vnic| networks_of(draft, vnic));
     check_rules::references(draft);
     check_rules::groups(draft, &|vnic| tenant_of(draft, vnic));

@@ -19,6 +19,7 @@ mod check_rules;
 mod check_services;
 pub mod connections;
 mod edit;
+mod host_routes;
 pub mod lists;
 mod port;
 pub mod problem;

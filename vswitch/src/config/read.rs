@@ -14,6 +14,7 @@ use toml::de::DeTable;
 use super::{
     Machine,
     connections::{self, Connections},
+    host_routes::{self, HostRoutesDraft},
     port, router, rules, schema,
     section::{At, Reader, Section},
     services,
@@ -57,6 +58,7 @@ pub(super) struct Draft<'d> {
     pub(super) groups: Vec<Named<'d, Group>>,
     pub(super) address_sets: Vec<Named<'d, AddressSet>>,
     pub(super) port_sets: Vec<Named<'d, PortSet>>,
+    pub(super) host_routes: Option<HostRoutesDraft<'d>>,
     policy: Policy,
 }
 
@@ -80,6 +82,7 @@ impl Draft<'_> {
             groups: values(self.groups),
             address_sets: values(self.address_sets),
             port_sets: values(self.port_sets),
+            host_routes: self.host_routes.and_then(|draft| draft.value),
             policy: self.policy,
         }
     }
@@ -116,6 +119,9 @@ pub(super) fn draft<'d>(
         }),
         address_sets: named(&root, "address_set", &schema::ADDRESS_SET, address_set),
         port_sets: named(&root, "port_set", &schema::PORT_SET, port_set),
+        host_routes: root
+            .section("host_routes", &schema::HOST_ROUTES)
+            .map(host_routes::read),
         policy: policy(root.section("policy", &schema::POLICY).as_ref()),
     }
 }

@@ -19,6 +19,7 @@ pub const ROOT: Schema = Schema {
         "connections",
         "metrics",
         "policy",
+        "host_routes",
         "network",
         "port",
         "vnic",
@@ -68,6 +69,18 @@ pub const METRICS: Schema = Schema {
 pub const POLICY: Schema = Schema {
     name: "[policy]",
     fields: &["max_lookup_cost"],
+};
+/// `[host_routes]`
+pub const HOST_ROUTES: Schema = Schema {
+    name: "[host_routes]",
+    fields: &[
+        "port",
+        "networks",
+        "addresses",
+        "protocol",
+        "metric",
+        "table",
+    ],
 };
 /// `[[network]]`
 pub const NETWORK: Schema = Schema {
@@ -349,6 +362,7 @@ pub const ALL: &[Schema] = &[
     CONNECTIONS,
     METRICS,
     POLICY,
+    HOST_ROUTES,
     NETWORK,
     DHCP,
     DHCP_ROUTE,

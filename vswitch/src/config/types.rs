@@ -37,6 +37,8 @@ pub struct Config {
     pub connections: Connections,
     /// `[metrics]`: where Prometheus may ask; `None` is nowhere but on the control socket.
     pub metrics: Option<SocketAddr>,
+    /// `[host_routes]`; `None` is none.
+    pub host_routes: Option<HostRoutes>,
     /// `[policy]`
     pub policy: Policy,
     /// `[[network]]`, in the order of the file.
@@ -310,6 +312,23 @@ impl Vnic {
         let hosts = self.ipv6.iter().filter(|net| net.prefix_len() == 128);
         hosts.map(Ipv6Net::addr)
     }
+}
+
+/// `[host_routes]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostRoutes {
+    /// The port whose interface the host's routes lead through, by name.
+    pub port: Arc<str>,
+    /// Networks of whose vNICs the host has routes; empty is all that it reaches.
+    pub networks: Vec<Arc<str>>,
+    /// The host's own addresses on the interface.
+    pub addresses: Vec<IpNet>,
+    /// The routes' protocol number.
+    pub protocol: u8,
+    /// Their metric.
+    pub metric: u32,
+    /// Their table.
+    pub table: u32,
 }
 
 /// `[[router]]`

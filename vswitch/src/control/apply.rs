@@ -202,6 +202,7 @@ impl Control {
         drop(state);
         hands.made = rules.made;
         hands.work = rules.work;
+        self.keep_host_routes(hands);
         tracing::info!(
             epoch = applied.epoch,
             changes = applied.changes.len(),

@@ -13,8 +13,8 @@ use crate::config::{
     Config,
     service_types::VnicServices,
     types::{
-        AclRule, AclRules, AddressSet, Driver, Network, Port, PortSet, RouteAction, Router,
-        RouterRoute, Vnic,
+        AclRule, AclRules, AddressSet, Driver, HostRoutes, Network, Port, PortSet, RouteAction,
+        Router, RouterRoute, Vnic,
     },
 };
 
@@ -23,8 +23,8 @@ use crate::config::{
 pub struct Change {
     /// `added`, `removed` or `changed`.
     pub change: ChangeKind,
-    /// `network`, `port`, `vnic`, `router`, `acl`, `group`, `address_set`, `port_set`, `policy` or
-    /// `connections`.
+    /// `network`, `port`, `vnic`, `router`, `acl`, `group`, `address_set`, `port_set`, `policy`,
+    /// `host_routes` or `connections`.
     pub kind: String,
     /// Its name.
     pub name: String,
@@ -138,6 +138,14 @@ pub fn changes(running: &Config, wanted: &Config) -> Vec<Change> {
             field(&mut details, "max_lookup_cost", &old, &new);
             details
         },
+    );
+    compare(
+        &mut changes,
+        "host_routes",
+        running.host_routes.as_slice(),
+        wanted.host_routes.as_slice(),
+        |_| "host_routes",
+        host_routes,
     );
     let details = connections(running, wanted);
     if !details.is_empty() {
@@ -290,6 +298,17 @@ fn network(old: &Network, new: &Network) -> Vec<String> {
         details.push("router_advertisements change".into());
     }
     field(&mut details, "neighbors", &old.neighbors, &new.neighbors);
+    details
+}
+
+fn host_routes(old: &HostRoutes, new: &HostRoutes) -> Vec<String> {
+    let mut details = Vec::new();
+    field(&mut details, "port", &old.port, &new.port);
+    field(&mut details, "networks", &old.networks, &new.networks);
+    field(&mut details, "addresses", &old.addresses, &new.addresses);
+    field(&mut details, "protocol", &old.protocol, &new.protocol);
+    field(&mut details, "metric", &old.metric, &new.metric);
+    field(&mut details, "table", &old.table, &new.table);
     details
 }
 

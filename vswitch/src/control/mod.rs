@@ -63,6 +63,7 @@ use crate::{
         types::{Attachment, Port},
     },
     engine::{EngineError, PortQueues},
+    host_routes::{Keeper, Wanted},
 };
 use ids::{Ids, Rules};
 
@@ -103,6 +104,8 @@ struct Hands {
     monitors: HashMap<Arc<str>, Box<dyn Monitor>>,
     /// Of every port that is not.
     retries: HashMap<Arc<str>, supervisor::Retry>,
+    /// Who keeps the host's routes, if the configuration wants some.
+    routes: Option<Keeper>,
 }
 
 /// What readers see.
@@ -231,6 +234,7 @@ impl Control {
             groups: Vec::new(),
             address_sets: Vec::new(),
             port_sets: Vec::new(),
+            host_routes: None,
             ..first.clone()
         };
         Self {
@@ -298,6 +302,7 @@ impl Control {
             return Err(ControlError::Refused(refusal));
         }
         self.check_health(&mut hands);
+        self.keep_host_routes(&mut hands);
         Ok(())
     }
 
@@ -305,6 +310,9 @@ impl Control {
     pub fn stop(self) {
         let mut hands = self.hands.into_inner();
         let state = self.state.into_inner();
+        if let Some(routes) = hands.routes.take() {
+            routes.stop();
+        }
         for (name, port) in &state.ports {
             if hands.monitors.remove(name).is_some()
                 && let Err(error) = self.datapath.detach(port.id)
@@ -313,6 +321,30 @@ impl Control {
             }
         }
         self.datapath.stop();
+    }
+
+    /// Has the host's routes follow the configuration and the ports' states.
+    fn keep_host_routes(&self, hands: &mut Hands) {
+        let wanted = {
+            let state = self.state.read();
+            let is_up = |port: &str| {
+                let port = state.ports.get(port);
+                port.is_some_and(|port| port.condition == Condition::Up)
+            };
+            Wanted::of(&state.config, is_up)
+        };
+        match (wanted, hands.routes.take()) {
+            (Some(wanted), Some(mut keeper)) => {
+                keeper.want(wanted);
+                hands.routes = Some(keeper);
+            }
+            (Some(wanted), None) => match Keeper::start(wanted) {
+                Ok(keeper) => hands.routes = Some(keeper),
+                Err(error) => tracing::error!(%error, "the host's routes are not kept: no thread"),
+            },
+            (None, Some(keeper)) => keeper.stop(),
+            (None, None) => {}
+        }
     }
 
     fn port_id(&self, name: &str) -> Result<PortId, ControlError> {

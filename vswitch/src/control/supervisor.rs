@@ -67,6 +67,7 @@ impl Control {
         let mut hands = self.hands.lock();
         self.check_health(&mut hands);
         self.reopen_due(&mut hands);
+        self.keep_host_routes(&mut hands);
         drop(hands);
         self.renew_rules();
     }

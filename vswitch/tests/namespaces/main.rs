@@ -5,6 +5,7 @@
 mod drivers;
 mod explaining;
 mod frames;
+mod host_routes;
 mod hostile;
 mod http;
 mod interfaces;
