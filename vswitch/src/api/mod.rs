@@ -49,6 +49,7 @@ pub const ROUTES: &[(&str, &str)] = &[
     ("get", "/v1/macs"),
     ("get", "/v1/neighbors"),
     ("get", "/v1/routes"),
+    ("post", "/v1/routers/{name}/routes"),
     ("get", "/v1/flows"),
     ("get", "/v1/connections"),
     ("post", "/v1/connections/flush"),
@@ -84,6 +85,7 @@ pub const ROUTES: &[(&str, &str)] = &[
         macs,
         neighbors,
         routes,
+        change_routes,
         flows,
         connections,
         flush_connections,
@@ -123,6 +125,7 @@ pub fn router(control: Arc<Control>) -> Router {
         .route("/v1/macs", get(macs))
         .route("/v1/neighbors", get(neighbors))
         .route("/v1/routes", get(routes))
+        .route("/v1/routers/{name}/routes", post(change_routes))
         .route("/v1/flows", get(flows))
         .route("/v1/connections", get(connections))
         .route("/v1/connections/flush", post(flush_connections))
@@ -399,6 +402,23 @@ async fn routes(
     let limit = query.limit.unwrap_or(1000).min(1 << 21);
     apart(control, move |control| {
         control.routes(query.router.as_deref(), limit)
+    })
+    .await
+    .map(Json)
+}
+
+/// Puts routes into a router and takes others out, in one step
+#[utoipa::path(post, path = "/v1/routers/{name}/routes", params(("name" = String, Path)), request_body = types::RouteChange,
+    responses((status = 200, body = types::RoutesChanged), (status = 400, body = types::Failure), (status = 404, body = types::Failure), (status = 409, body = types::Failure), (status = 422, body = types::Failure)))]
+async fn change_routes(
+    State(control): Shared,
+    Path(name): Path<String>,
+    body: String,
+) -> Answer<types::RoutesChanged> {
+    let change: types::RouteChange = serde_json::from_str(&body)
+        .map_err(|error| Error::new(StatusCode::BAD_REQUEST, format!("the body: {error}")))?;
+    apart(control, move |control| {
+        control.change_routes(&name, &change)
     })
     .await
     .map(Json)

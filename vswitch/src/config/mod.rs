@@ -36,6 +36,7 @@ pub mod types;
 pub use edit::{RemoveError, SetError, append_port, remove_port, replace_members};
 pub use problem::{Problem, Problems};
 pub use read::DEFAULT_SOCKET;
+pub use router::read_route;
 pub use types::Config;
 
 use reuse::Kept;

@@ -12,7 +12,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use policy::{Epoch, PortId, snapshot::Snapshot};
+use policy::{Epoch, PortId, model::Model, snapshot::Snapshot};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -22,6 +22,7 @@ use super::{
     cost,
     diff::{self, Change},
     ids::Renumbered,
+    routes::RouteEdits,
     supervisor::Retry,
 };
 use crate::config::{self, Config, lists::Lists, types::Port};
@@ -100,7 +101,12 @@ impl Control {
     pub fn apply(&self, origin: Origin, dry_run: bool) -> Result<Applied, ControlError> {
         let wanted = self.read(&origin)?;
         let mut hands = self.hands.lock();
-        self.apply_locked(&mut hands, origin, wanted, dry_run)
+        self.apply_locked(
+            &mut hands,
+            (origin, wanted),
+            &RouteEdits::default(),
+            dry_run,
+        )
     }
 
     /// Adds a port to the running configuration. `port` holds the fields of a `[[port]]`, as
@@ -155,14 +161,15 @@ impl Control {
             text: edit(&running.text)?,
         };
         let wanted = self.read(&origin)?;
-        self.apply_locked(&mut hands, origin, wanted, false)
+        let edits = hands.route_edits.clone();
+        self.apply_locked(&mut hands, (origin, wanted), &edits, false)
     }
 
     fn apply_locked(
         &self,
         hands: &mut Hands,
-        origin: Origin,
-        wanted: Config,
+        (origin, wanted): (Origin, Config),
+        edits: &RouteEdits,
         dry_run: bool,
     ) -> Result<Applied, ControlError> {
         let running = self.config();
@@ -181,7 +188,7 @@ impl Control {
             return Ok(applied);
         }
         let plan = Plan::new(&running, &wanted);
-        let (mut ports, rules) = self.transact(hands, &plan, &running, &wanted)?;
+        let (mut ports, rules) = self.transact(hands, &plan, &running, (&wanted, edits))?;
         applied.epoch = hands.epoch;
         for (name, port) in &ports {
             if let Condition::Waiting(reason) = &port.condition {
@@ -201,6 +208,8 @@ impl Control {
         state.rules.put_in_force(rules.numbered);
         drop(state);
         hands.made = rules.made;
+        hands.model = rules.model;
+        hands.route_edits = edits.clone();
         hands.work = rules.work;
         self.keep_host_routes(hands);
         tracing::info!(
@@ -218,10 +227,10 @@ impl Control {
         hands: &mut Hands,
         plan: &Plan<'_>,
         running: &Config,
-        wanted: &Config,
+        (wanted, edits): (&Config, &RouteEdits),
     ) -> Result<(BTreeMap<Arc<str>, PortState>, InForce), ControlError> {
         let compiled = self.open_all(&plan.open).and_then(|opened| {
-            let (snapshot, rules) = self.compile(hands, wanted)?;
+            let (snapshot, rules) = self.compile(hands, wanted, edits)?;
             Ok((opened, snapshot, rules))
         });
         let (mut opened, snapshot, rules) = match compiled {
@@ -325,8 +334,9 @@ impl Control {
         }
         hands.ids = self.ids_in_force();
         // Its rules are in force still, with the numbers that they have.
+        let edits = hands.route_edits.clone();
         let published = self
-            .compile(hands, running)
+            .compile(hands, running, &edits)
             .and_then(|(snapshot, _)| Ok(self.datapath.publish(snapshot)?));
         self.datapath.serve(super::plan::plan(running, &hands.ids));
         if let Err(error) = published {
@@ -362,10 +372,12 @@ impl Control {
         &self,
         hands: &mut Hands,
         config: &Config,
+        edits: &RouteEdits,
     ) -> Result<(Snapshot, InForce), ControlError> {
         let number = |lists: &Lists<'_>| self.state.read().rules.renumber(&config.file, lists);
         let draft = compile::model(config, &mut hands.ids, number, &hands.made);
-        let draft = draft.ok_or(ControlError::TooMany)?;
+        let mut draft = draft.ok_or(ControlError::TooMany)?;
+        edits.put_into(&mut draft.model);
         hands.epoch += 1;
         let compiled = hands.compiler.compile(&draft.model, Epoch(hands.epoch));
         let mut snapshot = compiled.map_err(ControlError::Compile)?;
@@ -383,6 +395,7 @@ impl Control {
         let rules = InForce {
             numbered: draft.rules,
             made: draft.made,
+            model: draft.model,
             work,
         };
         let snapshot = snapshot.with_connections(config.connections.settings);
@@ -394,6 +407,7 @@ impl Control {
 struct InForce {
     numbered: Renumbered,
     made: Made,
+    model: Model,
     work: Work,
 }
 

@@ -171,23 +171,27 @@ fn routes(router: &config::types::Router) -> impl Iterator<Item = Route> + '_ {
                 target: Arc::clone(&target),
             })
         });
-    let written = router.routes.iter().filter_map(|route| {
-        let target = match &route.action {
-            RouteAction::Via(hops) => Target::via(hops.iter().copied()).ok()?,
-            RouteAction::OnLink(interface) => Target::Connected {
-                interface: *interface,
-            },
-            RouteAction::Blackhole => Target::Blackhole,
-            RouteAction::Reject => Target::Reject,
-        };
-        Some(Route {
-            prefix: route.to,
-            metric: route.metric,
-            origin: RouteOrigin::Configuration,
-            target: Arc::new(target),
-        })
-    });
+    let written = router.routes.iter();
+    let written = written.filter_map(|route| self::route(route, RouteOrigin::Configuration));
     connected.chain(written)
+}
+
+/// A route as policy has it; `None` when it has too many next hops.
+pub(super) fn route(route: &config::types::RouterRoute, origin: RouteOrigin) -> Option<Route> {
+    let target = match &route.action {
+        RouteAction::Via(hops) => Target::via(hops.iter().copied()).ok()?,
+        RouteAction::OnLink(interface) => Target::Connected {
+            interface: *interface,
+        },
+        RouteAction::Blackhole => Target::Blackhole,
+        RouteAction::Reject => Target::Reject,
+    };
+    Some(Route {
+        prefix: route.to,
+        metric: route.metric,
+        origin,
+        target: Arc::new(target),
+    })
 }
 
 /// The rule lists of vNICs, with the sets put in. Equal lists are one, whoever uses them; rules

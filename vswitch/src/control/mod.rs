@@ -28,6 +28,7 @@ mod flow_frame;
 mod ids;
 pub mod lifecycle;
 mod plan;
+mod routes;
 mod routing;
 mod sets;
 mod supervisor;
@@ -49,6 +50,7 @@ use parking_lot::{Mutex, RwLock};
 use pmd::{Counts, Details, Monitor, OpenError, PortInfo};
 use policy::{
     PortId,
+    model::Model,
     snapshot::{CompileError, Compiler},
 };
 
@@ -94,6 +96,10 @@ struct Hands {
     ids: Ids,
     /// The rule lists in force.
     made: compile::Made,
+    /// The model in force, which single routes are changed in.
+    model: Model,
+    /// What was changed of routers' routes since the last configuration.
+    route_edits: routes::RouteEdits,
     /// What the last change took.
     work: apply::Work,
     /// Compiles what is wanted after what was wanted before.

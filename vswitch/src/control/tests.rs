@@ -1,6 +1,7 @@
 //! The order in which control does things, against a datapath and drivers that write down what
 //! they are asked.
 
+mod routes;
 mod rules;
 mod updates;
 
