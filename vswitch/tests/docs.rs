@@ -58,7 +58,7 @@ fn every_route_is_documented() {
 #[test]
 fn every_metric_is_documented() {
     let text = include_str!("../../docs/cli.md");
-    let metrics = vswitch::metrics::render(&vswitch::api::types::Stats::default(), &[]);
+    let metrics = vswitch::metrics::render(&vswitch::api::types::Stats::default(), &[], &[]);
     for line in metrics.lines() {
         if let Some(rest) = line.strip_prefix("# TYPE ") {
             let name = rest.split(' ').next().unwrap_or_default();

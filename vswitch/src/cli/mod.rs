@@ -9,6 +9,7 @@ pub(crate) mod client;
 mod compare;
 mod drops;
 mod explain;
+mod mirror;
 mod tables;
 
 use std::{
@@ -99,6 +100,9 @@ enum Command {
     /// Move receive queues between workers
     #[command(subcommand)]
     Queue(Queue),
+    /// Mirror sessions: copies of a tenant's frames for its sniffers
+    #[command(subcommand)]
+    Mirror(mirror::Mirror),
     /// Forget connections, or carry a VM's to another host
     #[command(subcommand)]
     Connections(Connections),
@@ -335,6 +339,7 @@ impl Cli {
                 queue,
                 worker,
             }) => assign(&shared, port, queue, worker)?,
+            Command::Mirror(mirror) => mirror.execute(&shared)?,
             Command::Connections(connections) => connections.execute(&shared)?,
             Command::Doctor { config } => return diagnose(&shared, config),
             Command::Completions { shell } => {

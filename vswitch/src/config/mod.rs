@@ -21,6 +21,7 @@ pub mod connections;
 mod edit;
 mod host_routes;
 pub mod lists;
+pub mod mirroring;
 mod port;
 pub mod problem;
 mod read;

@@ -15,6 +15,7 @@ use super::{
     Machine,
     connections::{self, Connections},
     host_routes::{self, HostRoutesDraft},
+    mirroring::{self, MirrorTarget},
     port, router, rules, schema,
     section::{At, Reader, Section},
     services,
@@ -59,6 +60,7 @@ pub(super) struct Draft<'d> {
     pub(super) address_sets: Vec<Named<'d, AddressSet>>,
     pub(super) port_sets: Vec<Named<'d, PortSet>>,
     pub(super) host_routes: Option<HostRoutesDraft<'d>>,
+    pub(super) mirror_targets: Vec<Named<'d, MirrorTarget>>,
     policy: Policy,
 }
 
@@ -83,6 +85,7 @@ impl Draft<'_> {
             address_sets: values(self.address_sets),
             port_sets: values(self.port_sets),
             host_routes: self.host_routes.and_then(|draft| draft.value),
+            mirror_targets: values(self.mirror_targets),
             policy: self.policy,
         }
     }
@@ -122,6 +125,12 @@ pub(super) fn draft<'d>(
         host_routes: root
             .section("host_routes", &schema::HOST_ROUTES)
             .map(host_routes::read),
+        mirror_targets: named(
+            &root,
+            "mirror_target",
+            &schema::MIRROR_TARGET,
+            mirroring::target,
+        ),
         policy: policy(root.section("policy", &schema::POLICY).as_ref()),
     }
 }

@@ -148,12 +148,17 @@ impl Control {
         hands.epoch += 1;
         let compiled = hands.compiler.compile(&hands.model, Epoch(hands.epoch));
         let snapshot = compiled.map_err(ControlError::Compile)?;
-        let settings = self.config().connections.settings;
+        let config = self.config();
         hands.work = super::apply::Work {
             compiled: hands.compiler.rules_read(),
             ..super::apply::Work::default()
         };
-        Ok(self.datapath.publish(snapshot.with_connections(settings))?)
+        let snapshot = snapshot.with_connections(config.connections.settings);
+        let resolution = self.resolve_mirrors(hands, &config, &snapshot);
+        let mirrors = Arc::clone(&resolution.mirrors);
+        self.datapath.publish(snapshot, mirrors)?;
+        self.commit(hands, resolution);
+        Ok(())
     }
 }
 

@@ -68,6 +68,7 @@ impl Control {
         self.check_health(&mut hands);
         self.reopen_due(&mut hands);
         self.keep_host_routes(&mut hands);
+        self.tend_mirrors(&mut hands);
         drop(hands);
         self.renew_rules();
     }

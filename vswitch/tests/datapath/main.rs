@@ -19,6 +19,7 @@ mod intake;
 mod limits;
 mod logs;
 mod loops;
+mod mirroring;
 mod policy;
 mod reference;
 mod routing;

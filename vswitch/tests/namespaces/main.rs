@@ -14,6 +14,7 @@ mod laws;
 mod lifecycle;
 mod limiting;
 mod loops;
+mod mirroring;
 #[path = "../../../pmd/tests/netns/mod.rs"]
 mod netns;
 
