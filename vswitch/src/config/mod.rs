@@ -19,6 +19,7 @@ mod check_rules;
 mod check_services;
 pub mod connections;
 mod edit;
+mod host_routes;
 pub mod lists;
 pub mod mirroring;
 mod port;
@@ -36,6 +37,7 @@ pub mod types;
 pub use edit::{RemoveError, SetError, append_port, remove_port, replace_members};
 pub use problem::{Problem, Problems};
 pub use read::DEFAULT_SOCKET;
+pub use router::read_route;
 pub use types::Config;
 
 use reuse::Kept;
