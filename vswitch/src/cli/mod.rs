@@ -7,6 +7,8 @@
 mod capture;
 pub(crate) mod client;
 mod compare;
+mod decap;
+mod decap_tables;
 mod drops;
 mod explain;
 mod tables;
@@ -99,6 +101,8 @@ enum Command {
     /// Forget connections, or carry a VM's to another host
     #[command(subcommand)]
     Connections(Connections),
+    /// Receive mirrored frames and hand them to sniffers; or speak with what does
+    Decap(decap::Decap),
     /// Look at this machine: what is there, what is missing, what to do
     Doctor {
         /// Look at the interfaces of this configuration only
@@ -302,6 +306,7 @@ impl Cli {
                 worker,
             }) => assign(&shared, port, queue, worker)?,
             Command::Connections(connections) => connections.execute(&shared)?,
+            Command::Decap(decap) => decap.execute(&shared)?,
             Command::Doctor { config } => return diagnose(&shared, config),
             Command::Completions { shell } => {
                 let mut script = Vec::new();

@@ -14,6 +14,7 @@ use toml::de::DeTable;
 use super::{
     Machine,
     connections::{self, Connections},
+    decapsulator::{self, Decapsulator},
     port, router, rules, schema,
     section::{At, Reader, Section},
     services,
@@ -57,6 +58,8 @@ pub(super) struct Draft<'d> {
     pub(super) groups: Vec<Named<'d, Group>>,
     pub(super) address_sets: Vec<Named<'d, AddressSet>>,
     pub(super) port_sets: Vec<Named<'d, PortSet>>,
+    pub(super) decapsulator: Option<Decapsulator>,
+    pub(super) decapsulator_span: std::ops::Range<usize>,
     policy: Policy,
 }
 
@@ -80,6 +83,7 @@ impl Draft<'_> {
             groups: values(self.groups),
             address_sets: values(self.address_sets),
             port_sets: values(self.port_sets),
+            decapsulator: self.decapsulator,
             policy: self.policy,
         }
     }
@@ -116,6 +120,8 @@ pub(super) fn draft<'d>(
         }),
         address_sets: named(&root, "address_set", &schema::ADDRESS_SET, address_set),
         port_sets: named(&root, "port_set", &schema::PORT_SET, port_set),
+        decapsulator: decapsulator::read(&root, machine),
+        decapsulator_span: root.value_span("decapsulator"),
         policy: policy(root.section("policy", &schema::POLICY).as_ref()),
     }
 }
@@ -142,7 +148,7 @@ fn named<'d, T>(
         .collect()
 }
 
-fn switch(section: Option<&Section<'_>>) -> Switch {
+pub(super) fn switch(section: Option<&Section<'_>>) -> Switch {
     let mut switch = Switch {
         socket: PathBuf::from(DEFAULT_SOCKET),
         socket_mode: 0o600,
@@ -198,7 +204,7 @@ fn workers(section: Option<&Section<'_>>, machine: &Machine) -> Workers {
     workers
 }
 
-fn metrics(section: &Section<'_>) -> Option<SocketAddr> {
+pub(super) fn metrics(section: &Section<'_>) -> Option<SocketAddr> {
     let listen = section.required("listen")?;
     let address = listen.value.parse().ok();
     if address.is_none() {

@@ -21,6 +21,7 @@ use policy::{
 pub use super::acl_rules::{AclRule, AclRules, Head};
 use super::{
     connections::Connections,
+    decapsulator::Decapsulator,
     service_types::{NetworkServices, VnicServices},
 };
 
@@ -55,6 +56,8 @@ pub struct Config {
     pub address_sets: Vec<AddressSet>,
     /// `[[port_set]]`, in the order of the file.
     pub port_sets: Vec<PortSet>,
+    /// `[decapsulator]` and `[[sniffer]]`
+    pub decapsulator: Option<Decapsulator>,
 }
 
 /// `[switch]`
