@@ -16,6 +16,9 @@ const BYTE_ORDER_MAGIC: u32 = 0x1a2b_3c4d;
 /// Type, both lengths, the fixed part of a packet, and its flags with the end of options.
 const PACKET_OVERHEAD_BYTES: usize = 12 + 20 + 12;
 
+/// The blocks at the head of a file, and those at its end.
+const ENDS_BYTES: usize = 1024;
+
 /// Which way a frame went at the port that it was captured at.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Direction {
@@ -60,8 +63,6 @@ impl Blocks {
     /// Nothing yet, and room for a burst of frames of at most `max_frame_bytes`.
     pub fn new(max_frame_bytes: usize) -> Self {
         let frame = PACKET_OVERHEAD_BYTES + max_frame_bytes.next_multiple_of(4);
-        // The blocks at the head of a file, and those at its end.
-        const ENDS_BYTES: usize = 1024;
         Self {
             bytes: Vec::with_capacity(ENDS_BYTES + crate::BURST * frame),
         }
@@ -196,7 +197,7 @@ mod tests {
             dropped: 6,
         });
         assert_eq!(blocks.bytes.capacity(), room, "it had to grow");
-        let read = Reader::new("blocks", blocks.bytes()).expect("pcapng");
+        let read = Reader::new(blocks.bytes(), "blocks").expect("pcapng");
         let records: Result<Vec<_>, _> = read.collect();
         let records = records.expect("sound");
         assert_eq!(records.len(), frames.len());

@@ -6,7 +6,7 @@
 //! interface or a socket.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     net::{IpAddr, SocketAddr},
     path::PathBuf,
     sync::Arc,
@@ -191,7 +191,7 @@ pub(super) fn read(root: &Section<'_>, machine: &Machine) -> Option<Decapsulator
         return None;
     };
     let before = section.reader.count();
-    let sniffers = named(&sniffers, |section, name| sniffer(section, name));
+    let sniffers = named(&sniffers, sniffer);
     let own = addresses(&section);
     let sections = section.sections("session", &schema::SESSION);
     let sessions = named(&sections, |section, name| {
@@ -241,12 +241,12 @@ fn named<T>(
     sections: &[Section<'_>],
     read: impl Fn(&Section<'_>, Arc<str>) -> Option<T>,
 ) -> Vec<Option<T>> {
-    let mut seen: HashMap<String, ()> = HashMap::new();
+    let mut seen: HashSet<String> = HashSet::new();
     let mut values = Vec::with_capacity(sections.len());
     for section in sections {
         let name = section.name();
         if let Some(name) = &name
-            && seen.insert(name.value.clone(), ()).is_some()
+            && !seen.insert(name.value.clone())
         {
             section.reader.report(
                 &name.span,
@@ -400,17 +400,15 @@ fn destination(section: &Section<'_>, source: Option<IpAddr>, own: &[IpAddr]) ->
     }
     let source = source?;
     let mut possible = own.iter().filter(|own| own.is_ipv4() == source.is_ipv4());
-    match (possible.next(), possible.next()) {
-        (Some(one), None) => Some(*one),
-        _ => {
-            section.reader.report(
-                &section.span,
-                "it is not clear which address the session is sent to",
-                "add destination = \"...\"",
-            );
-            None
-        }
+    if let (Some(one), None) = (possible.next(), possible.next()) {
+        return Some(*one);
     }
+    section.reader.report(
+        &section.span,
+        "it is not clear which address the session is sent to",
+        "add destination = \"...\"",
+    );
+    None
 }
 
 /// The format, and the number that a session has in it.

@@ -112,9 +112,10 @@ impl Attachment {
         if *now == state {
             return;
         }
-        match &state {
-            Some(why) => tracing::warn!(port = self.name, "down: {why}"),
-            None => tracing::info!(port = self.name, "up"),
+        if let Some(why) = &state {
+            tracing::warn!(port = self.name, "down: {why}");
+        } else {
+            tracing::info!(port = self.name, "up");
         }
         *now = state;
     }

@@ -149,9 +149,10 @@ impl FileSink {
         });
         let mut state = self.state.lock();
         if *state != why {
-            match &why {
-                Some(why) => tracing::warn!(sniffer = self.name, "{why}"),
-                None => tracing::info!(sniffer = self.name, "its files are written"),
+            if let Some(why) = &why {
+                tracing::warn!(sniffer = self.name, "{why}");
+            } else {
+                tracing::info!(sniffer = self.name, "its files are written");
             }
             *state = why;
         }

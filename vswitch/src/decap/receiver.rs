@@ -38,7 +38,7 @@ const MAX_FRAME_BYTES: usize = 65_550;
 /// What control asks of the receiving thread.
 pub(super) enum Order {
     /// Frames for a sniffer go there from now on.
-    Attach(SnifferId, Lane),
+    Attach(SnifferId, Box<Lane>),
     /// The sniffer is no more.
     Detach(SnifferId),
     /// Every later frame is decided by this table.
@@ -93,7 +93,7 @@ pub struct Receiver {
     pub(super) port: Attachment,
     pub(super) decap: Decapsulator,
     /// By sniffer.
-    lanes: Vec<Option<Lane>>,
+    lanes: Vec<Option<Box<Lane>>>,
     /// The sniffers that the burst in hand has frames for.
     touched: ArrayVec<u16, { BURST * 2 }>,
     prefixes: PrefixArena,
@@ -172,6 +172,13 @@ impl Receiver {
 
     /// Runs until control closes the channel.
     pub(super) fn run(mut self, inbox: &Inbox<Order>, wake: &OwnedFd, max_sleep_us: u32) {
+        // What came before the first table waits for it.
+        let mut has_table = false;
+        while !has_table {
+            let Ok(order) = inbox.recv() else { return };
+            has_table = matches!(order, Order::Adopt(..));
+            self.obey(order);
+        }
         let mut sleeper = Sleeper::new(Some(max_sleep_us));
         loop {
             let frames = self.turn();
@@ -239,7 +246,7 @@ pub(super) fn epoch_ns(clock: &Clock) -> u64 {
 /// What a burst is worked off with.
 struct Work<'w> {
     decap: &'w mut Decapsulator,
-    lanes: &'w mut [Option<Lane>],
+    lanes: &'w mut [Option<Box<Lane>>],
     touched: &'w mut ArrayVec<u16, { BURST * 2 }>,
     prefixes: &'w mut PrefixArena,
     port: &'w mut Attachment,
@@ -271,38 +278,35 @@ impl Work<'_> {
         let Outcome::Delivered(delivery) = self.decap.receive(bytes, self.now_ns) else {
             return;
         };
-        match delivery.offset {
-            Some(offset) => {
-                let plan = TxPlan {
-                    len_bytes: delivery.inner.len() as u32,
-                    skip_bytes: offset as u16,
-                    frame: index as u8,
-                    ..TxPlan::default()
-                };
-                let Some(plan) = tell(self.prefixes, &delivery, self.time_ns, plan) else {
-                    return;
-                };
-                for target in delivery.targets {
-                    let id = usize::from(target.sniffer.0);
-                    // A table is adopted only when all of its sniffers are attached.
-                    let Some(Some(lane)) = self.lanes.get_mut(id) else {
-                        continue;
-                    };
-                    if lane.plans.is_full() {
-                        lane.flush(burst, self.prefixes);
-                    }
-                    let is_first = lane.plans.is_empty();
-                    lane.plans.push(plan);
-                    if is_first && self.touched.try_push(target.sniffer.0).is_err() {
-                        flush(self.lanes, self.touched, burst, self.prefixes);
-                        flush_lane(self.lanes, target.sniffer.0, burst, self.prefixes);
-                    }
-                }
+        let Some(offset) = delivery.offset else {
+            // What was planned before goes first.
+            flush(self.lanes, self.touched, burst, self.prefixes);
+            apart(self.lanes, self.prefixes, &delivery, self.time_ns);
+            return;
+        };
+        let plan = TxPlan {
+            len_bytes: delivery.inner.len() as u32,
+            skip_bytes: offset as u16,
+            frame: index as u8,
+            ..TxPlan::default()
+        };
+        let Some(plan) = tell(self.prefixes, &delivery, self.time_ns, plan) else {
+            return;
+        };
+        for target in delivery.targets {
+            let id = usize::from(target.sniffer.0);
+            // A table is adopted only when all of its sniffers are attached.
+            let Some(Some(lane)) = self.lanes.get_mut(id) else {
+                continue;
+            };
+            if lane.plans.is_full() {
+                lane.flush(burst, self.prefixes);
             }
-            // What waits in the queues' order goes first.
-            None => {
+            let is_first = lane.plans.is_empty();
+            lane.plans.push(plan);
+            if is_first && self.touched.try_push(target.sniffer.0).is_err() {
                 flush(self.lanes, self.touched, burst, self.prefixes);
-                apart(self.lanes, self.prefixes, &delivery, self.time_ns);
+                flush_lane(self.lanes, target.sniffer.0, burst, self.prefixes);
             }
         }
     }
@@ -348,7 +352,7 @@ impl Work<'_> {
 
 /// Copies what was planned into the queues, and forgets the prefixes.
 fn flush(
-    lanes: &mut [Option<Lane>],
+    lanes: &mut [Option<Box<Lane>>],
     touched: &mut ArrayVec<u16, { BURST * 2 }>,
     burst: &[Frame<'_>],
     prefixes: &PrefixArena,
@@ -358,7 +362,12 @@ fn flush(
     }
 }
 
-fn flush_lane(lanes: &mut [Option<Lane>], id: u16, burst: &[Frame<'_>], prefixes: &PrefixArena) {
+fn flush_lane(
+    lanes: &mut [Option<Box<Lane>>],
+    id: u16,
+    burst: &[Frame<'_>],
+    prefixes: &PrefixArena,
+) {
     if let Some(Some(lane)) = lanes.get_mut(usize::from(id)) {
         lane.flush(burst, prefixes);
     }
@@ -395,7 +404,7 @@ fn tell(
 /// Hands over a frame that does not lie in the burst.
 #[cold]
 fn apart(
-    lanes: &mut [Option<Lane>],
+    lanes: &mut [Option<Box<Lane>>],
     prefixes: &mut PrefixArena,
     delivery: &Delivery<'_>,
     time_ns: u64,

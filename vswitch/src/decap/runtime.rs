@@ -244,14 +244,15 @@ impl Runtime {
         let mut newcomers = Vec::new();
         for wanted in &config.sniffers {
             let running = state.sniffers.get(&wanted.name);
-            let id = match running.filter(|running| stays(wanted, running)) {
-                Some(running) => running.id,
-                None => {
+            let running = running.filter(|running| stays(wanted, running));
+            let id = running.map_or_else(
+                || {
                     let id = SnifferId(free.next().unwrap_or(u16::MAX));
                     newcomers.push((id, wanted));
                     id
-                }
-            };
+                },
+                |running| running.id,
+            );
             ids.insert(Arc::clone(&wanted.name), id);
         }
         let table = Arc::new(
@@ -317,7 +318,7 @@ impl Runtime {
         id: SnifferId,
         wanted: &config::Sniffer,
         config: &Config,
-    ) -> Result<(Running, Lane), StartError> {
+    ) -> Result<(Running, Box<Lane>), StartError> {
         let pair = memory::pair(memory::Config {
             slots: wanted.queue_frames,
             max_frame_bytes: wanted.max_frame_bytes + META_BYTES,
@@ -372,7 +373,7 @@ impl Runtime {
             counters,
             state,
         };
-        Ok((running, lane))
+        Ok((running, Box::new(lane)))
     }
 
     /// What the clock of counters says, in nanoseconds.
