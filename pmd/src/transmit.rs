@@ -111,8 +111,9 @@ impl PrefixArena {
         first
     }
 
+    /// A plan's prefix.
     #[inline]
-    pub(crate) fn get(&self, plan: &TxPlan) -> &[u8] {
+    pub fn get(&self, plan: &TxPlan) -> &[u8] {
         &self.bytes[plan.prefix as usize][..plan.prefix_len_bytes as usize]
     }
 }

@@ -105,6 +105,7 @@ impl Desk {
             match plans.try_recv() {
                 Ok(Order::Follow(plan)) => self.follow(plan, now_ns, &mut out),
                 Ok(Order::Appeared(port)) => self.services.appeared(port, now_ns),
+                Ok(Order::Seek(network, address)) => self.seek(network, address, now_ns),
                 Err(TryRecvError::Empty) => {}
                 Err(TryRecvError::Disconnected) => return,
             }
@@ -293,6 +294,19 @@ impl Desk {
         }
     }
 
+    /// Asks a network who has an address, unless that was asked just now.
+    fn seek(&self, network: NetworkId, address: IpAddr, now_ns: u64) {
+        let now_s = (now_ns / 1_000_000_000) as u32;
+        if self.shared.neighbors.want(network, address, now_s) {
+            let last = None;
+            self.ask(Question {
+                network,
+                address,
+                last,
+            });
+        }
+    }
+
     /// Asks a network who has an address.
     fn ask(&self, question: Question) {
         let bundle = self.shared.current.load();
@@ -447,6 +461,8 @@ pub enum Order {
     Follow(Plan),
     /// A port works now.
     Appeared(PortId),
+    /// Somebody sends to this address.
+    Seek(NetworkId, IpAddr),
 }
 
 /// Takes the outer tag out of a parcel's bytes: it stands beside them then.

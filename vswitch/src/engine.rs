@@ -11,6 +11,7 @@ mod view;
 
 use std::{
     collections::HashMap,
+    net::IpAddr,
     sync::Arc,
     thread::JoinHandle,
     time::{Duration, Instant},
@@ -20,7 +21,7 @@ use crossbeam::channel::{Sender, bounded};
 use parking_lot::Mutex;
 use pmd::{Clock, PortInfo, RxQueue, TxQueue};
 use policy::{
-    Epoch, PortId,
+    NetworkId, PortId,
     conntrack::{Connections, Row},
     snapshot::Snapshot,
 };
@@ -31,6 +32,7 @@ use crate::{
     drop_watch::Watches,
     intake::OwnedQueue,
     meter::Meters,
+    mirroring::Mirrors,
     outbox::SharedTxQueue,
     published::{Bundle, PortShared, Shared},
     runner::{Command, Removed},
@@ -197,13 +199,14 @@ impl Engine {
         })
     }
 
-    /// Puts a snapshot in force. When it returns, no worker uses a verdict from an older one.
+    /// Puts a snapshot in force, and the mirror sessions that go with it. When it returns, no worker
+    /// uses a verdict from an older one.
     ///
     /// # Errors
     ///
     /// When its rules have too many limits, and nothing changed; when a worker does not
     /// acknowledge, and the snapshot is in force for those that do.
-    pub fn publish(&self, snapshot: Snapshot) -> Result<(), EngineError> {
+    pub fn publish(&self, snapshot: Snapshot, mirrors: Arc<Mirrors>) -> Result<(), EngineError> {
         let mut state = self.state.lock();
         let state = &mut *state;
         let former = self.shared.current.load();
@@ -221,19 +224,18 @@ impl Engine {
             .extract_if(|id, record| snapshot.port(*id).is_none() && record.placement.is_empty());
         let gone: Vec<_> = gone.collect();
         self.shared.bridge.configure(&snapshot);
-        let epoch = snapshot.epoch();
         let ports = (0..=state.ports.keys().map(|id| id.0).max().unwrap_or(0))
             .map(|id| Some(Arc::clone(&state.ports.get(&PortId(id))?.shared)))
             .collect();
         let bundle = Arc::new(Bundle {
-            snapshot,
+            snapshot: Arc::new(snapshot),
             ports,
-            meters,
+            meters: Arc::new(meters),
+            mirrors,
+            revision: former.revision + 1,
         });
         drop(former);
-        let former = self.shared.current.swap(Arc::clone(&bundle));
-        self.wait_for(epoch)?;
-        drop(former);
+        self.put_in_force(&bundle)?;
         // What workers learned under the former snapshot since the tables were configured.
         self.shared.bridge.configure(&bundle.snapshot);
         for (id, record) in gone {
@@ -247,11 +249,37 @@ impl Engine {
         Ok(())
     }
 
-    fn wait_for(&self, epoch: Epoch) -> Result<(), EngineError> {
+    /// Puts mirror sessions in force, and leaves all else as it is: no cached verdict is void. When
+    /// it returns, no worker copies anything for a session that is not among them.
+    ///
+    /// # Errors
+    ///
+    /// When a worker does not acknowledge, and the sessions are in force for those that do.
+    pub fn publish_mirrors(&self, mirrors: Arc<Mirrors>) -> Result<(), EngineError> {
+        let _state = self.state.lock();
+        let former = self.shared.current.load_full();
+        let bundle = Arc::new(Bundle {
+            snapshot: Arc::clone(&former.snapshot),
+            ports: former.ports.clone(),
+            meters: Arc::clone(&former.meters),
+            mirrors,
+            revision: former.revision + 1,
+        });
+        self.put_in_force(&bundle)
+    }
+
+    fn put_in_force(&self, bundle: &Arc<Bundle>) -> Result<(), EngineError> {
+        let former = self.shared.current.swap(Arc::clone(bundle));
+        self.wait_for(bundle.revision)?;
+        drop(former);
+        Ok(())
+    }
+
+    fn wait_for(&self, revision: u64) -> Result<(), EngineError> {
         let deadline = Instant::now() + PATIENCE;
         self.workers.iter().for_each(WorkerHandle::wake);
         for (id, worker) in self.workers.iter().enumerate() {
-            while worker.acknowledged.get() < epoch {
+            while worker.acknowledged.revision() < revision {
                 if Instant::now() > deadline {
                     return Err(EngineError::WorkerSilent { worker: id });
                 }
@@ -374,6 +402,11 @@ impl Engine {
     /// From now on the services are these.
     pub fn serve(&self, plan: Plan) {
         self.order(Order::Follow(plan));
+    }
+
+    /// Asks a network who has an address, unless that was asked just now.
+    pub fn seek(&self, network: NetworkId, address: IpAddr) {
+        self.order(Order::Seek(network, address));
     }
 
     /// A port works now: who is behind it is announced.

@@ -2,7 +2,7 @@
 //!
 //! Datapath, in the order of a frame's walk: [`worker`] (the walk itself; read it first),
 //! [`intake`], [`flow_cache`], [`slow_path`], [`bridge`], [`verdict`], [`outbox`]; beside it
-//! [`budget`], [`counters`], [`drop_ledger`], [`drop_watch`], [`storm`], [`published`],
+//! [`budget`], [`counters`], [`drop_ledger`], [`drop_watch`], [`mirroring`], [`storm`], [`published`],
 //! [`explain`](mod@explain) (the slow path for frames that are not there). Around it: [`runner`] (a worker's
 //! thread), [`sleep`], and [`engine`], which control sees.
 //!
@@ -30,6 +30,7 @@ pub mod flow_cache;
 pub mod handoff;
 pub mod intake;
 pub mod meter;
+pub mod mirroring;
 pub mod neighbors;
 pub mod outbox;
 pub mod published;

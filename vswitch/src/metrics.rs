@@ -5,7 +5,10 @@
 
 use std::fmt::{Display, Write};
 
-use crate::api::types::{Port, PortCounts, Stats, Worker};
+use crate::api::{
+    mirror_types::MirrorSession,
+    types::{Port, PortCounts, Stats, Worker},
+};
 
 /// The text's content type.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -89,8 +92,16 @@ const WORKER_GAUGES: &[Family<Worker, f64>] = &[
     ),
 ];
 
+const MIRROR: &[Family<MirrorSession, u64>] = &[
+    ("wanted", "Frames that the session chose.", |m| m.wanted),
+    ("copied", "Frames that were copied.", |m| m.copied),
+    ("bytes", "Bytes that left for copies.", |m| m.bytes),
+    ("truncated", "Copies that were cut.", |m| m.truncated),
+    ("fragments", "Outer fragments sent.", |m| m.fragments),
+];
+
 /// The whole text.
-pub fn render(stats: &Stats, ports: &[Port]) -> String {
+pub fn render(stats: &Stats, ports: &[Port], mirrors: &[MirrorSession]) -> String {
     let mut out = Text(String::new());
     for (name, help, value) in PORT {
         let name = format!("vswitch_port_{name}_total");
@@ -149,6 +160,7 @@ pub fn render(stats: &Stats, ports: &[Port]) -> String {
         out.family(name, help, kind);
         out.sample(name, &[], value);
     }
+    self::mirrors(&mut out, mirrors);
     let name = "vswitch_port_reattached_total";
     out.family(
         name,
@@ -190,6 +202,35 @@ pub fn render(stats: &Stats, ports: &[Port]) -> String {
     out.family("vswitch_uptime_seconds", "Seconds since start.", "gauge");
     out.sample("vswitch_uptime_seconds", &[], stats.uptime_s);
     out.0
+}
+
+fn mirrors(out: &mut Text, mirrors: &[MirrorSession]) {
+    fn labels(row: &MirrorSession) -> [(&str, &str); 2] {
+        [
+            ("owner", &row.request.owner),
+            ("session", &row.request.name),
+        ]
+    }
+    for (name, help, value) in MIRROR {
+        let name = format!("vswitch_mirror_{name}_total");
+        out.family(&name, help, "counter");
+        for row in mirrors {
+            out.sample(&name, &labels(row), value(row));
+        }
+    }
+    let name = "vswitch_mirror_skipped_total";
+    out.family(name, "Frames that were not copied, by reason.", "counter");
+    for row in mirrors {
+        let [owner, session] = labels(row);
+        for (reason, frames) in &row.skipped {
+            out.sample(name, &[owner, session, ("reason", reason)], frames);
+        }
+    }
+    let name = "vswitch_mirror_active";
+    out.family(name, "1 when the session's copies are made.", "gauge");
+    for row in mirrors {
+        out.sample(name, &labels(row), u8::from(row.state == "active"));
+    }
 }
 
 fn worker_family<V: Display>(
@@ -298,7 +339,7 @@ mod tests {
             driver_counts: BTreeMap::from([("rx_dropped".to_owned(), 9)]),
             ..Port::default()
         };
-        let samples = parse(&render(&stats, &[port]));
+        let samples = parse(&render(&stats, &[port], &[]));
         let value = |series: &str| samples.iter().find(|(s, _)| s == series).map(|(_, v)| *v);
         assert_eq!(value("vswitch_port_rx_frames_total{port=\"a\"}"), Some(5.0));
         assert_eq!(

@@ -15,6 +15,8 @@ use crate::{
     adjacency::Adjacency,
     counters::PortCounters,
     drop_watch::Taps,
+    intake::Groups,
+    mirroring::{Copier, Received},
     published::Bundle,
     rewrite::{self, Prefix},
     verdict::{Destination, VlanTag},
@@ -54,7 +56,7 @@ impl std::fmt::Debug for Queue {
 }
 
 /// One worker's plans of the burst at hand.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Outbox {
     lanes: Vec<Lane>,
     /// Ports that have plans.
@@ -65,14 +67,24 @@ pub struct Outbox {
     pub(crate) taps: Arc<Taps>,
     /// The time of the turn.
     pub(crate) now_ns: u64,
+    /// The same, since 1970.
+    pub(crate) wall_ns: u64,
+    /// What copies are made with.
+    pub(crate) copier: Copier,
 }
 
 impl Outbox {
     /// The outbox of worker number `worker`.
     pub fn new(worker: usize) -> Self {
         Self {
+            lanes: Vec::new(),
+            busy: Vec::new(),
+            prefixes: PrefixArena::default(),
             worker,
-            ..Self::default()
+            taps: Arc::default(),
+            now_ns: 0,
+            wall_ns: 0,
+            copier: Copier::new(worker),
         }
     }
 
@@ -283,6 +295,7 @@ impl Outbox {
     /// Hands every plan to its port's driver and counts what became of it.
     #[inline(never)]
     pub fn transmit(&mut self, bundle: &Bundle, frames: &[Frame<'_>]) {
+        let is_mirrored = bundle.mirrors.is_active();
         let watcher = Watcher {
             taps: &self.taps,
             now_ns: self.now_ns,
@@ -315,10 +328,55 @@ impl Outbox {
                 refuse(bundle, port, self.worker, lane.plans.len() as u64);
                 watcher.show(frames, port, DropReason::PortDown, &lane.plans);
             }
-            lane.plans.clear();
+            if is_mirrored {
+                let copier = &mut self.copier;
+                if !copier.has_room(&bundle.mirrors, port, lane.plans.len()) {
+                    // Room is made: copies that wait for the end of the burst are made now.
+                    let received = Received {
+                        frames,
+                        groups: &Groups::new(),
+                        now_ns: self.now_ns,
+                        wall_ns: self.wall_ns,
+                    };
+                    copy(copier, &self.lanes, bundle, received);
+                }
+                let plans = &self.lanes[port.index()].plans;
+                copier.keep(&bundle.mirrors, port, plans, &self.prefixes);
+            }
+            self.lanes[port.index()].plans.clear();
         }
         self.prefixes.clear();
     }
+
+    /// Makes the copies that mirror sessions want of a burst whose originals have left.
+    pub(crate) fn mirror(&mut self, bundle: &Bundle, frames: &[Frame<'_>], groups: &Groups) {
+        let received = Received {
+            frames,
+            groups,
+            now_ns: self.now_ns,
+            wall_ns: self.wall_ns,
+        };
+        copy(&mut self.copier, &self.lanes, bundle, received);
+        self.copier.end();
+    }
+}
+
+/// Makes copies. What their port takes of them is counted there as the switch's own.
+fn copy(copier: &mut Copier, lanes: &[Lane], bundle: &Bundle, received: Received<'_>) {
+    let worker = copier.worker();
+    let transmit = |port: PortId, burst: &TxBurst<'_>| {
+        let Queue(queue) = lanes.get(port.index())?.queue.as_ref()?;
+        let report = queue.lock().transmit(burst);
+        if let Some(counters) = counters(bundle, port, worker) {
+            let sent = u64::from(report.sent);
+            counters.originated.add(sent);
+            counters.offered.add(sent);
+            counters.tx_frames.add(sent);
+            counters.tx_bytes.add(report.sent_bytes);
+        }
+        Some(report)
+    };
+    copier.run(&bundle.mirrors, received, &transmit);
 }
 
 /// Gives samples of what did not leave to whoever watches.

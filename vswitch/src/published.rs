@@ -3,9 +3,12 @@
 //! What must hold: control frees a replaced bundle only when every worker has said that it works
 //! under a later one, so no worker ever pays for freeing it.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::SystemTime,
 };
 
 use arc_swap::ArcSwap;
@@ -15,6 +18,7 @@ use crate::{
     bridge::Bridge,
     counters::PortCounters,
     meter::Meters,
+    mirroring::Mirrors,
     neighbors::Neighbors,
     rule_log::Quota,
     storm::{Gate, StormGates},
@@ -24,11 +28,15 @@ use crate::{
 #[derive(Debug)]
 pub struct Bundle {
     /// The compiled policy.
-    pub snapshot: Snapshot,
+    pub snapshot: Arc<Snapshot>,
     /// By port number: every port of the snapshot, and every other that is still attached.
     pub ports: Vec<Option<Arc<PortShared>>>,
     /// The limits of its rules.
-    pub meters: Meters,
+    pub meters: Arc<Meters>,
+    /// The mirror sessions.
+    pub mirrors: Arc<Mirrors>,
+    /// Its number. One with the same snapshot as the last voids no cached verdict.
+    pub revision: u64,
 }
 
 impl Bundle {
@@ -80,15 +88,19 @@ pub struct Shared {
     pub connections: Connections,
     /// The time base of ageing and limits.
     pub clock: pmd::Clock,
+    /// What the clock's nanoseconds are more in, since 1970.
+    wall_offset_ns: AtomicU64,
 }
 
 impl Shared {
     /// With an empty snapshot, and `connections`, whose memory is taken already.
     pub fn new(clock: pmd::Clock, connections: Connections) -> Self {
         let nothing = Bundle {
-            snapshot: Snapshot::empty(),
+            snapshot: Arc::default(),
             ports: Vec::new(),
-            meters: Meters::default(),
+            meters: Arc::default(),
+            mirrors: Arc::default(),
+            revision: 0,
         };
         Self {
             current: Arc::new(ArcSwap::from_pointee(nothing)),
@@ -96,22 +108,53 @@ impl Shared {
             neighbors: Neighbors::default(),
             connections,
             clock,
+            wall_offset_ns: AtomicU64::new(wall_offset_ns(clock)),
         }
+    }
+
+    /// A time of the clock, in nanoseconds since 1970.
+    #[inline]
+    pub fn wall_ns(&self, now_ns: u64) -> u64 {
+        self.wall_offset_ns
+            .load(Ordering::Relaxed)
+            .wrapping_add(now_ns)
+    }
+
+    /// Follows the system's clock, which may be set.
+    pub fn set_wall_clock(&self) {
+        let offset_ns = wall_offset_ns(self.clock);
+        self.wall_offset_ns.store(offset_ns, Ordering::Relaxed);
     }
 }
 
-/// The latest epoch that a worker works under.
+fn wall_offset_ns(clock: pmd::Clock) -> u64 {
+    let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let wall_ns = since_1970.map_or(0, |since| since.as_nanos() as u64);
+    wall_ns.wrapping_sub(clock.ns_at(pmd::clock::cycles()))
+}
+
+/// The latest bundle that a worker works under.
 #[derive(Debug, Default)]
-pub struct Acknowledged(AtomicU64);
+pub struct Acknowledged {
+    epoch: AtomicU64,
+    revision: AtomicU64,
+}
 
 impl Acknowledged {
-    /// Said by the worker, once no frame judged under an older epoch is left in its hands.
-    pub fn set(&self, epoch: Epoch) {
-        self.0.store(epoch.0, Ordering::Release);
+    /// Said by the worker, once no frame judged under an older bundle is left in its hands.
+    pub fn set(&self, bundle: &Bundle) {
+        self.epoch
+            .store(bundle.snapshot.epoch().0, Ordering::Release);
+        self.revision.store(bundle.revision, Ordering::Release);
     }
 
-    /// What it said last.
+    /// The epoch that it said last.
     pub fn get(&self) -> Epoch {
-        Epoch(self.0.load(Ordering::Acquire))
+        Epoch(self.epoch.load(Ordering::Acquire))
+    }
+
+    /// The revision that it said last.
+    pub fn revision(&self) -> u64 {
+        self.revision.load(Ordering::Acquire)
     }
 }

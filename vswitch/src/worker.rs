@@ -5,7 +5,7 @@
 //!
 //! ```text
 //!   intake ─► parse ─► probe ─► match ─┬─ hit, straight to a port ───────────┐
-//!   (borrow)                           ├─ other hit ────────────────► apply ─┴─► outbox ─► transmit
+//!   (borrow)                           ├─ other hit ────────────────► apply ─┴─► outbox ─► transmit ─► mirror
 //!                                      └─ miss ─► slow path ─► insert ─┘                   (copy)
 //! ```
 //!
@@ -114,6 +114,7 @@ impl Worker {
         if frames > 0 {
             let now = Now::at(self.shared.clock.ns_at(began));
             self.outbox.now_ns = now.ns;
+            self.outbox.wall_ns = self.shared.wall_ns(now.ns);
             let mut walk = Walk {
                 id: self.id,
                 bundle: &bundle,
@@ -183,10 +184,9 @@ impl Worker {
     /// What is in force, read once a turn, so that no frame meets half of a change.
     fn load_bundle(&mut self, began: u64) -> Arc<Bundle> {
         let bundle = Arc::clone(self.current.load());
-        let epoch = bundle.snapshot.epoch();
-        if epoch != self.acknowledged.get() {
+        if bundle.revision != self.acknowledged.revision() {
             self.adopt(&bundle, began);
-            self.acknowledged.set(epoch);
+            self.acknowledged.set(&bundle);
         }
         bundle
     }
@@ -194,6 +194,10 @@ impl Worker {
     /// Makes room for what the snapshot may ask for, so that no frame has to.
     #[cold]
     fn adopt(&mut self, bundle: &Bundle, began: u64) {
+        self.outbox.copier.adopt(&bundle.mirrors);
+        if bundle.snapshot.epoch() == self.acknowledged.get() {
+            return;
+        }
         let longest = bundle
             .snapshot
             .networks()
@@ -242,4 +246,7 @@ fn walk_burst(walk: &mut Walk<'_>, burst: &mut Burst<'_>, budget: &mut Budget) {
     walk.resolve_misses(burst, budget);
     walk.apply(burst);
     walk.outbox.transmit(walk.bundle, burst);
+    if walk.bundle.mirrors.is_active() {
+        walk.mirror(burst);
+    }
 }

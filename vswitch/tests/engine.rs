@@ -48,7 +48,9 @@ fn model(ports: &[u16]) -> Model {
 fn publish(engine: &Engine, ports: &[u16]) {
     let epoch = Epoch(engine.epoch().0 + 1);
     let snapshot = Snapshot::compile(&model(ports), epoch).expect("compiles");
-    engine.publish(snapshot).expect("every worker acknowledges");
+    engine
+        .publish(snapshot, Arc::default())
+        .expect("every worker acknowledges");
     assert_eq!(engine.epoch(), epoch);
 }
 
@@ -323,7 +325,9 @@ fn publish_policy(engine: &Engine, asks: Action) {
     model.ports[1].vnic = Some(guest(2, Action::AllowStateful, Action::Allow));
     let epoch = Epoch(engine.epoch().0 + 1);
     let snapshot = Snapshot::compile(&model, epoch).expect("compiles");
-    engine.publish(snapshot).expect("every worker acknowledges");
+    engine
+        .publish(snapshot, Arc::default())
+        .expect("every worker acknowledges");
 }
 
 /// Waits, within bounds, until a port has received `frames`.

@@ -119,9 +119,11 @@ impl Bed {
         let ports = ports.collect();
         let meters = Meters::after(&Meters::default(), &snapshot)?;
         shared.current.store(Arc::new(Bundle {
-            snapshot,
+            snapshot: Arc::new(snapshot),
             ports,
-            meters,
+            meters: Arc::new(meters),
+            mirrors: Arc::default(),
+            revision: 1,
         }));
 
         let mut seeds = crate::generator::random::Random::new(0x7e57_ab1e);

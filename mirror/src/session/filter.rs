@@ -54,6 +54,12 @@ impl Filter {
         Ok(Self((!rules.is_empty()).then(|| compile(rules))))
     }
 
+    /// Whether it has rules, so that not everything is selected.
+    #[inline]
+    pub(super) fn is_some(&self) -> bool {
+        self.0.is_some()
+    }
+
     /// Whether frames with a key are selected.
     #[inline]
     pub fn selects<R: KeyReader>(&self, reader: &mut R) -> bool {

@@ -295,6 +295,23 @@ impl Ready {
         self.directions.has(direction) && (accepted || self.rejected) && self.filter.selects(reader)
     }
 
+    /// Whether it depends on a frame's key which frames of its directions are wanted or copied.
+    #[inline]
+    pub fn reads_key(&self) -> bool {
+        self.filter.is_some() || matches!(self.sampling, Sampling::Flows(_))
+    }
+
+    /// Whether frames that policy rejects are wanted.
+    #[inline]
+    pub fn wants_rejected(&self) -> bool {
+        self.rejected
+    }
+
+    /// Which frames of its source are wanted.
+    pub fn directions(&self) -> Directions {
+        self.directions
+    }
+
     /// How much of a frame of `frame_len` bytes is sent.
     ///
     /// # Errors

@@ -54,6 +54,9 @@ skips! {
     Unreachable "unreachable"
         "There is no way to the decapsulator, or its port is down.",
         "See `vswitch show ports`, and the route to the decapsulator.";
+    Nested "nested"
+        "The frame carries a mirrored frame itself.",
+        "Mirror where the traffic comes from, not what carries its copies.";
 }
 
 impl fmt::Display for Skip {

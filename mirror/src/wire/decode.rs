@@ -181,16 +181,16 @@ fn in_vxlan(outer: &Outer, payload: &[u8]) -> Result<(Decoded, bool), Refusal> {
 
 /// What a mirrored frame is when it is a tunnel's itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum InnerTunnel {
+pub enum InnerTunnel {
     /// ERSPAN of any type, in a whole packet or a first fragment.
     Erspan,
     /// Something that only a look at the sessions can tell from a tenant's own tunnel.
     Other,
 }
 
-/// Whether a mirrored frame may have been mirrored before.
+/// Whether a frame may carry a mirrored frame itself. `inner` is all of it, or its first bytes.
 #[inline]
-fn inner_tunnel(inner: &[u8]) -> Option<InnerTunnel> {
+pub fn inner_tunnel(inner: &[u8]) -> Option<InnerTunnel> {
     const OFFSET: u16 = 0x1fff;
 
     let (kind, at) = outer::network(inner)?;

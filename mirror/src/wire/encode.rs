@@ -166,6 +166,19 @@ impl Template {
         self.len
     }
 
+    /// Whether packets need an identification of their own: fragments are made of them, here or on
+    /// the way.
+    #[inline]
+    pub fn may_fragment(&self) -> bool {
+        self.oversize == Oversize::Fragment
+    }
+
+    /// Whether a copy says which flow it is of ([`Fields::entropy`]).
+    #[inline]
+    pub fn has_entropy(&self) -> bool {
+        self.udp || self.ipv6
+    }
+
     /// What the receiver knows the session by.
     pub fn identity(&self) -> Identity {
         self.identity

@@ -24,7 +24,7 @@ pub mod refusal;
 mod tunnel;
 pub mod vxlan;
 
-pub use decode::{Decoded, Header, Refused, decode};
+pub use decode::{Decoded, Header, InnerTunnel, Refused, decode, inner_tunnel};
 pub use encode::{Fields, MAX_PREFIX_BYTES, Tag, Template};
 pub use fragments::Piece;
 pub use identity::{Identity, SessionId, TunnelKind, Vni};

@@ -4,6 +4,8 @@
 //! never waits for workers on the server's own thread; every route is in the `OpenAPI` document.
 
 pub mod bounded;
+pub mod mirror_types;
+mod mirrors;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -27,6 +29,8 @@ use crate::{
     control::{Applied, Control, ControlError, Origin, compare},
     metrics,
 };
+
+pub use mirrors::service;
 
 type Shared = State<Arc<Control>>;
 type Answer<T> = Result<Json<T>, Error>;
@@ -57,6 +61,12 @@ pub const ROUTES: &[(&str, &str)] = &[
     ("get", "/v1/rules"),
     ("get", "/v1/drops/samples"),
     ("post", "/v1/explain"),
+    ("get", "/v1/mirrors"),
+    ("post", "/v1/mirrors"),
+    ("get", "/v1/mirrors/audit"),
+    ("get", "/v1/mirrors/{owner}/{name}"),
+    ("patch", "/v1/mirrors/{owner}/{name}"),
+    ("delete", "/v1/mirrors/{owner}/{name}"),
     ("get", "/v1/stats"),
     ("get", "/v1/config"),
     ("post", "/v1/apply"),
@@ -91,6 +101,12 @@ pub const ROUTES: &[(&str, &str)] = &[
         rules,
         stream::drop_samples,
         explain,
+        mirrors::mirrors,
+        mirrors::mirror_audit,
+        mirrors::create_mirror,
+        mirrors::mirror,
+        mirrors::update_mirror,
+        mirrors::delete_mirror,
         stats,
         config_text,
         apply,
@@ -133,6 +149,17 @@ pub fn router(control: Arc<Control>) -> Router {
         .route("/v1/rules", get(rules))
         .route("/v1/drops/samples", get(stream::drop_samples))
         .route("/v1/explain", post(explain))
+        .route(
+            "/v1/mirrors",
+            get(mirrors::mirrors).post(mirrors::create_mirror),
+        )
+        .route("/v1/mirrors/audit", get(mirrors::mirror_audit))
+        .route(
+            "/v1/mirrors/{owner}/{name}",
+            get(mirrors::mirror)
+                .patch(mirrors::update_mirror)
+                .delete(mirrors::delete_mirror),
+        )
         .route("/v1/stats", get(stats))
         .route("/v1/config", get(config_text))
         .route("/v1/apply", post(apply))
@@ -228,7 +255,10 @@ async fn document() -> Json<utoipa::openapi::OpenApi> {
 #[utoipa::path(get, path = "/metrics", responses((status = 200, body = String, content_type = "text/plain")))]
 async fn prometheus(State(control): Shared) -> Result<Response, Error> {
     let text = apart(control, |control| {
-        Ok(metrics::render(&control.stats(), &control.ports()))
+        Ok({
+            let (stats, ports) = (control.stats(), control.ports());
+            metrics::render(&stats, &ports, &control.mirrors())
+        })
     })
     .await?;
     Ok(([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response())

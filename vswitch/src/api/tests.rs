@@ -4,7 +4,7 @@ use std::{path::PathBuf, sync::Arc};
 
 use serde_json::Value;
 
-use super::{ROUTES, openapi, router};
+use super::{ROUTES, openapi, service};
 use crate::{
     cli::client::Client,
     control::tests::{running, text},
@@ -33,7 +33,7 @@ impl Server {
             runtime.block_on(async {
                 let listener = tokio::net::UnixListener::from_std(listener).expect("listener");
                 tokio::select! {
-                    _ = axum::serve(listener, router(Arc::new(control))).into_future() => {}
+                    _ = axum::serve(listener, service(Arc::new(control))).into_future() => {}
                     _ = stopped => {}
                 }
             });
@@ -86,6 +86,7 @@ fn every_route_is_served() {
         // A stream is asked for no longer than it takes to begin.
         let path = path
             .replace("{name}", "a")
+            .replace("{owner}", "acme")
             .replace("samples", "samples?seconds=0");
         let answer = server.ask(&method.to_uppercase(), &path, None);
         if let Err(error) = &answer {

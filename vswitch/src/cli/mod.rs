@@ -11,6 +11,7 @@ mod decap;
 mod decap_tables;
 mod drops;
 mod explain;
+mod mirror;
 mod tables;
 
 use std::{
@@ -98,6 +99,9 @@ enum Command {
     /// Move receive queues between workers
     #[command(subcommand)]
     Queue(Queue),
+    /// Mirror sessions: copies of a tenant's frames for its sniffers
+    #[command(subcommand)]
+    Mirror(mirror::Mirror),
     /// Forget connections, or carry a VM's to another host
     #[command(subcommand)]
     Connections(Connections),
@@ -305,6 +309,7 @@ impl Cli {
                 queue,
                 worker,
             }) => assign(&shared, port, queue, worker)?,
+            Command::Mirror(mirror) => mirror.execute(&shared)?,
             Command::Connections(connections) => connections.execute(&shared)?,
             Command::Decap(decap) => decap.execute(&shared)?,
             Command::Doctor { config } => return diagnose(&shared, config),

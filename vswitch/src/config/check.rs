@@ -4,7 +4,7 @@
 use std::{collections::HashMap, ops::Range};
 
 use super::{
-    Machine, check_rules, check_services, decapsulator,
+    Machine, check_rules, check_services, decapsulator, mirroring,
     problem::nearest,
     read::{Draft, Named},
     router,
@@ -17,6 +17,8 @@ pub(super) const MAX_PORTS: usize = 1024;
 pub(super) const MAX_NETWORKS: usize = 4096;
 /// The most routers of a switch.
 pub(super) const MAX_ROUTERS: usize = 1024;
+/// The most mirror targets of a switch.
+const MAX_MIRROR_TARGETS: usize = 256;
 
 /// Notes every problem between sections.
 pub(super) fn all(draft: &Draft<'_>, machine: &Machine) {
@@ -34,10 +36,17 @@ pub(super) fn all(draft: &Draft<'_>, machine: &Machine) {
     unique(draft, "group", &draft.groups, usize::MAX);
     unique(draft, "address_set", &draft.address_sets, usize::MAX);
     unique(draft, "port_set", &draft.port_sets, usize::MAX);
+    unique(
+        draft,
+        "mirror_target",
+        &draft.mirror_targets,
+        MAX_MIRROR_TARGETS,
+    );
     resources(draft);
     vnics(draft);
     tenants(draft);
     router::check(draft);
+    mirroring::check(draft);
     check_services::all(draft, &|vnic| networks_of(draft, vnic));
     check_rules::references(draft);
     check_rules::groups(draft, &|vnic| tenant_of(draft, vnic));

@@ -21,6 +21,7 @@ pub mod connections;
 pub mod decapsulator;
 mod edit;
 pub mod lists;
+pub mod mirroring;
 mod port;
 pub mod problem;
 mod read;

@@ -15,6 +15,7 @@ use super::{
     Machine,
     connections::{self, Connections},
     decapsulator::{self, Decapsulator},
+    mirroring::{self, MirrorTarget},
     port, router, rules, schema,
     section::{At, Reader, Section},
     services,
@@ -60,6 +61,7 @@ pub(super) struct Draft<'d> {
     pub(super) port_sets: Vec<Named<'d, PortSet>>,
     pub(super) decapsulator: Option<Decapsulator>,
     pub(super) decapsulator_span: std::ops::Range<usize>,
+    pub(super) mirror_targets: Vec<Named<'d, MirrorTarget>>,
     policy: Policy,
 }
 
@@ -84,6 +86,7 @@ impl Draft<'_> {
             address_sets: values(self.address_sets),
             port_sets: values(self.port_sets),
             decapsulator: self.decapsulator,
+            mirror_targets: values(self.mirror_targets),
             policy: self.policy,
         }
     }
@@ -122,6 +125,12 @@ pub(super) fn draft<'d>(
         port_sets: named(&root, "port_set", &schema::PORT_SET, port_set),
         decapsulator: decapsulator::read(&root, machine),
         decapsulator_span: root.value_span("decapsulator"),
+        mirror_targets: named(
+            &root,
+            "mirror_target",
+            &schema::MIRROR_TARGET,
+            mirroring::target,
+        ),
         policy: policy(root.section("policy", &schema::POLICY).as_ref()),
     }
 }

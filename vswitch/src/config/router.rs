@@ -67,7 +67,7 @@ pub(super) fn router(section: &Section<'_>, name: &Arc<str>) -> Option<Router> {
 }
 
 /// The address of a router that names none: the same on every host, by its names alone.
-fn derived_mac(tenant: &str, name: &str) -> Mac {
+pub(super) fn derived_mac(tenant: &str, name: &str) -> Mac {
     // FNV-1a, 64 bits.
     let bytes = tenant.bytes().chain([0]).chain(name.bytes());
     let hash = bytes.fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {

@@ -29,6 +29,7 @@ pub const ROOT: Schema = Schema {
         "port_set",
         "decapsulator",
         "sniffer",
+        "mirror_target",
     ],
 };
 /// The file of a decapsulator that runs alone.
@@ -379,6 +380,26 @@ pub const ROUTER_ROUTE: Schema = Schema {
     name: "[[router.route]]",
     fields: &["to", "via", "network", "action", "metric"],
 };
+/// `[[mirror_target]]`
+pub const MIRROR_TARGET: Schema = Schema {
+    name: "[[mirror_target]]",
+    fields: &[
+        "name",
+        "kind",
+        "local",
+        "remote",
+        "router",
+        "port",
+        "peer_mac",
+        "mac",
+        "vlan",
+        "mtu",
+        "too_long",
+        "dscp",
+        "tenants",
+        "session_numbers",
+    ],
+};
 /// `anti_spoofing` of a vNIC
 pub const ANTI_SPOOFING: Schema = Schema {
     name: "anti_spoofing",
@@ -454,6 +475,7 @@ pub const ALL: &[Schema] = &[
     STORM,
     FAULT,
     VNIC,
+    MIRROR_TARGET,
     ANTI_SPOOFING,
     DIRECTION,
     ACL,

@@ -22,6 +22,7 @@ use super::{
     cost,
     diff::{self, Change},
     ids::Renumbered,
+    mirrors::Resolution,
     supervisor::Retry,
 };
 use crate::config::{self, Config, lists::Lists, types::Port};
@@ -181,7 +182,7 @@ impl Control {
             return Ok(applied);
         }
         let plan = Plan::new(&running, &wanted);
-        let (mut ports, rules) = self.transact(hands, &plan, &running, &wanted)?;
+        let (mut ports, rules, mirrors) = self.transact(hands, &plan, &running, &wanted)?;
         applied.epoch = hands.epoch;
         for (name, port) in &ports {
             if let Condition::Waiting(reason) = &port.condition {
@@ -200,6 +201,7 @@ impl Control {
         state.ids = hands.ids.clone();
         state.rules.put_in_force(rules.numbered);
         drop(state);
+        self.commit(hands, mirrors);
         hands.made = rules.made;
         hands.work = rules.work;
         tracing::info!(
@@ -218,7 +220,7 @@ impl Control {
         plan: &Plan<'_>,
         running: &Config,
         wanted: &Config,
-    ) -> Result<(BTreeMap<Arc<str>, PortState>, InForce), ControlError> {
+    ) -> Result<(BTreeMap<Arc<str>, PortState>, InForce, Resolution), ControlError> {
         let compiled = self.open_all(&plan.open).and_then(|opened| {
             let (snapshot, rules) = self.compile(hands, wanted)?;
             Ok((opened, snapshot, rules))
@@ -230,13 +232,15 @@ impl Control {
                 return Err(error);
             }
         };
+        let mirrors = self.resolve_mirrors(hands, wanted, &snapshot);
         let mut attached = Vec::new();
         let result = (|| {
             for port in &plan.close_first {
                 self.close(hands, port)?;
             }
             opened.extend(self.open_all(&plan.reopen)?);
-            self.datapath.publish(snapshot)?;
+            self.datapath
+                .publish(snapshot, Arc::clone(&mirrors.mirrors))?;
             self.datapath.serve(super::plan::plan(wanted, &hands.ids));
             self.attach_all(hands, std::mem::take(&mut opened), &mut attached)
         })();
@@ -260,7 +264,7 @@ impl Control {
         hands.ids.ports.retain(kept);
         let kept = |name: &str| wanted.networks.iter().any(|network| &*network.name == name);
         hands.ids.networks.retain(kept);
-        Ok((states, rules))
+        Ok((states, rules, mirrors))
     }
 
     /// The numbers that the running configuration has.
@@ -324,9 +328,10 @@ impl Control {
         }
         hands.ids = self.ids_in_force();
         // Its rules are in force still, with the numbers that they have.
-        let published = self
-            .compile(hands, running)
-            .and_then(|(snapshot, _)| Ok(self.datapath.publish(snapshot)?));
+        let published = self.compile(hands, running).and_then(|(snapshot, _)| {
+            let mirrors = self.resolve_mirrors(hands, running, &snapshot).mirrors;
+            Ok(self.datapath.publish(snapshot, mirrors)?)
+        });
         self.datapath.serve(super::plan::plan(running, &hands.ids));
         if let Err(error) = published {
             tracing::error!(%error, "the running policy could not be published again");

@@ -1,16 +1,19 @@
 //! What control asks of the datapath, so that its order of doing things can be tested without
 //! one.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, net::IpAddr, sync::Arc};
 
 use pmd::Health;
-use policy::{Epoch, FlowKey, PortId, RuleId, conntrack::Connections, snapshot::Snapshot};
+use policy::{
+    Epoch, FlowKey, NetworkId, PortId, RuleId, conntrack::Connections, snapshot::Snapshot,
+};
 
 use crate::{
     bridge::MacRow,
     counters::{PortCounts, WorkerCounts},
     drop_watch::{Filter, Watch},
     engine::{DropRow, Engine, EngineError, FlowRow, Outlook, PortQueues, QueueRow, RuleHits},
+    mirroring::Mirrors,
     services::plan::Plan,
 };
 
@@ -22,7 +25,9 @@ use crate::{
 )]
 #[allow(clippy::missing_errors_doc, reason = "documented at `Engine`")]
 pub trait Datapath: Send + Sync {
-    fn publish(&self, snapshot: Snapshot) -> Result<(), EngineError>;
+    fn publish(&self, snapshot: Snapshot, mirrors: Arc<Mirrors>) -> Result<(), EngineError>;
+    fn publish_mirrors(&self, mirrors: Arc<Mirrors>) -> Result<(), EngineError>;
+    fn seek(&self, network: NetworkId, address: IpAddr);
     fn attach(&self, id: PortId, queues: PortQueues, workers: &[usize]) -> Result<(), EngineError>;
     fn detach(&self, id: PortId) -> Result<(), EngineError>;
     fn forget_addresses(&self, id: PortId);
@@ -55,8 +60,14 @@ pub trait Datapath: Send + Sync {
 }
 
 impl Datapath for Engine {
-    fn publish(&self, snapshot: Snapshot) -> Result<(), EngineError> {
-        Engine::publish(self, snapshot)
+    fn publish(&self, snapshot: Snapshot, mirrors: Arc<Mirrors>) -> Result<(), EngineError> {
+        Engine::publish(self, snapshot, mirrors)
+    }
+    fn publish_mirrors(&self, mirrors: Arc<Mirrors>) -> Result<(), EngineError> {
+        Engine::publish_mirrors(self, mirrors)
+    }
+    fn seek(&self, network: NetworkId, address: IpAddr) {
+        Engine::seek(self, network, address);
     }
     fn attach(&self, id: PortId, queues: PortQueues, workers: &[usize]) -> Result<(), EngineError> {
         Engine::attach(self, id, queues, workers)

@@ -11,6 +11,7 @@ use utoipa::ToSchema;
 
 use crate::config::{
     Config,
+    mirroring::MirrorTarget,
     service_types::VnicServices,
     types::{
         AclRule, AclRules, AddressSet, Driver, Network, Port, PortSet, RouteAction, Router,
@@ -23,8 +24,8 @@ use crate::config::{
 pub struct Change {
     /// `added`, `removed` or `changed`.
     pub change: ChangeKind,
-    /// `network`, `port`, `vnic`, `router`, `acl`, `group`, `address_set`, `port_set`, `policy` or
-    /// `connections`.
+    /// `network`, `port`, `vnic`, `router`, `acl`, `group`, `address_set`, `port_set`,
+    /// `mirror_target`, `policy` or `connections`.
     pub kind: String,
     /// Its name.
     pub name: String,
@@ -125,6 +126,14 @@ pub fn changes(running: &Config, wanted: &Config) -> Vec<Change> {
         &wanted.port_sets,
         |s| &s.name,
         port_set,
+    );
+    compare(
+        &mut changes,
+        "mirror_target",
+        &running.mirror_targets,
+        &wanted.mirror_targets,
+        |t| &t.name,
+        mirror_target,
     );
     compare(
         &mut changes,
@@ -438,6 +447,20 @@ fn router(old: &Router, new: &Router) -> Vec<String> {
         routes.map(text).collect()
     };
     details.extend(lines(routes(old), routes(new), "routes"));
+    details
+}
+
+fn mirror_target(old: &MirrorTarget, new: &MirrorTarget) -> Vec<String> {
+    let mut details = Vec::new();
+    field(&mut details, "kind", &old.kind, &new.kind);
+    field(&mut details, "local", &old.local, &new.local);
+    field(&mut details, "remote", &old.remote, &new.remote);
+    field(&mut details, "way", &old.way, &new.way);
+    field(&mut details, "mtu", &old.mtu, &new.mtu);
+    field(&mut details, "too_long", &old.too_long, &new.too_long);
+    field(&mut details, "dscp", &old.dscp, &new.dscp);
+    field(&mut details, "tenants", &old.tenants, &new.tenants);
+    field(&mut details, "session_numbers", &old.numbers, &new.numbers);
     details
 }
 

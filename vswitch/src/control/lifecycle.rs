@@ -92,6 +92,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
         machine,
         &first,
     ));
+    control.keep_mirrors(sessions_file(path));
     let outcome = control
         .apply(origin, false)
         .map_err(anyhow::Error::from)
@@ -112,6 +113,13 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
         tracing::info!("stopped");
     }
     outcome
+}
+
+/// Where mirror sessions are kept.
+fn sessions_file(socket: &Path) -> PathBuf {
+    let mut path = socket.as_os_str().to_owned();
+    path.push(".mirrors");
+    path.into()
 }
 
 fn settings(config: &Config, busy_poll: bool) -> Settings {
@@ -203,7 +211,7 @@ async fn server(
     file: &Path,
     signals: Signals,
 ) -> anyhow::Result<()> {
-    let app = api::router(Arc::clone(control));
+    let app = api::service(Arc::clone(control));
     let listener = UnixListener::from_std(listener)?;
     let (down, _) = tokio::sync::watch::channel(false);
     let ended = |mut receiver: tokio::sync::watch::Receiver<bool>| async move {

@@ -27,6 +27,7 @@ pub mod explain;
 mod flow_frame;
 mod ids;
 pub mod lifecycle;
+mod mirrors;
 mod plan;
 mod routing;
 mod sets;
@@ -55,6 +56,7 @@ use policy::{
 pub use apply::Applied;
 pub use datapath::Datapath;
 pub use drivers::{Drivers, Opener};
+pub use mirrors::Who;
 pub use watch::{DropFeed, WatchRequest};
 
 use crate::{
@@ -99,6 +101,7 @@ struct Hands {
     compiler: Compiler,
     /// The last epoch that was published.
     epoch: u64,
+    mirrors: mirrors::Sessions,
     /// Of every port that is open.
     monitors: HashMap<Arc<str>, Box<dyn Monitor>>,
     /// Of every port that is not.
@@ -112,6 +115,7 @@ struct State {
     ids: Ids,
     rules: Rules,
     ports: BTreeMap<Arc<str>, PortState>,
+    mirrors: Arc<Vec<mirrors::Entry>>,
 }
 
 /// How a port is doing.
@@ -229,6 +233,7 @@ impl Control {
             groups: Vec::new(),
             address_sets: Vec::new(),
             port_sets: Vec::new(),
+            mirror_targets: Vec::new(),
             ..first.clone()
         };
         Self {
@@ -244,6 +249,7 @@ impl Control {
                 ids: Ids::default(),
                 rules: Rules::default(),
                 ports: BTreeMap::new(),
+                mirrors: Arc::default(),
             }),
         }
     }

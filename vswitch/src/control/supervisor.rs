@@ -65,6 +65,7 @@ impl Control {
         let mut hands = self.hands.lock();
         self.check_health(&mut hands);
         self.reopen_due(&mut hands);
+        self.tend_mirrors(&mut hands);
         drop(hands);
         self.renew_rules();
     }

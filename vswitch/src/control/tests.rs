@@ -23,6 +23,7 @@ use crate::{
     counters::{PortCounts, WorkerCounts},
     drop_watch::{Filter, Watch, Watches},
     engine::{DropRow, EngineError, FlowRow, Outlook, PortQueues, QueueRow, RuleHits},
+    mirroring::Mirrors,
 };
 
 /// What happens to the world outside control, and what control did to it.
@@ -42,6 +43,7 @@ pub(crate) struct World {
     health: HashMap<String, Health>,
     attached: HashSet<PortId>,
     snapshot: Option<Snapshot>,
+    mirrors: Arc<Mirrors>,
     epoch: u64,
 }
 
@@ -66,13 +68,23 @@ impl pmd::Monitor for FakeMonitor {
 }
 
 impl Datapath for FakeDatapath {
-    fn publish(&self, snapshot: Snapshot) -> Result<(), EngineError> {
+    fn publish_mirrors(&self, mirrors: Arc<Mirrors>) -> Result<(), EngineError> {
+        let mut world = self.0.lock();
+        world.log.push("publish mirrors".into());
+        world.mirrors = mirrors;
+        Ok(())
+    }
+
+    fn seek(&self, _: policy::NetworkId, _: std::net::IpAddr) {}
+
+    fn publish(&self, snapshot: Snapshot, mirrors: Arc<Mirrors>) -> Result<(), EngineError> {
         let mut world = self.0.lock();
         let epoch = snapshot.epoch().0;
         assert!(epoch > world.epoch, "an epoch is used once");
         world.epoch = epoch;
         world.log.push("publish".into());
         world.snapshot = Some(snapshot);
+        world.mirrors = mirrors;
         Ok(())
     }
 
@@ -246,6 +258,16 @@ pub(crate) fn running(ports: &[&str]) -> (Control, Shared) {
     let control = Control::new(datapath, Box::new(opener), machine, &first);
     control.apply(origin(&text(ports)), false).expect("applied");
     (control, world)
+}
+
+/// From now on a port cannot be opened.
+pub(crate) fn break_port(world: &Shared, name: &str) {
+    world.lock().broken.insert(name.into());
+}
+
+/// The mirror sessions that were published last.
+pub(crate) fn mirrored(world: &Shared) -> Arc<Mirrors> {
+    Arc::clone(&world.lock().mirrors)
 }
 
 fn log(world: &Shared) -> Vec<String> {

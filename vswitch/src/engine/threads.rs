@@ -166,6 +166,7 @@ pub(super) fn start_housekeeper(
                 let now_ns = shared.clock.ns_at(pmd::clock::cycles());
                 let now_s = (now_ns / 1_000_000_000) as u32;
                 shared.bridge.age(now_s);
+                shared.set_wall_clock();
                 let bundle = shared.current.load();
                 let timeouts = &bundle.snapshot.connections().timeouts;
                 shared.connections.sweep(SWEEP_S, timeouts, now_s);

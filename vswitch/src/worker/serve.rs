@@ -34,6 +34,7 @@ impl Worker {
             parcels.push(parcel);
         }
         self.outbox.now_ns = now.ns;
+        self.outbox.wall_ns = self.shared.wall_ns(now.ns);
         self.send_own(bundle, &parcels);
         self.judge_returned(bundle, now, &parcels);
         let served = parcels.len();
@@ -63,6 +64,9 @@ impl Worker {
             self.outbox.plan_tagged(bundle, &frames, index, None, to);
         }
         self.outbox.transmit(bundle, &frames);
+        if bundle.mirrors.is_active() {
+            self.outbox.mirror(bundle, &frames, &Groups::new());
+        }
     }
 
     fn judge_returned(&mut self, bundle: &Bundle, now: Now, parcels: &[Box<Parcel>]) {

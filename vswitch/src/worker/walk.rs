@@ -608,6 +608,18 @@ impl Walk<'_> {
         if self.outbox.taps.watch_drops() {
             self.show_drop(&frames[index], index, account, denied);
         }
+        if self.bundle.mirrors.is_active() {
+            let (mirrors, ingress) = (&self.bundle.mirrors, self.slots.frames[index].ingress());
+            self.outbox
+                .copier
+                .note_drop(mirrors, index, (ingress, account));
+        }
+    }
+
+    /// Stage: what mirror sessions want of the burst is copied; its originals have left.
+    #[inline(never)]
+    pub(super) fn mirror(&mut self, frames: &[Frame<'_>]) {
+        self.outbox.mirror(self.bundle, frames, self.groups);
     }
 
     /// Gives whoever watches drops a sample.

@@ -18,6 +18,7 @@ use vswitch::{
     flow_cache::FlowCache,
     intake::OwnedQueue,
     meter::Meters,
+    mirroring::Mirrors,
     outbox::SharedTxQueue,
     published::{Bundle, PortShared, Shared},
     worker::Worker,
@@ -156,11 +157,25 @@ impl Bed {
         let former = self.shared.current.load();
         let meters = Meters::after(&former.meters, &snapshot).expect("few limits");
         self.shared.current.store(Arc::new(Bundle {
-            snapshot,
+            snapshot: Arc::new(snapshot),
             ports: self.ports.clone(),
-            meters,
+            meters: Arc::new(meters),
+            mirrors: Arc::clone(&former.mirrors),
+            revision: former.revision + 1,
         }));
         epoch
+    }
+
+    /// Puts mirror sessions in force.
+    pub(crate) fn mirror(&mut self, mirrors: Mirrors) {
+        let former = self.shared.current.load();
+        self.shared.current.store(Arc::new(Bundle {
+            snapshot: Arc::clone(&former.snapshot),
+            ports: former.ports.clone(),
+            meters: Arc::clone(&former.meters),
+            mirrors: Arc::new(mirrors),
+            revision: former.revision + 1,
+        }));
     }
 
     fn attach(&mut self, id: PortId) {

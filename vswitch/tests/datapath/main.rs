@@ -18,6 +18,7 @@ mod guests;
 mod intake;
 mod limits;
 mod logs;
+mod mirroring;
 mod policy;
 mod reference;
 mod routing;

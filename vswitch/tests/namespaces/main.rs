@@ -10,8 +10,8 @@ mod http;
 mod interfaces;
 mod lab;
 mod laws;
-mod lifecycle;
 mod limiting;
+mod mirroring;
 #[path = "../../../pmd/tests/netns/mod.rs"]
 mod netns;
 

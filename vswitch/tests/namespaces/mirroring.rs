@@ -1,0 +1,185 @@
+//! Mirror sessions as programs that nobody here wrote see their copies: `tcpdump` and `tshark`.
+
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+use vswitch::api::mirror_types::MirrorSession;
+
+use super::{
+    lab::{Lab, Link, Task, mac_text, ok, port},
+    netns::eventually,
+};
+
+/// A tenant's network, and one of the provider's with a router that sends copies on: the target is
+/// behind it, at the member `decap`.
+const NETWORKS: &str = r#"
+[[network]]
+name = "lan"
+tenant = "acme"
+[network.neighbors]
+proxy = false
+announcements = 0
+[[network]]
+name = "outside"
+tenant = "provider"
+[[router]]
+name = "transport"
+tenant = "provider"
+[[router.interface]]
+network = "outside"
+addresses = ["192.0.2.1/24", "2001:db8::1/64"]
+"#;
+
+fn target(name: &str, kind: &str, local: &str, remote: &str) -> String {
+    format!(
+        "[[mirror_target]]\nname = \"{name}\"\nkind = \"{kind}\"\nlocal = \"{local}\"\nremote = \"{remote}\"\nrouter = \"transport\"\n"
+    )
+}
+
+/// Two VMs of a tenant, and the decapsulator.
+fn lab(targets: &str) -> Option<Lab> {
+    let mut lab = Lab::new()?;
+    let mut config = NETWORKS.to_owned();
+    for (name, network) in [("one", "lan"), ("two", "lan"), ("decap", "outside")] {
+        lab.member(name, Link::default());
+        config += &port(name, &format!("network = \"{network}\""));
+    }
+    lab.start(&(config + targets));
+    lab.address("one");
+    lab.address("two");
+    lab.sh(
+        "decap",
+        "cd /proc/sys/net/ipv6/conf/eth0 && echo 0 > accept_ra && echo 0 > disable_ipv6 &&
+         ip addr add 192.0.2.9/24 dev eth0 && ip -6 addr add 2001:db8::9/64 dev eth0 nodad",
+    );
+    lab.ping("one", "10.0.0.2", 1);
+    Some(lab)
+}
+
+fn session(lab: &Lab, name: &str) -> MirrorSession {
+    lab.get(&format!("/v1/mirrors/acme/{name}"))
+}
+
+/// Captures at the decapsulator while `work` is done, until `frames` frames are there.
+fn captured(lab: &Lab, frames: usize, work: impl FnOnce()) -> std::path::PathBuf {
+    let path = lab.path(&format!("{frames}.pcap"));
+    let words = format!(
+        "tcpdump -n -U --immediate-mode -i eth0 -w {} not arp and not icmp6",
+        path.display()
+    );
+    let mut command = lab.at("decap", &words);
+    let log = std::fs::File::create(lab.path("tcpdump")).expect("a log");
+    let _capture = Task::spawn(command.stderr(log));
+    eventually("tcpdump listens", || {
+        let said = std::fs::read_to_string(lab.path("tcpdump")).unwrap_or_default();
+        said.contains("listening on").then_some(())
+    });
+    work();
+    eventually("all copies are captured", || {
+        let read = Command::new("tcpdump")
+            .args(["-n", "-r"])
+            .arg(&path)
+            .stderr(Stdio::null())
+            .output();
+        let text = String::from_utf8(read.expect("tcpdump").stdout).expect("text");
+        (text.lines().count() >= frames).then_some(())
+    });
+    path
+}
+
+/// What tshark makes of a capture.
+fn dissected(path: &std::path::Path, fields: &[&str]) -> Vec<Vec<String>> {
+    let mut command = Command::new("tshark");
+    command
+        .args(["-n", "-T", "fields", "-E", "separator=;", "-r"])
+        .arg(path);
+    for field in fields {
+        command.args(["-e", field]);
+    }
+    let output = ok(&mut command);
+    let text = String::from_utf8(output.stdout).expect("text");
+    let row = |line: &str| line.split(';').map(str::to_owned).collect();
+    text.lines().map(row).collect()
+}
+
+#[test]
+fn tcpdump_and_tshark_read_our_erspan_behind_a_router() {
+    let targets = target("ii", "erspan-2", "192.0.2.1", "192.0.2.9")
+        + &target("iii", "erspan-3", "2001:db8::1", "2001:db8::9");
+    let Some(lab) = lab(&targets) else { return };
+    for (name, target) in [("second", "ii"), ("third", "iii")] {
+        let words =
+            format!("mirror create {name} --owner acme --port one --to {target} --direction out");
+        ok(lab.client(&words).args(["--filter", "allow icmp"]));
+        eventually("the neighbour has answered", || {
+            (session(&lab, name).state == "active").then_some(())
+        });
+        let path = captured(&lab, 5, || {
+            ok(&mut lab.at("one", "ping -n -c 5 -i 0.05 -s 100 10.0.0.2"));
+        });
+        let text =
+            String::from_utf8(ok(Command::new("tcpdump").args(["-n", "-r"]).arg(&path)).stdout);
+        let text = text.expect("text");
+        assert!(text.to_lowercase().contains("gre"), "{text}");
+        let fields = [
+            "frame.protocols",
+            "erspan.spanid",
+            "gre.sequence_number",
+            "eth.dst",
+            "ip.dst",
+            "icmp.type",
+            "erspan.direction",
+        ];
+        let rows = dissected(&path, &fields);
+        assert_eq!(rows.len(), 5, "{rows:?}");
+        for (number, row) in rows.iter().enumerate() {
+            assert!(
+                row[0].contains("gre:erspan:eth") && row[0].ends_with("icmp:data"),
+                "{row:?}"
+            );
+            assert_eq!(row[1], "1", "{row:?}");
+            assert_eq!(row[2].parse(), Ok(number), "{row:?}");
+            let (decap, two) = (mac_text(lab.number("decap")), mac_text(lab.number("two")));
+            assert_eq!(row[3], format!("{decap},{two}"), "{row:?}");
+            assert!(row[4].ends_with("10.0.0.2"), "{row:?}");
+            assert_eq!(row[5], "8", "{row:?}");
+        }
+        let counted = session(&lab, name);
+        assert_eq!((counted.wanted, counted.copied), (5, 5));
+        lab.cli(&format!("mirror delete {name} --owner acme"));
+    }
+    lab.check_conservation();
+}
+
+#[test]
+fn a_session_survives_a_restart_and_is_shown_and_audited() {
+    let targets = target("ii", "erspan-2", "192.0.2.1", "192.0.2.9");
+    let Some(mut lab) = lab(&targets) else { return };
+    let shown = lab.cli("mirror create look --owner acme --port one --to ii --truncate 100");
+    assert!(shown.contains("session number 1"), "{shown}");
+    lab.end(rustix::process::Signal::TERM);
+    lab.start_again();
+    eventually("the way is found again", || {
+        (session(&lab, "look").state == "active").then_some(())
+    });
+    lab.ping("one", "10.0.0.2", 5);
+    let look = session(&lab, "look");
+    assert!(look.copied >= 10 && look.truncated == 0, "{look:?}");
+    let table = lab.cli("mirror list");
+    assert!(
+        table.contains("look") && table.contains("active"),
+        "{table}"
+    );
+    lab.cli("mirror delete look --owner acme");
+    let audit: Vec<Value> = lab.get("/v1/mirrors/audit");
+    let last = audit.last().expect("a line");
+    assert_eq!(last["action"], "deleted");
+    assert!(
+        last["who"]
+            .as_str()
+            .is_some_and(|who| who.starts_with("uid 0 pid ")),
+        "{last}"
+    );
+    assert!(lab.log().contains("action=\"deleted\""), "{}", lab.log());
+    lab.check_conservation();
+}
