@@ -64,6 +64,7 @@ use crate::{
         Config, Machine, Problems,
         types::{Attachment, Port},
     },
+    decap::hosted::Hosted,
     engine::{EngineError, PortQueues},
 };
 use ids::{Ids, Rules};
@@ -82,6 +83,8 @@ pub struct Control {
     datapath: Box<dyn Datapath>,
     opener: Box<Opener>,
     machine: Machine,
+    /// Beside the workers, of whom it knows nothing.
+    decap: Arc<Hosted>,
     started: Instant,
     /// The process is about to end: streams end too.
     stopping: AtomicBool,
@@ -209,6 +212,12 @@ pub enum ControlError {
     Refused(String),
 }
 
+/// Opens the ports of the decapsulator.
+fn decap_opener() -> Arc<crate::decap::attachment::Opener> {
+    let drivers = Drivers::default();
+    Arc::new(move |name: &str, driver: &_| drivers.open_driver(name, driver))
+}
+
 fn too_costly(row: &crate::api::types::Lookup, most: u32) -> String {
     format!(
         "vNIC \"{}\": looking up its rules ({}, {} of them) may take {} operations for one frame, and max_lookup_cost of [policy] allows {most}; nothing was changed. Many rules that differ in nothing but port ranges, TCP flags or ICMP types cost most: merge them, or raise max_lookup_cost",
@@ -234,12 +243,14 @@ impl Control {
             address_sets: Vec::new(),
             port_sets: Vec::new(),
             mirror_targets: Vec::new(),
+            decapsulator: None,
             ..first.clone()
         };
         Self {
             datapath,
             opener,
             machine,
+            decap: Arc::new(Hosted::new(decap_opener())),
             started: Instant::now(),
             stopping: AtomicBool::new(false),
             hands: Mutex::default(),
@@ -252,6 +263,11 @@ impl Control {
                 mirrors: Arc::default(),
             }),
         }
+    }
+
+    /// Where the decapsulator is, if the configuration has one.
+    pub fn decapsulator(&self) -> &Arc<Hosted> {
+        &self.decap
     }
 
     /// True when every worker answers.

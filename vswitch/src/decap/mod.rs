@@ -19,13 +19,14 @@
 //! Rooms, in the order of a frame: [`attachment`] (ports), [`receiver`], `host` (answers to neighbours),
 //! `meta` (what is told of a frame), [`sender`], `sink`, `files`, `stream`; around them [`runtime`]
 //! (threads and tables), [`view`] (what people are shown), [`api`], [`process`] (a decapsulator that runs
-//! alone).
+//! alone), [`hosted`] (one within the switch).
 
 pub mod api;
 pub mod attachment;
 pub mod counts;
 mod files;
 mod host;
+pub mod hosted;
 mod meta;
 pub mod metrics;
 pub mod process;

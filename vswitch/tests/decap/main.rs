@@ -10,3 +10,4 @@ mod mirrored;
 #[path = "../../../pmd/tests/netns/mod.rs"]
 mod netns;
 mod openvswitch;
+mod process;
