@@ -26,7 +26,10 @@ use super::{
     routes::RouteEdits,
     supervisor::Retry,
 };
-use crate::config::{self, Config, lists::Lists, types::Port};
+use crate::{
+    config::{self, Config, lists::Lists, types::Port},
+    decap::ApplyError,
+};
 
 /// What applying a configuration did, or would do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -39,6 +42,13 @@ pub struct Applied {
     pub changes: Vec<Change>,
     /// Ports that wait for what they attach to, with the reason.
     pub waiting: Vec<String>,
+}
+
+fn refused(error: ApplyError) -> ControlError {
+    match error {
+        ApplyError::Restart(what) => ControlError::Restart(vec![what.to_owned()]),
+        other => ControlError::Refused(other.to_string()),
+    }
 }
 
 /// What happens to ports.
@@ -178,6 +188,7 @@ impl Control {
         if !reasons.is_empty() {
             return Err(ControlError::Restart(reasons));
         }
+        self.decap.check(&wanted).map_err(refused)?;
         let changes = diff::changes(&running, &wanted);
         let mut applied = Applied {
             dry_run,
@@ -197,6 +208,7 @@ impl Control {
                 applied.waiting.push(format!("{name}: {reason}"));
             }
         }
+        let decap = self.decap.follow(&wanted);
         let mut state = self.state.write();
         for (name, port) in std::mem::take(&mut state.ports) {
             if wanted.ports.iter().any(|wanted| wanted.name == name) {
@@ -221,6 +233,10 @@ impl Control {
             rules_compiled = hands.work.compiled,
             "configuration applied"
         );
+        decap.map_err(|error| {
+            let what = "the switch follows the configuration, and the decapsulator does not";
+            ControlError::Refused(format!("{what}: {error}"))
+        })?;
         Ok(applied)
     }
 
