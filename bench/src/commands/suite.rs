@@ -52,13 +52,9 @@ impl Suite {
             generator_core: self.generator_core.unwrap_or(cores - 1),
         })?;
         for target in suite::targets::all(&written.results) {
-            let verdict = match target.reached() {
-                Some(true) => "reached",
-                Some(false) => "MISSED",
-                None => "not measured",
-            };
             println!(
-                "{verdict:13} {}: {} (to reach {})",
+                "{:13} {}: {} (to reach {})",
+                target.verdict(),
                 target.what,
                 target.found(),
                 target.need()

@@ -33,6 +33,8 @@ pub(super) struct Bed {
 pub(super) enum Kind {
     Testpmd,
     Own,
+    /// The same, with frames for a router.
+    Routed,
     /// The same, with each frame of a flow that never was.
     NewFlows,
 }
@@ -70,6 +72,7 @@ impl Bed {
             Ok(match kind {
                 Kind::Testpmd => Box::new(Testpmd::start(&bed.directory, &sockets, flows, core)?),
                 Kind::Own => Box::new(Guest::start(&sockets, Traffic::Frames, flows, core)?),
+                Kind::Routed => Box::new(Guest::start(&sockets, Traffic::Routed, flows, core)?),
                 Kind::NewFlows => Box::new(Guest::start(&sockets, Traffic::NewFlows, flows, core)?),
             })
         })

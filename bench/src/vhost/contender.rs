@@ -11,7 +11,10 @@ pub enum Case {
     PortToPort,
     /// The same, where rules allow it that lie among the flows' addresses: see `rules`.
     Acl,
-    /// The same, where the rules are far from any flow.
+    /// As [`Case::Acl`], where the ports are in two networks, and a router takes each one's frames to
+    /// the other: new Ethernet addresses, a lower TTL.
+    Routed,
+    /// The same as [`Case::Acl`], where the rules are far from any flow.
     AclElsewhere,
     /// The same, where so many rules allow it that lie among flows of any address and port, so that
     /// nearly each of those is another flow for the rules too.
@@ -34,6 +37,7 @@ impl Case {
         match self {
             Self::PortToPort => "port-to-port",
             Self::Acl => "acl",
+            Self::Routed => "routed",
             Self::AclElsewhere => "acl-elsewhere",
             Self::NewFlows { .. } => "new-flows",
             Self::Gate { .. } => "gate",
@@ -44,7 +48,7 @@ impl Case {
     pub fn rules(self) -> u32 {
         match self {
             Self::PortToPort => 0,
-            Self::Acl | Self::AclElsewhere => super::rules::RULES,
+            Self::Acl | Self::Routed | Self::AclElsewhere => super::rules::RULES,
             Self::NewFlows { rules } | Self::Gate { rules, .. } => rules,
         }
     }
@@ -110,6 +114,14 @@ pub(super) trait Contender {
     /// When it refuses.
     fn settle(&mut self) -> anyhow::Result<()> {
         Ok(())
+    }
+
+    /// From now on what passes the first port, either way, is copied to the third; or no longer.
+    ///
+    /// # Errors
+    /// When the switch refuses, or cannot.
+    fn mirror(&mut self, _on: bool) -> anyhow::Result<()> {
+        anyhow::bail!("{} does not mirror", self.name())
     }
 
     /// From now on this is what happens to frames.

@@ -34,7 +34,7 @@ pub struct Rounds {
 }
 
 /// Millions of frames that come through in a second of the switch's CPU time when every frame is of
-/// a new flow, with so many rules; and the percentage of frames that the switch took and dropped.
+/// a new flow, with so many rules.
 ///
 /// # Errors
 /// As [`run`](super::run).
@@ -43,16 +43,36 @@ pub fn new_flows(options: &Options, rules: &[u32]) -> anyhow::Result<Vec<Rounds>
         unlimited_flows: true,
         ..Settings::on(options.switch_core)
     };
-    let _guard = guard(options, &settings)?;
-    let mut beds = beds(options, &settings)?;
+    let cases = rules.iter().map(|&rules| Case::NewFlows { rules });
+    per_cpu_second(options, &settings, (Kind::NewFlows, 1), cases)
+}
+
+/// Millions of frames that come through in a second of the switch's CPU time when it routes them, of
+/// so many flows.
+///
+/// # Errors
+/// As [`run`](super::run).
+pub fn routed(options: &Options, flows: u32) -> anyhow::Result<Vec<Rounds>> {
+    let settings = Settings::on(options.switch_core);
+    per_cpu_second(options, &settings, (Kind::Routed, flows), [Case::Routed])
+}
+
+fn per_cpu_second(
+    options: &Options,
+    settings: &Settings,
+    (kind, flows): (Kind, u32),
+    cases: impl IntoIterator<Item = Case>,
+) -> anyhow::Result<Vec<Rounds>> {
+    let _guard = guard(options, settings)?;
+    let mut beds = beds(options, settings)?;
     for bed in &mut beds {
-        bed.connect(Kind::NewFlows, 1, options.guest_core)?;
+        bed.connect(kind, flows, options.guest_core)?;
     }
     let mut all = Vec::new();
-    for &rules in rules {
+    for case in cases {
         let mut rates = vec![Vec::new(); beds.len()];
         for bed in &mut beds {
-            bed.enforce(Case::NewFlows { rules })?;
+            bed.enforce(case)?;
         }
         for _ in 0..options.rounds {
             for (bed, rates) in beds.iter_mut().zip(&mut rates) {
@@ -65,7 +85,7 @@ pub fn new_flows(options: &Options, rules: &[u32]) -> anyhow::Result<Vec<Rounds>
             all.push(Rounds {
                 switch: bed.switch.name(),
                 what: "Mframes/CPU second",
-                rules,
+                rules: case.rules(),
                 values,
             });
         }
@@ -130,7 +150,9 @@ pub fn updates(options: &Options, rules: &[u32]) -> anyhow::Result<Vec<Rounds>> 
 
 /// How long frames of a known flow take, in microseconds, when all else is quiet, while two other
 /// ports of the switch send frames of known flows as fast as they can, and while these open flows as
-/// fast as they can; the percentage of them that is lost; and how many frames the others send.
+/// fast as they can; the percentage of them that is lost; and how many frames the others send. To a
+/// switch without rules the flows of the storm are frames like any others: what it finds is what the
+/// load itself does to a frame.
 ///
 /// # Errors
 /// As [`run`](super::run).
@@ -157,7 +179,9 @@ pub fn isolation(options: &Options, rules: u32) -> anyhow::Result<Vec<(&'static 
             };
             let known = start(0, Traffic::Frames)?;
             let opening = start(1, Traffic::NewFlows)?;
-            bed.switch.enforce(case)?;
+            if bed.switch.can(case) {
+                bed.switch.enforce(case)?;
+            }
             Ok((known, opening))
         });
         guests.push(pair.with_context(|| bed.switch.name())?);

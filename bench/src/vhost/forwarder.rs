@@ -30,7 +30,7 @@ pub(super) struct Forwarder {
 }
 
 impl Forwarder {
-    /// Starts it with two ports.
+    /// Starts it. Ports are joined in the order of their numbers: 0 with 1, 2 with 3.
     ///
     /// # Errors
     /// When it is not installed or does not come up.
@@ -42,7 +42,8 @@ impl Forwarder {
         command.arg("--single-file-segments");
         command.arg(format!("--lcores=0@{core},1@{core}"));
         command.arg(format!("--socket-mem={MEMORY_MIB}"));
-        for (index, socket) in sockets(&directory, 0).iter().enumerate() {
+        let sockets = (0..settings.pairs).flat_map(|pair| sockets(&directory, pair));
+        for (index, socket) in sockets.enumerate() {
             let socket = socket.display();
             command.arg(format!("--vdev=net_vhost{index},iface={socket},client=1"));
         }

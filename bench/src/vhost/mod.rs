@@ -39,6 +39,7 @@ mod forwarder;
 mod guest;
 mod hugepages;
 mod load;
+mod mirroring;
 mod open_vswitch;
 mod peer;
 pub(crate) mod port;
@@ -49,6 +50,7 @@ mod testpmd;
 mod vswitch;
 
 pub use contender::Case;
+pub use mirroring::mirroring;
 pub use peer::Peer;
 pub use report::{Finding, InOrder, Report, RoundTrip, Row, Segments};
 

@@ -13,7 +13,9 @@ use anyhow::Context;
 use super::{
     contender::{Case, Contender, Settings, socket_names},
     database::{DAEMON, Database, SCHEMA, own},
+    guest::router_mac,
     rules,
+    vswitch::MACS,
 };
 use crate::process::{self, Directory, Process};
 
@@ -107,7 +109,17 @@ impl Contender for OpenVswitch {
         for pair in 0..self.pairs {
             let (first, second) = (2 * pair + 1, 2 * pair + 2);
             for (from, to) in [(first, second), (second, first)] {
-                let _ = writeln!(flows, "priority=1,in_port={from},actions=output:{to}");
+                let _ = write!(flows, "priority=1,in_port={from},");
+                if case == Case::Routed {
+                    let (own, next) = (router_mac(u8::from(from == first)), MACS[to - first]);
+                    let _ = write!(
+                        flows,
+                        "ip,actions=mod_dl_src:{own},mod_dl_dst:{next},dec_ttl,"
+                    );
+                } else {
+                    flows += "actions=";
+                }
+                let _ = writeln!(flows, "output:{to}");
             }
         }
         let file = self.directory.join("flows");
@@ -118,6 +130,19 @@ impl Contender for OpenVswitch {
             .arg("replace-flows")
             .args([path.join("br0.mgmt"), file]);
         Ok(command)
+    }
+
+    fn mirror(&mut self, on: bool) -> anyhow::Result<()> {
+        let command = if on {
+            "-- --id=@from get port v0 -- --id=@to get port v2 -- --id=@mirror create mirror \
+             name=bench select_src_port=@from select_dst_port=@from output_port=@to \
+             -- set bridge br0 mirrors=@mirror"
+        } else {
+            "clear bridge br0 mirrors"
+        };
+        self.database
+            .set(&command.split_whitespace().collect::<Vec<_>>())?;
+        self.settle()
     }
 
     fn settle(&mut self) -> anyhow::Result<()> {

@@ -16,9 +16,10 @@ use anyhow::Context;
 
 use super::{
     contender::{Case, Contender, Settings, socket_names},
+    guest::router_mac,
     rules,
 };
-use crate::process::{Directory, Process, interrupt};
+use crate::process::{self, Directory, Process, interrupt};
 
 /// The most flows, both ways, twice over: then few sets of the cache are overfull.
 const FLOW_CACHE_ENTRIES: u32 = 1 << 19;
@@ -26,8 +27,19 @@ const FLOW_CACHE_ENTRIES: u32 = 1 << 19;
 const START: Duration = Duration::from_secs(10);
 
 /// The generator's addresses, by port, and the address that its packets come from.
-const MACS: [&str; 2] = ["00:01:02:03:04:00", "00:01:02:03:04:01"];
+pub(super) const MACS: [&str; 2] = ["00:01:02:03:04:00", "00:01:02:03:04:01"];
 const SENDER: &str = "10.254.0.0";
+
+/// Where [`Contender::mirror`] has copies sent: what is behind the third port takes any.
+const MIRROR_TARGET: &str = "
+[[mirror_target]]
+name = \"bench\"
+kind = \"erspan-2\"
+local = \"192.0.2.1\"
+remote = \"192.0.2.2\"
+port = \"v2\"
+peer_mac = \"00:01:02:03:06:00\"
+";
 
 /// The running switch. Fields are dropped in their order.
 #[derive(Debug)]
@@ -87,6 +99,18 @@ impl Contender for Vswitch {
         Ok(command)
     }
 
+    fn mirror(&mut self, on: bool) -> anyhow::Result<()> {
+        let words = if on {
+            "mirror create bench --owner bench --vnic v0 --to bench"
+        } else {
+            "mirror delete bench --owner bench"
+        };
+        let mut command = Command::new(&self.binary);
+        command.args(words.split(' '));
+        command.arg("--socket").arg(self.directory.join("socket"));
+        process::run(&mut command).map(drop)
+    }
+
     fn process(&mut self) -> &mut Process {
         &mut self.daemon
     }
@@ -111,31 +135,73 @@ fn config(directory: &Directory, settings: &Settings, case: Case) -> String {
         ""
     };
     for pair in 0..settings.pairs {
-        let _ = write!(
-            text,
-            "\n[[network]]\nname = \"bench{pair}\"\ntenant = \"bench\"\n"
-        );
         for (side, socket) in sockets(directory, pair).iter().enumerate() {
+            let port = 2 * pair + side;
+            let network = if case == Case::Routed { port } else { 2 * pair };
+            if network == port {
+                let _ = write!(
+                    text,
+                    "\n[[network]]\nname = \"bench{network}\"\ntenant = \"bench\"\n"
+                );
+            }
             let _ = write!(
                 text,
-                "\n[[port]]\nname = \"v{}\"\ndriver = \"vhost_user\"\nsocket = \"{}\"\n\
-                 role = \"client\"\nnetwork = \"bench{pair}\"\n{budget}",
-                2 * pair + side,
+                "\n[[port]]\nname = \"v{port}\"\ndriver = \"vhost_user\"\nsocket = \"{}\"\n\
+                 role = \"client\"\nnetwork = \"bench{network}\"\n{budget}",
                 socket.display()
             );
         }
+    }
+    if settings.pairs > 1 {
+        text += MIRROR_TARGET;
+    }
+    if case == Case::Routed {
+        text += &routers();
     }
     if case != Case::PortToPort {
         for (index, mac) in (0..settings.pairs).flat_map(|_| MACS).enumerate() {
             let _ = write!(
                 text,
                 "\n[[vnic]]\nname = \"v{index}\"\nvm = \"v{index}\"\nport = \"v{index}\"\n\
-                 mac = \"{mac}\"\nipv4 = [\"{SENDER}\"]\ninbound = {{ default = \"allow\" }}\n\
-                 outbound = {{ acl = \"bench\", default = \"allow\" }}\n"
+                 mac = \"{mac}\"\nipv4 = [\"{SENDER}\", \"{}\"]\ninbound = {{ default = \"allow\" }}\n\
+                 outbound = {{ acl = \"bench\", default = \"allow\" }}\n",
+                next_hop(index)
             );
         }
         let rules = rules::for_vswitch(case);
         let _ = write!(text, "\n[[acl]]\nname = \"bench\"\nrules = [\n{rules}]\n");
+    }
+    text
+}
+
+/// The address by which routers know a vNIC.
+fn next_hop(index: usize) -> String {
+    format!("10.{index}.0.5")
+}
+
+/// One router for what comes from each of the first two ports. The generator sends to the same
+/// addresses both ways, so one router could not tell where they are.
+fn routers() -> String {
+    let mut text = String::new();
+    for from in [0, 1] {
+        let _ = write!(
+            text,
+            "\n[[router]]\nname = \"from-v{from}\"\ntenant = \"bench\"\nmac = \"{}\"\n",
+            router_mac(from)
+        );
+        for side in [0, 1] {
+            let _ = write!(
+                text,
+                "\n[[router.interface]]\nnetwork = \"bench{side}\"\n\
+                 addresses = [\"10.{side}.0.{}/24\"]\n",
+                from + 1
+            );
+        }
+        let via = next_hop(usize::from(1 - from));
+        let _ = write!(
+            text,
+            "\n[[router.route]]\nto = \"10.252.0.0/14\"\nvia = \"{via}\"\n"
+        );
     }
     text
 }

@@ -355,6 +355,7 @@ fn model(options: &Options, inbound_rules: usize) -> Model {
         vlan: None,
         mac_limit: 1024,
         ageing_s: 300,
+        moves: policy::model::MoveLimit::default(),
         services: policy::model::Services::default(),
     };
     let port = |number: u8, outbound: DirectionPolicy, inbound: DirectionPolicy| model::Port {
@@ -365,6 +366,7 @@ fn model(options: &Options, inbound_rules: usize) -> Model {
         mac_limit: 64,
         storm: StormLimits::default(),
         misses_per_turn: 256,
+        spanning_tree: policy::model::SpanningTree::default(),
         vnic: Some(Vnic {
             name: format!("vnic{number}").into(),
             vm: format!("vm{number}").into(),

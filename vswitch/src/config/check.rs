@@ -4,7 +4,7 @@
 use std::{collections::HashMap, ops::Range};
 
 use super::{
-    Machine, check_rules, check_services, mirroring,
+    Machine, check_rules, check_services, decapsulator, host_routes, mirroring,
     problem::nearest,
     read::{Draft, Named},
     router,
@@ -46,6 +46,7 @@ pub(super) fn all(draft: &Draft<'_>, machine: &Machine) {
     vnics(draft);
     tenants(draft);
     router::check(draft);
+    host_routes::check(draft);
     mirroring::check(draft);
     check_services::all(draft, &|vnic| networks_of(draft, vnic));
     check_rules::references(draft);
@@ -294,6 +295,23 @@ fn resources(draft: &Draft<'_>) {
             } else {
                 taken.insert(resource, format!("port \"{}\"", value.name));
             }
+        }
+    }
+    let Some(decapsulator) = &draft.decapsulator else {
+        return;
+    };
+    for (owner, driver) in decapsulator.drivers() {
+        let Some(place) = decapsulator::place(driver) else {
+            continue;
+        };
+        let taken = [&interfaces, &files, &sockets];
+        if let Some(other) = taken.iter().find_map(|taken| taken.get(&place)) {
+            let span = draft.decapsulator_span.clone();
+            draft.reader.report(
+                &span,
+                format!("{owner} uses \"{place}\", which is used by {other} already"),
+                "it cannot be shared",
+            );
         }
     }
 }

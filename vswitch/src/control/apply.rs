@@ -12,7 +12,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use policy::{Epoch, PortId, snapshot::Snapshot};
+use policy::{Epoch, PortId, model::Model, snapshot::Snapshot};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -23,9 +23,13 @@ use super::{
     diff::{self, Change},
     ids::Renumbered,
     mirrors::Resolution,
+    routes::RouteEdits,
     supervisor::Retry,
 };
-use crate::config::{self, Config, lists::Lists, types::Port};
+use crate::{
+    config::{self, Config, lists::Lists, types::Port},
+    decap::ApplyError,
+};
 
 /// What applying a configuration did, or would do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -38,6 +42,13 @@ pub struct Applied {
     pub changes: Vec<Change>,
     /// Ports that wait for what they attach to, with the reason.
     pub waiting: Vec<String>,
+}
+
+fn refused(error: ApplyError) -> ControlError {
+    match error {
+        ApplyError::Restart(what) => ControlError::Restart(vec![what.to_owned()]),
+        other => ControlError::Refused(other.to_string()),
+    }
 }
 
 /// What happens to ports.
@@ -101,7 +112,12 @@ impl Control {
     pub fn apply(&self, origin: Origin, dry_run: bool) -> Result<Applied, ControlError> {
         let wanted = self.read(&origin)?;
         let mut hands = self.hands.lock();
-        self.apply_locked(&mut hands, origin, wanted, dry_run)
+        self.apply_locked(
+            &mut hands,
+            (origin, wanted),
+            &RouteEdits::default(),
+            dry_run,
+        )
     }
 
     /// Adds a port to the running configuration. `port` holds the fields of a `[[port]]`, as
@@ -156,14 +172,15 @@ impl Control {
             text: edit(&running.text)?,
         };
         let wanted = self.read(&origin)?;
-        self.apply_locked(&mut hands, origin, wanted, false)
+        let edits = hands.route_edits.clone();
+        self.apply_locked(&mut hands, (origin, wanted), &edits, false)
     }
 
     fn apply_locked(
         &self,
         hands: &mut Hands,
-        origin: Origin,
-        wanted: Config,
+        (origin, wanted): (Origin, Config),
+        edits: &RouteEdits,
         dry_run: bool,
     ) -> Result<Applied, ControlError> {
         let running = self.config();
@@ -171,6 +188,7 @@ impl Control {
         if !reasons.is_empty() {
             return Err(ControlError::Restart(reasons));
         }
+        self.decap.check(&wanted).map_err(refused)?;
         let changes = diff::changes(&running, &wanted);
         let mut applied = Applied {
             dry_run,
@@ -186,13 +204,14 @@ impl Control {
             mut ports,
             rules,
             mirrors,
-        } = self.transact(hands, &plan, &running, &wanted)?;
+        } = self.transact(hands, &plan, &running, (&wanted, edits))?;
         applied.epoch = hands.epoch;
         for (name, port) in &ports {
             if let Condition::Waiting(reason) = &port.condition {
                 applied.waiting.push(format!("{name}: {reason}"));
             }
         }
+        let decap = self.decap.follow(&wanted);
         let mut state = self.state.write();
         for (name, port) in std::mem::take(&mut state.ports) {
             if wanted.ports.iter().any(|wanted| wanted.name == name) {
@@ -207,13 +226,20 @@ impl Control {
         drop(state);
         self.commit(hands, mirrors);
         hands.made = rules.made;
+        hands.model = rules.model;
+        hands.route_edits = edits.clone();
         hands.work = rules.work;
+        self.keep_host_routes(hands);
         tracing::info!(
             epoch = applied.epoch,
             changes = applied.changes.len(),
             rules_compiled = hands.work.compiled,
             "configuration applied"
         );
+        decap.map_err(|error| {
+            let what = "the switch follows the configuration, and the decapsulator does not";
+            ControlError::Refused(format!("{what}: {error}"))
+        })?;
         Ok(applied)
     }
 
@@ -223,10 +249,10 @@ impl Control {
         hands: &mut Hands,
         plan: &Plan<'_>,
         running: &Config,
-        wanted: &Config,
+        (wanted, edits): (&Config, &RouteEdits),
     ) -> Result<Done, ControlError> {
         let compiled = self.open_all(&plan.open).and_then(|opened| {
-            let (snapshot, rules) = self.compile(hands, wanted)?;
+            let (snapshot, rules) = self.compile(hands, wanted, edits)?;
             Ok((opened, snapshot, rules))
         });
         let (mut opened, snapshot, rules) = match compiled {
@@ -336,7 +362,9 @@ impl Control {
         }
         hands.ids = self.ids_in_force();
         // Its rules are in force still, with the numbers that they have.
-        let published = self.compile(hands, running).and_then(|(snapshot, _)| {
+        let edits = hands.route_edits.clone();
+        let compiled = self.compile(hands, running, &edits);
+        let published = compiled.and_then(|(snapshot, _)| {
             let mirrors = self.resolve_mirrors(hands, running, &snapshot).mirrors;
             Ok(self.datapath.publish(snapshot, mirrors)?)
         });
@@ -374,10 +402,12 @@ impl Control {
         &self,
         hands: &mut Hands,
         config: &Config,
+        edits: &RouteEdits,
     ) -> Result<(Snapshot, InForce), ControlError> {
         let number = |lists: &Lists<'_>| self.state.read().rules.renumber(&config.file, lists);
         let draft = compile::model(config, &mut hands.ids, number, &hands.made);
-        let draft = draft.ok_or(ControlError::TooMany)?;
+        let mut draft = draft.ok_or(ControlError::TooMany)?;
+        edits.put_into(&mut draft.model);
         hands.epoch += 1;
         let compiled = hands.compiler.compile(&draft.model, Epoch(hands.epoch));
         let mut snapshot = compiled.map_err(ControlError::Compile)?;
@@ -395,6 +425,7 @@ impl Control {
         let rules = InForce {
             numbered: draft.rules,
             made: draft.made,
+            model: draft.model,
             work,
         };
         let snapshot = snapshot.with_connections(config.connections.settings);
@@ -414,6 +445,7 @@ struct Done {
 struct InForce {
     numbered: Renumbered,
     made: Made,
+    model: Model,
     work: Work,
 }
 

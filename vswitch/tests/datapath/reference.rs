@@ -201,6 +201,10 @@ fn the_universe_is_no_desert() {
         DropReason::ConnectionLimit,
         DropReason::ConnectionTableFull,
         DropReason::FragmentUnknown,
+        // Nor is a port disabled, or an address held where it is.
+        DropReason::BpduGuard,
+        DropReason::PortDisabled,
+        DropReason::MacFlapping,
         // Nor do its rules have limits.
         DropReason::LimitOut,
         DropReason::LimitIn,

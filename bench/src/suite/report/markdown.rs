@@ -104,9 +104,8 @@ fn table_of_targets(results: &Results) -> String {
     let mut text = String::new();
     for target in targets::all(results) {
         let verdict = match target.reached() {
-            Some(true) => "reached",
             Some(false) => "**missed**",
-            None => "not measured",
+            _ => target.verdict(),
         };
         let _ = writeln!(
             text,

@@ -67,17 +67,18 @@ fn table_of_targets(results: &Results, html: &mut String) {
     );
     for target in targets::all(results) {
         let Target { ref what, .. } = target;
-        let (class, verdict) = match target.reached() {
-            Some(true) => ("reached", "reached"),
-            Some(false) => ("missed", "missed"),
-            None => ("unknown", "not measured"),
+        let class = match target.reached() {
+            Some(true) => "reached",
+            Some(false) => "missed",
+            None => "unknown",
         };
         let _ = writeln!(
             html,
-            "<tr><td>{}</td><td>{}</td><td>{}</td><td class=\"{class}\">{verdict}</td></tr>",
+            "<tr><td>{}</td><td>{}</td><td>{}</td><td class=\"{class}\">{}</td></tr>",
             escape(what),
             escape(&target.need()),
             escape(&target.found()),
+            target.verdict(),
         );
     }
     html.push_str("</table>\n");

@@ -7,7 +7,7 @@ use super::{Axis, Scenario, hit_path::options};
 use crate::{
     suite::{Better, Load, Run},
     vhost::{
-        Options, Peer,
+        self, Options, Peer,
         experiments::{self, FRAME_BYTES, Rounds},
     },
 };
@@ -43,9 +43,21 @@ pub(super) const ISOLATION: Scenario = Scenario {
             frames of 1,000 known flows, or nothing but new flows, both ways, as fast as it goes. 1,000 \
             rules as in \"set-up\". What opening flows costs others is the ratio of the last two: both \
             have the worker and the generator, which sends and times on one core, equally busy, so that \
-            the share of both that any frame costs cancels out.",
+            the share of both that any frame costs cancels out. testpmd (mode io) looks at nothing: \
+            what it shows is what that load does to a frame by itself, and the bound.",
     axis: Axis::Case,
     measure: isolation,
+};
+
+pub(super) const MIRROR: Scenario = Scenario {
+    name: "mirror",
+    title: "What mirroring costs what is mirrored (vhost-user)",
+    about: "As \"hit-path\", 10,000 flows and the rules of \"acl\", without and with every frame of the first \
+            interface, both ways, copied to a third port: in an ERSPAN tunnel of type II by vswitch, as it \
+            is by Open vSwitch. A guest there takes the copies away, on the core of the one that sends. \
+            Then how long one frame after the other takes, each 20 µs after the last.",
+    axis: Axis::Case,
+    measure: mirror,
 };
 
 pub(super) const IDLE: Scenario = Scenario {
@@ -57,6 +69,9 @@ pub(super) const IDLE: Scenario = Scenario {
     axis: Axis::Case,
     measure: idle,
 };
+
+/// Flows that are mirrored.
+const MIRRORED_FLOWS: u32 = 10_000;
 
 fn some(run: &mut Run<'_>) -> Options {
     let peers = match Peer::OpenVswitch.check() {
@@ -107,13 +122,37 @@ fn update(run: &mut Run<'_>) -> anyhow::Result<()> {
 }
 
 fn isolation(run: &mut Run<'_>) -> anyhow::Result<()> {
-    let options = Options {
+    let mut options = Options {
         seconds: run.pick(1.0, 0.3),
         ..some(run)
     };
+    match Peer::Testpmd.check() {
+        Ok(()) => options.peers.push(Peer::Testpmd),
+        Err(why) => run.missing(Peer::Testpmd.name(), &why),
+    }
     for (case, rounds) in experiments::isolation(&options, 1000)? {
         let load = load(Some(case), rounds.rules);
         report(run, &rounds, Better::Lower, load);
+    }
+    Ok(())
+}
+
+fn mirror(run: &mut Run<'_>) -> anyhow::Result<()> {
+    let options = Options {
+        rounds: run.pick(5, 1),
+        ..some(run)
+    };
+    for (case, rounds) in vhost::mirroring(&options, MIRRORED_FLOWS)? {
+        let load = Load {
+            flows: Some(MIRRORED_FLOWS.into()),
+            ..load(Some(case), rounds.rules)
+        };
+        let better = if rounds.what.ends_with("µs") {
+            Better::Lower
+        } else {
+            Better::Higher
+        };
+        report(run, &rounds, better, load);
     }
     Ok(())
 }

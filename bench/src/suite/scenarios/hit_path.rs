@@ -3,7 +3,7 @@
 use super::{Axis, Scenario};
 use crate::{
     suite::{Better, Load, Run},
-    vhost::{self, Case, Finding, Peer, Row, What},
+    vhost::{self, Case, Finding, Peer, Row, What, experiments},
 };
 
 pub(super) const SCENARIO: Scenario = Scenario {
@@ -15,7 +15,8 @@ pub(super) const SCENARIO: Scenario = Scenario {
             full: frames that came through, by the CPU time of the whole switch process as the \
             scheduler accounts it, taken from outside in the same way for every switch. In the case \
             \"acl\" the rules lie among the flows' addresses and none matches; testpmd as a switch \
-            (mode io) looks at nothing and has no rules: it is the bound.",
+            (mode io) looks at nothing and has no rules: it is the bound. \"routed\" is \"acl\" with the \
+            interfaces in two networks and a router between: new Ethernet addresses, a lower TTL.",
     axis: Axis::Flows,
     measure,
 };
@@ -54,6 +55,25 @@ fn measure(run: &mut Run<'_>) -> anyhow::Result<()> {
         ..options(run, peers)
     };
     let parts = run.pick(vec![by_flows.clone(), by_size], vec![by_flows]);
+    // With the guest that keeps rings full alone: testpmd's cannot speak to a router.
+    let mut routers = parts[0].clone();
+    routers.peers.retain(|peer| *peer == Peer::OpenVswitch);
+    for rounds in experiments::routed(&routers, ROUTED_FLOWS)? {
+        let load = Load {
+            case: Some(Case::Routed.name().to_owned()),
+            frame_bytes: Some(experiments::FRAME_BYTES),
+            flows: Some(ROUTED_FLOWS.into()),
+            rules: Some(rounds.rules.into()),
+            cores: 1,
+            ..Load::default()
+        };
+        run.found(
+            rounds.switch,
+            (rounds.what, Better::Higher),
+            load,
+            &rounds.values,
+        );
+    }
     for options in parts {
         vhost::run(&options, |finding| {
             if let Finding::Frames(row) = finding {
@@ -64,6 +84,9 @@ fn measure(run: &mut Run<'_>) -> anyhow::Result<()> {
     }
     Ok(())
 }
+
+/// Flows of the case "routed".
+const ROUTED_FLOWS: u32 = 10_000;
 
 fn report(run: &mut Run<'_>, row: &Row) {
     let load = Load {

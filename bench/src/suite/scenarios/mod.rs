@@ -38,11 +38,12 @@ pub struct Scenario {
 }
 
 /// All of them, in the order in which they are measured.
-pub const SCENARIOS: [Scenario; 11] = [
+pub const SCENARIOS: [Scenario; 12] = [
     hit_path::SCENARIO,
     guests::SET_UP,
     guests::UPDATE,
     guests::ISOLATION,
+    guests::MIRROR,
     guests::IDLE,
     veth::SCENARIO,
     walk::WALK,

@@ -16,8 +16,9 @@ pub(super) const WALK: Scenario = Scenario {
     title: "Inside the switch: cycles a frame",
     about: "The real worker over memory ports, on one core; only its turns are timed. 64 outbound \
             rules, of which the last matches, all sender checks, 8 inbound rules. Cycles are ticks of \
-            the time-stamp counter; a round is the median of its passes of 256 frames. \"New flows\": \
-            no frame's flow was ever seen.",
+            the time-stamp counter; a round is the median of its passes of 256 frames. \"Connections\": \
+            TCP that both sides allow statefully. \"Routed\": between two networks. \"New flows\": no \
+            frame's flow was ever seen.",
     axis: Axis::Flows,
     measure: cost,
 };
@@ -83,6 +84,30 @@ fn cost(run: &mut Run<'_>) -> anyhow::Result<()> {
             report.rounds,
         );
     }
+    let report = walk::run(&Options {
+        routed: true,
+        ..options(run, 1000)
+    })?;
+    let spread = report.cycles_per_frame_spread;
+    run.found_spread(
+        "vswitch",
+        CYCLES,
+        load("routed", 1000),
+        spread,
+        report.rounds,
+    );
+    let report = walk::run(&Options {
+        stateful: true,
+        ..options(run, 10_000)
+    })?;
+    let spread = report.cycles_per_frame_spread;
+    run.found_spread(
+        "vswitch",
+        CYCLES,
+        load("connections", 10_000),
+        spread,
+        report.rounds,
+    );
     let report = walk::run(&Options {
         miss: true,
         cache_entries: Some(1 << 16),

@@ -21,8 +21,8 @@ const GAP: Duration = Duration::from_micros(20);
 /// A frame that is not there by then is lost.
 const LOST: Duration = Duration::from_millis(20);
 
-/// Frames that the others may send between two looks for the one that is timed: few, so that
-/// looking stays exact.
+/// Frames that one of the others may send, and receive, between two looks for the one that is timed:
+/// few, so that looking stays exact.
 const STORM_STEP: u16 = 8;
 
 /// Flows that the others have, when they send known ones.
@@ -36,6 +36,8 @@ pub(in super::super) enum Others {
     Known,
     /// Nothing but new flows, as fast as it goes.
     New,
+    /// Nothing; the first takes away what it gets.
+    Sniff,
 }
 
 /// What became of the frames.
@@ -68,7 +70,7 @@ impl Guest {
         (0..first.transmit.slots()).for_each(|slot| known.write(first, slot));
         let fresh = Traffic::NewFlows.flows(0, size_bytes)?;
         let mut flows = match others {
-            Others::Silent => None,
+            Others::Silent | Others::Sniff => None,
             Others::Known => Some(fresh.known(KNOWN)),
             Others::New => Some(fresh),
         };
@@ -78,11 +80,21 @@ impl Guest {
         let run = || -> anyhow::Result<Established> {
             process::pin(core)?;
             let devices_beside = &mut beside_devices;
+            if others == Others::Sniff {
+                let sniffer = &mut devices_beside.0[0];
+                return devices
+                    .established(duration, || sniffer.take_received(STORM_STEP).map(|_| 0));
+            }
             let Some(flows) = &mut flows else {
                 return devices.established(duration, || Ok(0));
             };
             devices_beside.fill(flows)?;
-            let found = devices.established(duration, || devices_beside.step(flows, STORM_STEP))?;
+            let mut turns = (0..devices_beside.0.len()).cycle();
+            let step = || {
+                let number = turns.next().unwrap_or(0);
+                devices_beside.step(number, flows, STORM_STEP)
+            };
+            let found = devices.established(duration, step)?;
             devices_beside.drain(&AtomicBool::new(false))?;
             Ok(found)
         };
@@ -117,7 +129,7 @@ impl Devices {
             let gap = Instant::now();
             while gap.elapsed() < GAP {
                 others_sent += meanwhile()?;
-                second.take_received()?;
+                second.take_received(super::BATCH)?;
                 while first.transmit.ready(&first.memory) > 0 {
                     first.transmit.take(&first.memory)?;
                     away -= 1;
@@ -133,7 +145,7 @@ impl Devices {
             let began = Instant::now();
             first.transmit.publish(&first.memory)?;
             loop {
-                if second.take_received()?.0 > 0 {
+                if second.take_received(super::BATCH)?.0 > 0 {
                     found
                         .times
                         .saturating_record(began.elapsed().as_nanos() as u64);

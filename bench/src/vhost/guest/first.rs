@@ -80,7 +80,7 @@ impl Devices {
                 away = true;
             }
             thread::sleep(GAP);
-            if second.take_received()?.0 > 0 {
+            if second.take_received(super::BATCH)?.0 > 0 {
                 last = Instant::now();
                 found = silent.load(Relaxed).then_some(last);
             }

@@ -24,12 +24,13 @@ use crate::process;
 mod established;
 mod first;
 mod front_end;
+mod mirrored;
 mod ring;
 mod round_trip;
 mod traffic;
 
 pub(super) use established::Others;
-pub(super) use traffic::Traffic;
+pub(super) use traffic::{Traffic, router_mac};
 
 pub(super) use front_end::{FrontEnd, listen};
 pub(super) use ring::HEADER_BYTES;
@@ -199,24 +200,12 @@ impl Devices {
         Ok(())
     }
 
-    /// One look at each ring: takes what came, and sends again what came back, up to `most` frames
-    /// a device. How many were sent.
-    fn step(&mut self, flows: &mut Flows, most: u16) -> anyhow::Result<u64> {
-        let mut sent = 0;
-        for device in &mut self.0 {
-            device.take_received()?;
-            let back = device.transmit.ready(&device.memory).min(most);
-            for _ in 0..back {
-                let (slot, _) = device.transmit.take(&device.memory)?;
-                flows.next().write(device, slot);
-                device.transmit.offer(&device.memory, slot);
-            }
-            if back > 0 {
-                device.transmit.publish(&device.memory)?;
-            }
-            sent += u64::from(back);
-        }
-        Ok(sent)
+    /// One look at the rings of one device: takes what came, and sends again what came back, up to
+    /// `most` frames each. How many were sent.
+    fn step(&mut self, number: usize, flows: &mut Flows, most: u16) -> anyhow::Result<u64> {
+        let device = &mut self.0[number];
+        device.take_received(most)?;
+        device.send_again(flows, most).map(u64::from)
     }
 
     /// Makes every transmit buffer available, each with the next flow in it.
@@ -237,21 +226,12 @@ impl Devices {
         self.fill(&mut flows)?;
         while !shared.stop.load(Relaxed) {
             for (device, count) in self.0.iter_mut().zip(&shared.received) {
-                let (frames, bytes) = device.take_received()?;
+                let (frames, bytes) = device.take_received(BATCH)?;
                 count.fetch_add(frames.into(), Relaxed);
                 shared.bytes.fetch_add(bytes, Relaxed);
-                let back = device.transmit.ready(&device.memory).min(BATCH);
-                for _ in 0..back {
-                    let (slot, _) = device.transmit.take(&device.memory)?;
-                    flows.next().write(device, slot);
-                    device.transmit.offer(&device.memory, slot);
-                }
+                let back = device.send_again(&mut flows, BATCH)?;
                 shared.looks.fetch_add(1, Relaxed);
-                if back > 0 {
-                    device.transmit.publish(&device.memory)?;
-                } else {
-                    shared.full.fetch_add(1, Relaxed);
-                }
+                shared.full.fetch_add(u64::from(back == 0), Relaxed);
             }
         }
         self.drain(&shared.abandon)?;
@@ -267,7 +247,7 @@ impl Devices {
             .any(|device| device.transmit.ready(&device.memory) < device.transmit.slots())
         {
             for device in &mut self.0 {
-                device.take_received()?;
+                device.take_received(BATCH)?;
             }
             if abandon.load(Relaxed) {
                 return Ok(());
@@ -287,11 +267,11 @@ impl Devices {
 }
 
 impl FrontEnd {
-    /// Takes up to a batch of receive buffers and gives them back unread. How many, and how many
-    /// bytes of frames they held.
+    /// Takes up to `most` receive buffers and gives them back unread. How many, and how many bytes of
+    /// frames they held.
     #[inline]
-    fn take_received(&mut self) -> anyhow::Result<(u16, u64)> {
-        let frames = self.receive.ready(&self.memory).min(BATCH);
+    fn take_received(&mut self, most: u16) -> anyhow::Result<(u16, u64)> {
+        let frames = self.receive.ready(&self.memory).min(most);
         let mut bytes = 0;
         for _ in 0..frames {
             let (slot, len) = self.receive.take(&self.memory)?;
@@ -302,5 +282,21 @@ impl FrontEnd {
             self.receive.publish(&self.memory)?;
         }
         Ok((frames, bytes))
+    }
+
+    /// Sends up to `most` of the transmit buffers that came back, each with the next flow in it. How
+    /// many.
+    #[inline]
+    fn send_again(&mut self, flows: &mut Flows, most: u16) -> anyhow::Result<u16> {
+        let back = self.transmit.ready(&self.memory).min(most);
+        for _ in 0..back {
+            let (slot, _) = self.transmit.take(&self.memory)?;
+            flows.next().write(self, slot);
+            self.transmit.offer(&self.memory, slot);
+        }
+        if back > 0 {
+            self.transmit.publish(&self.memory)?;
+        }
+        Ok(back)
     }
 }

@@ -79,7 +79,7 @@ impl FrontEnd {
 
     fn await_one(&mut self) -> anyhow::Result<()> {
         let began = Instant::now();
-        while self.take_received()?.0 == 0 {
+        while self.take_received(super::BATCH)?.0 == 0 {
             ensure!(
                 began.elapsed() < LOST,
                 "a frame did not come through in {LOST:?}"

@@ -28,6 +28,11 @@ pub(super) const FLOW: Flow = Flow {
     dst_port: 1001,
 };
 
+/// The router that takes away what a device of that number sends.
+pub(in super::super) fn router_mac(device: u8) -> Mac {
+    Mac([0, 1, 2, 3, 5, device])
+}
+
 /// What a guest sends, and what for it negotiates and how its buffers lie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in super::super) enum Traffic {
@@ -35,6 +40,8 @@ pub(in super::super) enum Traffic {
     Frames,
     /// The same, from a driver that negotiates that buffers are used in order.
     InOrder,
+    /// As [`Traffic::Frames`], for the router of the device's network: see [`router_mac`].
+    Routed,
     /// As [`Traffic::Frames`], each of a flow that was not there before: of 2^30 flows.
     NewFlows,
     /// TCP frames of up to 64 KiB that somebody behind the switch would have to cut (virtio 1.2,
@@ -45,7 +52,7 @@ pub(in super::super) enum Traffic {
 impl Traffic {
     pub(in super::super) fn features(self) -> u64 {
         match self {
-            Self::Frames | Self::NewFlows => feature::MRG_RXBUF,
+            Self::Frames | Self::Routed | Self::NewFlows => feature::MRG_RXBUF,
             Self::InOrder => feature::MRG_RXBUF | feature::IN_ORDER,
             Self::Segments => {
                 let sends = feature::CSUM | feature::HOST_TSO4 | feature::HOST_TSO6;
@@ -57,7 +64,7 @@ impl Traffic {
 
     pub(in super::super) fn layout(self) -> Layout {
         let (stride, buffer_bytes) = match self {
-            Self::Frames | Self::InOrder | Self::NewFlows => (2304, 2048),
+            Self::Frames | Self::InOrder | Self::Routed | Self::NewFlows => (2304, 2048),
             Self::Segments => (LARGEST_BYTES, LARGEST_BYTES),
         };
         Layout {
@@ -72,7 +79,7 @@ impl Traffic {
         const NEEDS_CSUM: u8 = 1;
         const GSO_TCPV4: u8 = 1;
         match self {
-            Self::Frames | Self::InOrder | Self::NewFlows => [0; HEADER_BYTES],
+            Self::Frames | Self::InOrder | Self::Routed | Self::NewFlows => [0; HEADER_BYTES],
             Self::Segments => {
                 let [len, segment, start, field] =
                     [54, SEGMENT_BYTES, 34, 16].map(u16::to_le_bytes);
@@ -88,10 +95,13 @@ impl Traffic {
     pub(super) fn template(self, device: u8, size_bytes: usize) -> anyhow::Result<Template> {
         let headers = Headers {
             eth_src: Mac([0, 1, 2, 3, 4, device]),
-            eth_dst: Mac([0, 1, 2, 3, 4, 1 - device]),
+            eth_dst: match self {
+                Self::Routed => router_mac(device),
+                _ => Mac([0, 1, 2, 3, 4, 1 - device]),
+            },
             vlan_tci: None,
             transport: match self {
-                Self::Frames | Self::InOrder | Self::NewFlows => Transport::Udp,
+                Self::Frames | Self::InOrder | Self::Routed | Self::NewFlows => Transport::Udp,
                 Self::Segments => Transport::Tcp,
             },
             ipv6: false,
@@ -104,7 +114,7 @@ impl Traffic {
     pub(super) fn write(self, template: &Template, flow: &Flow, frame: &mut [u8]) {
         template.write(flow, &[], frame);
         let field = match self {
-            Self::Frames | Self::InOrder | Self::NewFlows => 40,
+            Self::Frames | Self::InOrder | Self::Routed | Self::NewFlows => 40,
             Self::Segments => 50,
         };
         frame[field..][..2].fill(0);
@@ -116,7 +126,7 @@ impl Traffic {
         let fresh = self == Self::NewFlows;
         let (first, step, count) = match self {
             Self::NewFlows => (1, 2, FRESH_HOSTS),
-            Self::Frames | Self::InOrder | Self::Segments => (0, 1, flows),
+            Self::Frames | Self::InOrder | Self::Routed | Self::Segments => (0, 1, flows),
         };
         let space = FlowSpace {
             first: FLOW,
