@@ -170,6 +170,11 @@ impl Receiver {
         count
     }
 
+    /// The counters of the decapsulator's core.
+    pub fn core_counters(&self) -> &Arc<mirror::decap::Counters> {
+        self.decap.counters()
+    }
+
     /// Runs until control closes the channel.
     pub(super) fn run(mut self, inbox: &Inbox<Order>, wake: &OwnedFd, max_sleep_us: u32) {
         // What came before the first table waits for it.
