@@ -3,7 +3,7 @@
 //! In: how many sessions, sniffers, bytes, and which format. Out: a [`Report`]. The decapsulator's
 //! core is driven from memory on one thread: mirrored frames of all sessions in a random order that
 //! is the same every time, made before, their sequence numbers written between the timed passes.
-//! Timed is [`Decapsulator::receive`], and for each copy what a sniffer's port would do next: the
+//! Timed is [`Decapsulator::receive_all`], and for each copy what a sniffer's port would do next: the
 //! prefix and the rest copied into memory of the sniffer's own. With `runtime` it is a turn of the
 //! receiving thread: from a memory port into the sniffers' queues.
 //!
@@ -276,9 +276,17 @@ impl Drive {
     fn pass(&mut self) -> u64 {
         let Range { start, end } = self.number();
         let began = cycles();
-        for sent in &self.ring[start..end] {
+        for burst in self.ring[start..end].chunks(pmd::BURST) {
+            let mut frames: [&[u8]; pmd::BURST] = [&[]; pmd::BURST];
+            for (frame, sent) in frames.iter_mut().zip(burst) {
+                *frame = &sent.bytes;
+            }
+            let frames = &frames[..burst.len()];
             // The clock is read once a burst, and one tick is as good as another here.
-            if let Outcome::Delivered(delivery) = self.decap.receive(&sent.bytes, began) {
+            self.decap.receive_all(frames, began, |_, outcome| {
+                let Outcome::Delivered(delivery) = outcome else {
+                    return;
+                };
                 let rest = delivery.rest();
                 for target in delivery.targets {
                     let sniffer = usize::from(target.sniffer.0);
@@ -290,7 +298,7 @@ impl Drive {
                     memory[6..].copy_from_slice(rest);
                     self.copied += 1;
                 }
-            }
+            });
         }
         let took = cycles() - began;
         black_box(&self.memory);
