@@ -200,8 +200,11 @@ impl Control {
             return Ok(applied);
         }
         let plan = Plan::new(&running, &wanted);
-        let (mut ports, rules, mirrors) =
-            self.transact(hands, &plan, &running, (&wanted, edits))?;
+        let Done {
+            mut ports,
+            rules,
+            mirrors,
+        } = self.transact(hands, &plan, &running, (&wanted, edits))?;
         applied.epoch = hands.epoch;
         for (name, port) in &ports {
             if let Condition::Waiting(reason) = &port.condition {
@@ -240,14 +243,14 @@ impl Control {
         Ok(applied)
     }
 
-    /// Steps 1 to 5. Returns what is known of the ports that were opened, and the rules in force.
+    /// Steps 1 to 5.
     fn transact(
         &self,
         hands: &mut Hands,
         plan: &Plan<'_>,
         running: &Config,
         (wanted, edits): (&Config, &RouteEdits),
-    ) -> Result<(BTreeMap<Arc<str>, PortState>, InForce, Resolution), ControlError> {
+    ) -> Result<Done, ControlError> {
         let compiled = self.open_all(&plan.open).and_then(|opened| {
             let (snapshot, rules) = self.compile(hands, wanted, edits)?;
             Ok((opened, snapshot, rules))
@@ -291,7 +294,11 @@ impl Control {
         hands.ids.ports.retain(kept);
         let kept = |name: &str| wanted.networks.iter().any(|network| &*network.name == name);
         hands.ids.networks.retain(kept);
-        Ok((states, rules, mirrors))
+        Ok(Done {
+            ports: states,
+            rules,
+            mirrors,
+        })
     }
 
     /// The numbers that the running configuration has.
@@ -425,6 +432,14 @@ impl Control {
         let snapshot = snapshot.with_connections(config.connections.settings);
         Ok((snapshot, rules))
     }
+}
+
+/// What came into force with a transaction.
+struct Done {
+    /// What is known of the ports that were opened.
+    ports: BTreeMap<Arc<str>, PortState>,
+    rules: InForce,
+    mirrors: Resolution,
 }
 
 /// The rules of a snapshot, for the next one to be made after.
