@@ -151,6 +151,15 @@ drop_reasons! {
     LinkLocalGroup "link_local_group" Admission
         "The destination is reserved for the link itself (01:80:c2:00:00:0x).",
         "Normal.";
+    Bpdu "bpdu" Admission
+        "A spanning tree frame came to a port that does not pass them.",
+        "Normal; set `spanning_tree = \"pass\"` for ports behind which bridges are to find their loops.";
+    BpduGuard "bpdu_guard" Admission
+        "A spanning tree frame came to a port that is to be disabled for it.",
+        "A bridge is where none should be. Take it away, then `vswitch port enable`.";
+    PortDisabled "port_disabled" Admission
+        "The port is disabled since a spanning tree frame came to it.",
+        "As for `bpdu_guard`; `show port` tells since when.";
     SpoofedMac "spoofed_mac" Sender
         "A vNIC sent from an Ethernet address that is not its own.",
         "Correct `mac`; for nested bridges or VRRP in the guest, set `anti_spoofing = { mac = false }`.";
@@ -199,6 +208,9 @@ drop_reasons! {
     MacLimitNetwork "mac_limit_network" Bridge
         "The network has as many learned addresses as it may.",
         "Raise the network's `mac_limit`, or find the port that floods.";
+    MacFlapping "mac_flapping" Bridge
+        "The source address moved between ports more often than it may, and is held at the one where it was.",
+        "A loop, or two machines with one address: `show macs` tells where it is held. The network's `mac_moves` is the limit.";
     StormBroadcast "storm_broadcast" Flood
         "The port sent more broadcast frames per second than it may.",
         "Look for a loop behind the port; else raise the limit.";
@@ -274,6 +286,9 @@ drop_reasons! {
     TooBig "too_big" Transmit
         "The frame is longer than the port can carry.",
         "Equal MTUs on all ports of a network, or a lower one at the sender.";
+    ServiceLost "service_lost" Transmit
+        "A frame of the switch's own found no free buffer on its way to the port.",
+        "The services say more than workers take off them: announcements to very many ports, or a worker that is stuck.";
     PortDown "port_down" Transmit
         "The port is down.",
         "See `show ports`.";

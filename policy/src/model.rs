@@ -40,6 +40,8 @@ pub struct Network {
     pub mac_limit: u32,
     /// Seconds after which an address that sends nothing is forgotten.
     pub ageing_s: u32,
+    /// How often an address may move between ports.
+    pub moves: MoveLimit,
     /// What the switch itself answers in it.
     pub services: Services,
 }
@@ -63,6 +65,55 @@ pub struct Services {
     pub dhcp6: bool,
 }
 
+/// How often an address may move between ports of a network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MoveLimit {
+    /// Most moves within [`MoveLimit::WINDOW_S`]. Who claims it at another port then is not believed.
+    pub most: u32,
+    /// For so many seconds.
+    pub hold_s: u32,
+}
+
+impl MoveLimit {
+    /// What moves are counted in, seconds.
+    pub const WINDOW_S: u32 = 10;
+}
+
+impl Default for MoveLimit {
+    fn default() -> Self {
+        Self {
+            most: 5,
+            hold_s: 30,
+        }
+    }
+}
+
+/// What becomes of the frames by which bridges find loops (IEEE 802.1D and 802.1Q, and Cisco's PVST+).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SpanningTree {
+    /// They are sent on to the ports of the network that pass them too.
+    Pass,
+    /// They are dropped.
+    #[default]
+    Drop,
+    /// The first one disables the port: a bridge is where none should be.
+    Disable,
+}
+
+impl SpanningTree {
+    /// Each, in the order of the documentation.
+    pub const ALL: [Self; 3] = [Self::Pass, Self::Drop, Self::Disable];
+
+    /// Its name in the configuration.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Pass => "pass",
+            Self::Drop => "drop",
+            Self::Disable => "disable",
+        }
+    }
+}
+
 /// What a guest may pretend to be, and is otherwise dropped for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Roles {
@@ -83,6 +134,8 @@ pub struct Port {
     pub attachment: Attachment,
     /// Isolated ports of a network reach only ports that are not (split horizon).
     pub isolated: bool,
+    /// What becomes of spanning tree frames.
+    pub spanning_tree: SpanningTree,
     /// Most addresses the port may have learned, over all its networks.
     pub mac_limit: u32,
     /// Limits on frames that are flooded.

@@ -24,7 +24,10 @@ use crate::{
     acl::Classifier,
     conntrack,
     key::{Class, Field, FlowKey, shape},
-    model::{self, Action, Attachment, Model, RateLimit, Roles, Services, StormLimits},
+    model::{
+        self, Action, Attachment, Model, MoveLimit, RateLimit, Roles, Services, SpanningTree,
+        StormLimits,
+    },
     reader::KeyReader,
     rogue::{self, Rogue},
     router::Router,
@@ -193,6 +196,18 @@ impl Snapshot {
     }
 }
 
+/// Cisco's spanning tree for each VLAN, which is sent to a group that bridges forward.
+const PVST: u64 = 0x0100_0ccc_cccd;
+
+/// Whether a frame is by which bridges find loops: to the group of bridges (IEEE 802.1D), of provider
+/// bridges (IEEE 802.1ad), or of PVST+.
+pub fn is_spanning_tree<R: KeyReader>(r: &mut R) -> bool {
+    const BRIDGES: u64 = 0x0180_c200_0000;
+    const PROVIDER_BRIDGES: u64 = 0x0180_c200_0008;
+    let mut is_for = |group| r.equals(Field::ETH_DST, Field::ETH_DST.ones(), group);
+    is_for(BRIDGES) || is_for(PROVIDER_BRIDGES) || is_for(PVST)
+}
+
 /// What may pass a port.
 #[derive(Debug)]
 pub struct PortPolicy {
@@ -202,6 +217,8 @@ pub struct PortPolicy {
     pub name: Arc<str>,
     /// Isolated ports of a network reach only ports that are not.
     pub isolated: bool,
+    /// What becomes of spanning tree frames.
+    pub spanning_tree: SpanningTree,
     /// Most addresses the port may have learned.
     pub mac_limit: u32,
     /// Limits on frames that are flooded.
@@ -220,8 +237,8 @@ impl PortPolicy {
     /// Which network a frame from the port belongs to.
     ///
     /// # Errors
-    /// `runt`, `group_source`, `link_local_group`, `vlan_not_allowed`, `vlan_nested`,
-    /// `untagged_not_allowed`.
+    /// `runt`, `group_source`, `link_local_group`, `bpdu`, `bpdu_guard`, `vlan_not_allowed`,
+    /// `vlan_nested`, `untagged_not_allowed`.
     pub fn admit<R: KeyReader>(&self, r: &mut R) -> Result<NetworkId, Denial> {
         const GROUP: u64 = 1 << 40;
         const LINK_LOCAL: (u64, u64) = (0xffff_ffff_fff0, 0x0180_c200_0000);
@@ -232,8 +249,10 @@ impl PortPolicy {
         if r.equals(Field::ETH_SRC, GROUP, GROUP) && !R::TRACING {
             return Err(Denial::new(DropReason::GroupSource));
         }
-        if r.equals(Field::ETH_DST, LINK_LOCAL.0, LINK_LOCAL.1) && !R::TRACING {
-            return Err(Denial::new(DropReason::LinkLocalGroup));
+        let is_link_local = r.equals(Field::ETH_DST, LINK_LOCAL.0, LINK_LOCAL.1);
+        let is_pvst = r.equals(Field::ETH_DST, Field::ETH_DST.ones(), PVST);
+        if (is_link_local || is_pvst) && !R::TRACING {
+            self.admit_link_local(r)?;
         }
         let mut vid = 0;
         let tagged = r.equals(Field::SHAPE, shape::TAGGED, shape::TAGGED)
@@ -255,6 +274,22 @@ impl PortPolicy {
             .binary_search_by_key(&vid, |(vlan, _)| vlan.get())
             .map(|found| self.tagged[found].1)
             .map_err(|_| Denial::new(DropReason::VlanNotAllowed))
+    }
+
+    /// Of a frame to a reserved group, whether its port passes it.
+    #[cold]
+    fn admit_link_local<R: KeyReader>(&self, r: &mut R) -> Result<(), Denial> {
+        Err(Denial::new(match self.spanning_tree {
+            _ if !is_spanning_tree(r) => DropReason::LinkLocalGroup,
+            SpanningTree::Pass => return Ok(()),
+            SpanningTree::Drop => DropReason::Bpdu,
+            SpanningTree::Disable => DropReason::BpduGuard,
+        }))
+    }
+
+    /// The networks that it is in.
+    pub fn networks(&self) -> impl Iterator<Item = NetworkId> + '_ {
+        self.memberships().map(|(network, _)| network)
     }
 
     /// How frames of `network` leave the port: `None` when it is no member, `Some(None)` without
@@ -467,6 +502,8 @@ pub struct NetworkPolicy {
     pub mac_limit: u32,
     /// Seconds after which an address that sends nothing is forgotten.
     pub ageing_s: u32,
+    /// How often an address may move between ports.
+    pub moves: MoveLimit,
     /// Its ports, by number.
     pub members: Vec<Member>,
     /// The routers that have an interface in it.

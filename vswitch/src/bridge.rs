@@ -11,19 +11,27 @@
 //! - a decision holds the generation of the very table it was made from ([`Bridge::pass`]), so
 //!   that one made from an older table is a miss at its first use;
 //! - an address of a vNIC is where its configuration says, and cannot be learned elsewhere;
-//! - a table never grows beyond its limit, nor a port's share of all tables beyond its own.
+//! - a table never grows beyond its limit, nor a port's share of all tables beyond its own;
+//! - an address that moves more often than it may stays where it was, for a time.
 
 use std::sync::{
     Arc,
     atomic::{
-        AtomicU32,
+        AtomicU32, AtomicU64,
         Ordering::{Acquire, Relaxed, Release},
     },
 };
 
+use arrayvec::ArrayVec;
 use hashbrown::{HashMap, HashSet};
 use parking_lot::{Mutex, RwLock};
-use policy::{DropReason, Mac, NetworkId, PortId, snapshot::Snapshot};
+use policy::{
+    DropReason, Mac, NetworkId, PortId,
+    model::MoveLimit,
+    snapshot::{PortPolicy, Snapshot},
+};
+
+use crate::guard::Guards;
 
 /// A number per network that tells whether decisions made from its MAC table still stand.
 #[derive(Debug)]
@@ -86,14 +94,67 @@ pub struct MacRow {
     pub port: PortId,
     /// Seconds since it last sent; `None` for a vNIC's own address, which does not age.
     pub age_s: Option<u32>,
+    /// For how many seconds more it is held there, because it moved too often.
+    pub held_s: Option<u32>,
+}
+
+/// An address that moved too often.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Flap {
+    /// Whose table.
+    pub network: NetworkId,
+    /// The address.
+    pub mac: Mac,
+    /// Where it is held.
+    pub port: PortId,
+    /// Where it was claimed to be.
+    pub refused: PortId,
+    /// For how long, seconds.
+    pub hold_s: u32,
+}
+
+/// How many addresses that moved too often are told of, between two looks.
+const MOST_FLAPS: usize = 64;
+
+/// What happened to addresses, in all networks since start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Moves {
+    /// Times that one moved to another port.
+    pub moves: u64,
+    /// Times that one had moved too often and was held where it was.
+    pub flaps: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Location {
     port: PortId,
     seen_s: u32,
+    /// Since when its moves are counted, and how many there were.
+    counted_s: u32,
+    moves: u32,
+    /// Until when it stays where it is, whoever claims it; 0 without need.
+    held_s: u32,
     /// A vNIC's own address, at its port by configuration.
     fixed: bool,
+}
+
+impl Location {
+    fn new(port: PortId, seen_s: u32, fixed: bool) -> Self {
+        Self {
+            port,
+            seen_s,
+            counted_s: seen_s,
+            moves: 0,
+            held_s: 0,
+            fixed,
+        }
+    }
+
+    /// How many moves there were within the window that `now_s` is in.
+    fn recent_moves(&self, now_s: u32) -> u32 {
+        let is_recent = now_s.saturating_sub(self.counted_s) < MoveLimit::WINDOW_S;
+        if is_recent { self.moves } else { 0 }
+    }
 }
 
 /// Unknown addresses that a network remembers being asked for.
@@ -127,7 +188,7 @@ struct Table {
     ageing_s: u32,
     /// Addresses that were learned, that is, are not fixed.
     learned: usize,
-    moves: u64,
+    most_moves: MoveLimit,
 }
 
 impl Table {
@@ -174,6 +235,11 @@ pub struct Bridge {
     tables: RwLock<Vec<Option<Arc<Mutex<Table>>>>>,
     /// Learned addresses of each port, over all tables.
     learned_by_port: Box<[AtomicU32]>,
+    /// Addresses that moved too often since somebody looked.
+    flaps: Mutex<ArrayVec<Flap, MOST_FLAPS>>,
+    moves: AtomicU64,
+    held: AtomicU64,
+    guards: Guards,
 }
 
 impl Default for Bridge {
@@ -182,6 +248,10 @@ impl Default for Bridge {
             generations: Generations::default(),
             tables: RwLock::default(),
             learned_by_port: (0..=u16::MAX).map(|_| AtomicU32::new(0)).collect(),
+            flaps: Mutex::default(),
+            moves: AtomicU64::new(0),
+            held: AtomicU64::new(0),
+            guards: Guards::default(),
         }
     }
 }
@@ -191,6 +261,46 @@ impl Bridge {
     #[inline]
     pub fn generations(&self) -> &Generations {
         &self.generations
+    }
+
+    /// Which ports are disabled.
+    #[inline]
+    pub fn guards(&self) -> &Guards {
+        &self.guards
+    }
+
+    /// Disables a port, if it is not yet: every decision about its networks is void.
+    pub fn disable(&self, port: &PortPolicy, now_s: u32) {
+        if self.guards.disable(port.id, now_s) {
+            port.networks().for_each(|id| self.generations.advance(id));
+        }
+    }
+
+    /// Enables a port again. Whether it was disabled.
+    pub fn enable(&self, port: &PortPolicy) -> bool {
+        let was_disabled = self.guards.enable(port.id);
+        if was_disabled {
+            port.networks().for_each(|id| self.generations.advance(id));
+        }
+        was_disabled
+    }
+
+    /// Forgets what is known of a port whose number may be another's next.
+    pub fn retire(&self, port: PortId) {
+        self.guards.enable(port);
+    }
+
+    /// Addresses that moved too often since this was asked last, as many as there was room for.
+    pub fn take_flaps(&self) -> ArrayVec<Flap, MOST_FLAPS> {
+        std::mem::take(&mut *self.flaps.lock())
+    }
+
+    /// What happened to addresses.
+    pub fn moved(&self) -> Moves {
+        Moves {
+            moves: self.moves.load(Relaxed),
+            flaps: self.held.load(Relaxed),
+        }
     }
 
     /// Brings the tables in line with a snapshot that is about to be published: networks come
@@ -217,6 +327,7 @@ impl Bridge {
             let mut table = slot.lock();
             table.limit = network.mac_limit as usize;
             table.ageing_s = network.ageing_s;
+            table.most_moves = network.moves;
             // The slow path then never grows a table: one that is at most half full makes room
             // in place when removed addresses have used it up.
             let room = 2 * (table.limit + network.members.len());
@@ -274,11 +385,7 @@ impl Bridge {
     }
 
     fn pin(&self, network: NetworkId, table: &mut Table, mac: u64, port: PortId) {
-        let location = Location {
-            port,
-            seen_s: 0,
-            fixed: true,
-        };
+        let location = Location::new(port, 0, true);
         match table.locations.insert(mac, location) {
             Some(old) if old.fixed => {}
             Some(old) => self.unlearn(table, old),
@@ -370,10 +477,16 @@ impl Bridge {
         network: NetworkId,
         sender: Sender,
         target: Option<Mac>,
+        now_s: u32,
     ) -> Result<Passage, DropReason> {
         self.with_table(network, |table| {
             let known = table.locations.get(&sender.mac.to_u64());
-            self.judge(sender, known, table.has_room())?;
+            let whereabouts = self.judge(sender, known, table.has_room(), now_s)?;
+            if let (Whereabouts::Moved(_), Some(known)) = (whereabouts, known)
+                && known.recent_moves(now_s) >= table.most_moves.most
+            {
+                return Err(DropReason::MacFlapping);
+            }
             Ok(Passage {
                 target: target.map(|mac| {
                     // The sender itself would be learned first.
@@ -397,10 +510,12 @@ impl Bridge {
         sender: Sender,
         known: Option<&Location>,
         room: bool,
+        now_s: u32,
     ) -> Result<Whereabouts, DropReason> {
         match known {
             Some(at) if at.port == sender.port => return Ok(Whereabouts::Known),
             Some(at) if at.fixed => return Err(DropReason::MacOwned),
+            Some(at) if now_s < at.held_s => return Err(DropReason::MacFlapping),
             _ => {}
         }
         if self.learned_by_port[sender.port.index()].load(Relaxed) >= sender.port_limit {
@@ -421,29 +536,44 @@ impl Bridge {
         now_s: u32,
     ) -> Result<(), DropReason> {
         let Sender { mac, port, .. } = sender;
-        let here = Location {
-            port,
-            seen_s: now_s,
-            fixed: false,
-        };
-        let room = table.has_room();
+        let mut here = Location::new(port, now_s, false);
+        let (room, limit) = (table.has_room(), table.most_moves);
         let known = table.locations.get_mut(&mac.to_u64());
-        let former = match self.judge(sender, known.as_deref(), room)? {
-            Whereabouts::Known => {
+        let former = match (self.judge(sender, known.as_deref(), room, now_s)?, known) {
+            (Whereabouts::Known, known) => {
                 if let Some(location) = known {
                     location.seen_s = now_s;
                 }
                 return Ok(());
             }
-            Whereabouts::Moved(former) => Some(former),
-            Whereabouts::New => None,
+            (Whereabouts::Moved(former), Some(known)) => {
+                here.moves = known.recent_moves(now_s) + 1;
+                if here.moves > 1 {
+                    here.counted_s = known.counted_s;
+                }
+                if here.moves > limit.most {
+                    known.held_s = now_s.saturating_add(limit.hold_s);
+                    self.held.fetch_add(1, Relaxed);
+                    // Without room it is counted alone.
+                    let _ = self.flaps.lock().try_push(Flap {
+                        network,
+                        mac,
+                        port: former,
+                        refused: port,
+                        hold_s: limit.hold_s,
+                    });
+                    return Err(DropReason::MacFlapping);
+                }
+                Some(former)
+            }
+            (Whereabouts::Moved(_) | Whereabouts::New, _) => None,
         };
         let share = |port: PortId| &self.learned_by_port[port.index()];
         share(port).fetch_add(1, Relaxed);
         table.locations.insert(mac.to_u64(), here);
         if let Some(former) = former {
             share(former).fetch_sub(1, Relaxed);
-            table.moves += 1;
+            self.moves.fetch_add(1, Relaxed);
             self.generations.advance(network);
         } else {
             table.learned += 1;
@@ -500,15 +630,11 @@ impl Bridge {
                 mac: Mac::from_u64(*mac),
                 port: location.port,
                 age_s: (!location.fixed).then(|| now_s.saturating_sub(location.seen_s)),
+                held_s: location.held_s.checked_sub(now_s).filter(|left| *left > 0),
             }));
             0
         });
         rows
-    }
-
-    /// How often addresses moved between ports, per network.
-    pub fn moves(&self, network: NetworkId) -> u64 {
-        self.with_table(network, |table| table.moves).unwrap_or(0)
     }
 
     fn each(&self, mut work: impl FnMut(NetworkId, &mut Table) -> usize) -> usize {
@@ -539,6 +665,7 @@ mod tests {
             vlan: None,
             mac_limit: 1000,
             ageing_s: 300,
+            moves: model::MoveLimit::default(),
             services: policy::model::Services::default(),
         }
     }
@@ -613,7 +740,7 @@ mod tests {
         for _ in 0..2 * REMEMBERED_UNKNOWN as u64 {
             // Known, moved and new senders, to known and unknown targets.
             let foreseen = |number, port, target| {
-                let passage = bridge.foresee(BLUE, sender(number, port), Some(mac(target)));
+                let passage = bridge.foresee(BLUE, sender(number, port), Some(mac(target)), 0);
                 passage.map(|passage| passage.target)
             };
             assert_eq!(foreseen(1, 1, 2), Ok(unknown));
@@ -638,6 +765,7 @@ mod tests {
             mac_limit: 1,
             storm: model::StormLimits::default(),
             misses_per_turn: 1,
+            spanning_tree: model::SpanningTree::default(),
             vnic: None,
         };
         let model = model::Model {

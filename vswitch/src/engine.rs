@@ -399,6 +399,23 @@ impl Engine {
         self.shared.bridge.forget_port(id);
     }
 
+    /// Ports that a spanning tree frame has disabled, and for how many seconds.
+    pub fn disabled_ports(&self) -> Vec<(PortId, u32)> {
+        let bundle = self.shared.current.load();
+        let (guards, now_s) = (self.shared.bridge.guards(), self.now_s());
+        let ports = bundle.snapshot.ports().map(|port| port.id);
+        ports
+            .filter_map(|id| Some((id, now_s.saturating_sub(guards.disabled_s(id)?))))
+            .collect()
+    }
+
+    /// Enables a port that a spanning tree frame has disabled. False when none had.
+    pub fn enable(&self, id: PortId) -> bool {
+        let bundle = self.shared.current.load();
+        let port = bundle.snapshot.port(id);
+        port.is_some_and(|port| self.shared.bridge.enable(port))
+    }
+
     /// From now on the services are these.
     pub fn serve(&self, plan: Plan) {
         self.order(Order::Follow(plan));
@@ -414,6 +431,11 @@ impl Engine {
         self.order(Order::Appeared(id));
     }
 
+    /// A port does not work, or not any more: nobody is answered for who is behind it.
+    pub fn disappeared(&self, id: PortId) {
+        self.order(Order::Disappeared(id));
+    }
+
     fn order(&self, order: Order) {
         if let Some((orders, desk)) = &self.desk {
             // One that ended by a panic takes no orders any more; its end was logged.
@@ -424,6 +446,7 @@ impl Engine {
 
     fn forget(&self, id: PortId) -> Result<(), EngineError> {
         // Its number may be another port's next.
+        self.shared.bridge.retire(id);
         let of_port = |row: &Row| row.owner == id || row.ingress == id;
         self.shared.connections.flush(of_port);
         for worker in 0..self.workers.len() {

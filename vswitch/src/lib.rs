@@ -14,7 +14,7 @@
 //!
 //! Control, from the outside in: [`cli`] (what a person types), [`api`] (what it speaks to),
 //! [`control`] (brings the datapath to the desired state and keeps it there), [`config`] (the
-//! desired state); beside it [`metrics`], [`decode`] and [`doctor`].
+//! desired state); beside it [`host_routes`] (the kernel's routes to VMs), [`metrics`], [`decode`] and [`doctor`].
 #![forbid(unsafe_code)]
 
 pub mod adjacency;
@@ -27,6 +27,7 @@ pub mod drop_watch;
 pub mod engine;
 pub mod explain;
 pub mod flow_cache;
+pub mod guard;
 pub mod handoff;
 pub mod intake;
 pub mod meter;
@@ -54,4 +55,5 @@ pub mod control;
 pub mod decap;
 pub mod decode;
 pub mod doctor;
+pub mod host_routes;
 pub mod metrics;

@@ -145,6 +145,18 @@ pub fn render(stats: &Stats, ports: &[Port], mirrors: &[MirrorSession]) -> Strin
             u64::from(connections.max),
         ),
         (
+            "vswitch_mac_moves_total",
+            "Addresses that moved to another port.",
+            "counter",
+            stats.macs.moves,
+        ),
+        (
+            "vswitch_mac_flaps_total",
+            "Addresses held where they were, having moved too often.",
+            "counter",
+            stats.macs.flaps,
+        ),
+        (
             "vswitch_connections_opened_total",
             "Connections opened.",
             "counter",

@@ -24,11 +24,12 @@ use policy::{
     Class, Denial, DropReason, Mac, NetworkId, PortId, VlanId,
     conntrack::{Connections, Token},
     key::shape,
+    model::SpanningTree,
     parse::Parsed,
     reader::Exact,
     rule::Direction,
     sender::NeighborClaim,
-    snapshot::{NetworkPolicy, PortPolicy, Snapshot},
+    snapshot::{NetworkPolicy, PortPolicy, Snapshot, is_spanning_tree},
 };
 
 use crate::{
@@ -257,7 +258,23 @@ impl SlowPath {
             .snapshot
             .port(parsed.key.ingress())
             .ok_or(no_policy)?;
-        let network = admit(port, head, parsed, observer)?;
+        let guards = inputs.bridge.guards();
+        if let Some(network) = port.networks().next() {
+            let generation = inputs.bridge.generations().current(network);
+            if guards.is_disabled(port.id) {
+                (decision.network, decision.generation) = (network, generation);
+                return Err(Denial::new(DropReason::PortDisabled));
+            }
+        }
+        let network = admit(port, head, parsed, observer).inspect_err(|denial| {
+            if denial.reason == DropReason::BpduGuard {
+                // The next one may come when the port was enabled again.
+                decision.cacheable = false;
+                if O::LEARNS {
+                    inputs.bridge.disable(port, inputs.now_s);
+                }
+            }
+        })?;
         let snapshot = inputs.snapshot;
         let network = snapshot.network(network).ok_or(no_policy)?;
         if inputs.serves && route::asks_a_service(snapshot, port, network, head, parsed) {
@@ -295,6 +312,8 @@ impl SlowPath {
         // An address less somewhere else, and the next frame may pass.
         let passage = passage.inspect_err(|_| decision.cacheable = false)?;
         (decision.network, decision.generation) = (network.id, passage.generation);
+        // Who disabled the port meanwhile may have voided what was decided before that generation.
+        decision.cacheable &= !guards.is_disabled(port.id);
         let route = if let Some(course) = course {
             observer.step(Step::Routed(course));
             route::leave::<O>(inputs, course, (network.id, port))
@@ -393,7 +412,16 @@ impl SlowPath {
         from: &PortPolicy,
     ) -> Result<ListId, Denial> {
         self.lists.begin(network.members.len());
+        let is_spanning_tree = is_spanning_tree(&mut Exact(&onward.parsed.key));
+        let snapshot = onward.inputs.snapshot;
+        let passes = |port| {
+            let port = snapshot.port(port);
+            port.is_some_and(|port| port.spanning_tree == SpanningTree::Pass)
+        };
         for member in &network.members {
+            if is_spanning_tree && !passes(member.port) {
+                continue;
+            }
             if member.port != from.id && !(member.isolated && from.isolated) {
                 let destination = self.destination(onward, member.port, member.tag);
                 self.lists.push(destination);
@@ -418,6 +446,9 @@ impl SlowPath {
         let snapshot = onward.inputs.snapshot;
         let receiver = snapshot.port(to);
         let judged = match receiver.and_then(|port| port.vnic.as_ref()) {
+            _ if onward.inputs.bridge.guards().is_disabled(to) => {
+                Err(Denial::new(DropReason::PortDown))
+            }
             _ if hops => Err(Denial::new(DropReason::NestedUntagged)),
             Some(vnic) => {
                 if let Some(trail) = &mut onward.trail {
@@ -517,7 +548,7 @@ fn meet_sender<O: Observer>(
     let passed = if O::LEARNS {
         inputs.bridge.pass(network, sender, target, inputs.now_s)
     } else {
-        inputs.bridge.foresee(network, sender, target)
+        inputs.bridge.foresee(network, sender, target, inputs.now_s)
     };
     passed.map_err(Denial::new)
 }

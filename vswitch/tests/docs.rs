@@ -143,6 +143,18 @@ fn every_recipe_is_a_valid_configuration() {
 }
 
 #[test]
+fn the_example_of_mirroring_is_a_valid_configuration() {
+    let machine = vswitch::config::Machine {
+        cores: vec![0],
+        memory_bytes: 0,
+    };
+    let text = include_str!("../../examples/mirroring.toml");
+    let config = vswitch::config::parse("mirroring.toml", text, &machine);
+    let config = config.unwrap_or_else(|problems| panic!("{problems}"));
+    assert_eq!(config.mirror_targets.len(), 2);
+}
+
+#[test]
 fn every_rule_in_the_documents_is_in_its_canonical_form() {
     let mut rules = 0;
     for text in [

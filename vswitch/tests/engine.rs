@@ -26,6 +26,7 @@ fn model(ports: &[u16]) -> Model {
         vlan: None,
         mac_limit: 100,
         ageing_s: 300,
+        moves: policy::model::MoveLimit::default(),
         services: policy::model::Services::default(),
     };
     let ports = ports.iter().map(|id| Port {
@@ -36,6 +37,7 @@ fn model(ports: &[u16]) -> Model {
         mac_limit: 100,
         storm: StormLimits::default(),
         misses_per_turn: 64,
+        spanning_tree: policy::model::SpanningTree::default(),
         vnic: None,
     });
     Model {

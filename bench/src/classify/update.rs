@@ -173,6 +173,7 @@ fn model(rules: &RuleList) -> Model {
         vlan: None,
         mac_limit: 1024,
         ageing_s: 300,
+        moves: policy::model::MoveLimit::default(),
         services: policy::model::Services::default(),
     };
     let port = |number: u16| Port {
@@ -183,6 +184,7 @@ fn model(rules: &RuleList) -> Model {
         mac_limit: 16,
         storm: StormLimits::default(),
         misses_per_turn: 64,
+        spanning_tree: policy::model::SpanningTree::default(),
         vnic: Some(Vnic {
             name: format!("vnic{number}").into(),
             vm: format!("vm{number}").into(),

@@ -459,6 +459,7 @@ fn network(id: u16, vlan: Option<u16>) -> Network {
         vlan: vlan.and_then(VlanId::new),
         mac_limit: 100,
         ageing_s: 300,
+        moves: policy::model::MoveLimit::default(),
         services: policy::model::Services::default(),
     }
 }
@@ -473,6 +474,7 @@ pub fn port(id: u16, attachment: Attachment) -> Port {
         mac_limit: 10,
         storm: StormLimits::default(),
         misses_per_turn: 64,
+        spanning_tree: policy::model::SpanningTree::default(),
         vnic: None,
     }
 }

@@ -45,6 +45,7 @@ pub const ROUTES: &[(&str, &str)] = &[
     ("post", "/v1/ports"),
     ("get", "/v1/ports/{name}"),
     ("delete", "/v1/ports/{name}"),
+    ("post", "/v1/ports/{name}/enable"),
     ("get", "/v1/sets"),
     ("post", "/v1/sets/{name}"),
     ("get", "/v1/workers"),
@@ -53,6 +54,7 @@ pub const ROUTES: &[(&str, &str)] = &[
     ("get", "/v1/macs"),
     ("get", "/v1/neighbors"),
     ("get", "/v1/routes"),
+    ("post", "/v1/routers/{name}/routes"),
     ("get", "/v1/flows"),
     ("get", "/v1/connections"),
     ("post", "/v1/connections/flush"),
@@ -85,6 +87,7 @@ pub const ROUTES: &[(&str, &str)] = &[
         add_port,
         port,
         remove_port,
+        enable_port,
         sets,
         change_set,
         workers,
@@ -93,6 +96,7 @@ pub const ROUTES: &[(&str, &str)] = &[
         macs,
         neighbors,
         routes,
+        change_routes,
         flows,
         connections,
         flush_connections,
@@ -131,6 +135,7 @@ pub fn router(control: Arc<Control>) -> Router {
         .route("/v1/health", get(health))
         .route("/v1/ports", get(ports).post(add_port))
         .route("/v1/ports/{name}", get(port).delete(remove_port))
+        .route("/v1/ports/{name}/enable", post(enable_port))
         .route("/v1/sets", get(sets))
         .route("/v1/sets/{name}", post(change_set))
         .route("/v1/workers", get(workers))
@@ -139,6 +144,7 @@ pub fn router(control: Arc<Control>) -> Router {
         .route("/v1/macs", get(macs))
         .route("/v1/neighbors", get(neighbors))
         .route("/v1/routes", get(routes))
+        .route("/v1/routers/{name}/routes", post(change_routes))
         .route("/v1/flows", get(flows))
         .route("/v1/connections", get(connections))
         .route("/v1/connections/flush", post(flush_connections))
@@ -340,6 +346,18 @@ async fn remove_port(State(control): Shared, Path(name): Path<String>) -> Answer
         .map(Json)
 }
 
+/// Enables a port that a spanning tree frame has disabled
+#[utoipa::path(post, path = "/v1/ports/{name}/enable", params(("name" = String, Path)),
+    responses((status = 200, body = types::Port), (status = 404, body = types::Failure), (status = 409, body = types::Failure)))]
+async fn enable_port(State(control): Shared, Path(name): Path<String>) -> Answer<types::Port> {
+    apart(control, move |control| {
+        control.enable_port(&name)?;
+        control.port(&name)
+    })
+    .await
+    .map(Json)
+}
+
 /// Every set of addresses or ports
 #[utoipa::path(get, path = "/v1/sets", responses((status = 200, body = [types::Set])))]
 async fn sets(State(control): Shared) -> Answer<Vec<types::Set>> {
@@ -422,6 +440,23 @@ async fn routes(
     let limit = query.limit.unwrap_or(1000).min(1 << 21);
     apart(control, move |control| {
         control.routes(query.router.as_deref(), limit)
+    })
+    .await
+    .map(Json)
+}
+
+/// Puts routes into a router and takes others out, in one step
+#[utoipa::path(post, path = "/v1/routers/{name}/routes", params(("name" = String, Path)), request_body = types::RouteChange,
+    responses((status = 200, body = types::RoutesChanged), (status = 400, body = types::Failure), (status = 404, body = types::Failure), (status = 409, body = types::Failure), (status = 422, body = types::Failure)))]
+async fn change_routes(
+    State(control): Shared,
+    Path(name): Path<String>,
+    body: String,
+) -> Answer<types::RoutesChanged> {
+    let change: types::RouteChange = serde_json::from_str(&body)
+        .map_err(|error| Error::new(StatusCode::BAD_REQUEST, format!("the body: {error}")))?;
+    apart(control, move |control| {
+        control.change_routes(&name, &change)
     })
     .await
     .map(Json)

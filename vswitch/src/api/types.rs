@@ -22,7 +22,7 @@ pub struct Port {
     /// The socket by which it meets its guest; empty when it meets none.
     #[serde(default)]
     pub socket: String,
-    /// `up`, `down` or `waiting`.
+    /// `up`, `down`, `disabled` or `waiting`.
     pub state: String,
     /// Why it is not up; empty when it is.
     pub reason: String,
@@ -160,6 +160,49 @@ pub struct SetChange {
     pub remove: Vec<String>,
 }
 
+/// A route to put into a router, or to take out of it: the fields of `[[router.route]]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RouteSpec {
+    /// A prefix or an address.
+    pub to: String,
+    /// Next hops.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub via: Vec<String>,
+    /// The network of hosts that have the addresses, or of a link-local next hop.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<String>,
+    /// `blackhole` or `reject`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub action: Option<String>,
+    /// The least is followed. To take a route out: of this metric alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metric: Option<u32>,
+}
+
+/// Routes to put into a router and to take out of it, in one step.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RouteChange {
+    /// To be put in; one that is there already is refused.
+    pub add: Vec<RouteSpec>,
+    /// To be taken out: every route to exactly the prefix, or those that lead where it says.
+    pub delete: Vec<RouteSpec>,
+}
+
+/// What a change of routes did.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RoutesChanged {
+    /// The epoch that is in force now.
+    pub epoch: u64,
+    /// Routes put in.
+    pub added: usize,
+    /// Routes taken out.
+    pub deleted: usize,
+    /// How long that took until it was in effect, microseconds.
+    pub took_us: u64,
+}
+
 /// A receive queue and who polls it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Queue {
@@ -215,6 +258,9 @@ pub struct Mac {
     pub port: String,
     /// Seconds since it sent last; absent for a vNIC's own address, which does not age.
     pub age_s: Option<u32>,
+    /// For how many seconds more it is held there, having moved too often; absent when it is not.
+    #[serde(default)]
+    pub held_s: Option<u32>,
 }
 
 /// A host that a router sends to, or would.
@@ -330,6 +376,18 @@ pub struct Stats {
     pub workers: Vec<Worker>,
     /// Of connection tracking.
     pub connections: ConnectionStats,
+    /// Of the MAC tables.
+    #[serde(default)]
+    pub macs: MacStats,
+}
+
+/// What happened to learned addresses since start.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct MacStats {
+    /// Times that one moved to another port.
+    pub moves: u64,
+    /// Times that one had moved too often and was held where it was.
+    pub flaps: u64,
 }
 
 /// What connection tracking counts.

@@ -90,12 +90,15 @@ enum Command {
     Show(Show),
     /// Counters of ports and workers
     Stats,
-    /// Add or remove a port until the next apply
+    /// Add or remove a port until the next apply, or enable one that was disabled
     #[command(subcommand)]
     Port(Port),
     /// Change a set of addresses or ports until the next apply
     #[command(subcommand)]
     Set(Set),
+    /// Change routes of a router until the next apply
+    #[command(subcommand)]
+    Route(Route),
     /// Move receive queues between workers
     #[command(subcommand)]
     Queue(Queue),
@@ -199,6 +202,11 @@ enum Port {
         /// The port
         name: String,
     },
+    /// Enable a port that a spanning tree frame has disabled
+    Enable {
+        /// The port
+        name: String,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -219,6 +227,31 @@ enum Set {
         #[arg(required = true, value_name = "MEMBER")]
         members: Vec<String>,
     },
+}
+
+#[derive(Debug, Subcommand)]
+enum Route {
+    /// Put a route into a router
+    Add(RouteWords),
+    /// Take the routes to a prefix out of a router, or those of them that lead where it says
+    Delete(RouteWords),
+}
+
+#[derive(Debug, Args)]
+struct RouteWords {
+    /// The router
+    router: String,
+    /// A prefix or an address, such as 10.9.0.0/16
+    to: String,
+    /// Where it leads: `via` and next hops, `blackhole`, or `reject`
+    #[arg(value_name = "WHERE")]
+    whereto: Vec<String>,
+    /// The network of hosts that have the addresses, or of a link-local next hop
+    #[arg(long)]
+    network: Option<String>,
+    /// Of several routes to a prefix, those with the least are followed
+    #[arg(long)]
+    metric: Option<u32>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -304,6 +337,7 @@ impl Cli {
             Command::Stats => shared.get::<types::Stats>("/v1/stats", tables::stats)?,
             Command::Port(port) => port.execute(&shared)?,
             Command::Set(set) => set.execute(&shared)?,
+            Command::Route(route) => route.execute(&shared)?,
             Command::Queue(Queue::Assign {
                 port,
                 queue,
@@ -554,6 +588,11 @@ impl Port {
                 let path = format!("/v1/ports/{}", client::percent_encoded(&name));
                 client.request("DELETE", &path, None)
             }
+            Self::Enable { name } => {
+                let path = format!("/v1/ports/{}/enable", client::percent_encoded(&name));
+                let body = client.request("POST", &path, None)?;
+                return shared.show(&body, tables::port);
+            }
         }?;
         shared.show::<Applied>(&body, tables::applied)
     }
@@ -615,6 +654,57 @@ impl Set {
         let body = serde_json::to_string(&change)?;
         let body = shared.client().request("POST", &path, Some(body))?;
         shared.show::<Applied>(&body, tables::applied)
+    }
+}
+
+impl RouteWords {
+    fn spec(self) -> anyhow::Result<(String, types::RouteSpec)> {
+        let mut spec = types::RouteSpec {
+            to: self.to,
+            network: self.network,
+            metric: self.metric,
+            ..types::RouteSpec::default()
+        };
+        let words: Vec<&str> = self.whereto.iter().map(String::as_str).collect();
+        match words[..] {
+            [] => {}
+            ["via", ref hops @ ..] if !hops.is_empty() => {
+                spec.via = hops.iter().map(|hop| (*hop).to_owned()).collect();
+            }
+            [action @ ("blackhole" | "reject")] => spec.action = Some(action.to_owned()),
+            _ => anyhow::bail!(
+                "\"{}\" is not where a route can lead: say `via 10.0.0.254`, with several next hops one after the other, `blackhole`, or `reject`",
+                words.join(" ")
+            ),
+        }
+        Ok((self.router, spec))
+    }
+}
+
+impl Route {
+    fn execute(self, shared: &Shared) -> anyhow::Result<()> {
+        let mut change = types::RouteChange::default();
+        let router = match self {
+            Self::Add(words) => {
+                let (router, spec) = words.spec()?;
+                change.add.push(spec);
+                router
+            }
+            Self::Delete(words) => {
+                let (router, spec) = words.spec()?;
+                change.delete.push(spec);
+                router
+            }
+        };
+        let path = format!("/v1/routers/{}/routes", client::percent_encoded(&router));
+        let body = serde_json::to_string(&change)?;
+        let body = shared.client().request("POST", &path, Some(body))?;
+        shared.show(&body, |done: &types::RoutesChanged| {
+            format!(
+                "{} added, {} deleted, in effect after {} µs (epoch {})",
+                done.added, done.deleted, done.took_us, done.epoch
+            )
+        })
     }
 }
 

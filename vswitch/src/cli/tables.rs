@@ -287,7 +287,16 @@ pub(super) fn macs(macs: &[Mac]) -> String {
             let age = row
                 .age_s
                 .map_or_else(|| "own".to_owned(), |age| format!("{age} s"));
-            vec![row.network.clone(), row.mac.clone(), row.port.clone(), age]
+            let held = row
+                .held_s
+                .map_or_else(String::new, |left| format!("flaps; held for {left} s"));
+            vec![
+                row.network.clone(),
+                row.mac.clone(),
+                row.port.clone(),
+                age,
+                held,
+            ]
         })
         .collect();
     let columns = [
@@ -295,6 +304,7 @@ pub(super) fn macs(macs: &[Mac]) -> String {
         ("ADDRESS", TEXT),
         ("PORT", TEXT),
         ("AGE", NUMBER),
+        ("NOTE", TEXT),
     ];
     table(&columns, &rows, "No address was learned yet.")
 }

@@ -4,7 +4,7 @@
 use std::{collections::HashMap, ops::Range};
 
 use super::{
-    Machine, check_rules, check_services, decapsulator, mirroring,
+    Machine, check_rules, check_services, decapsulator, host_routes, mirroring,
     problem::nearest,
     read::{Draft, Named},
     router,
@@ -46,6 +46,7 @@ pub(super) fn all(draft: &Draft<'_>, machine: &Machine) {
     vnics(draft);
     tenants(draft);
     router::check(draft);
+    host_routes::check(draft);
     mirroring::check(draft);
     check_services::all(draft, &|vnic| networks_of(draft, vnic));
     check_rules::references(draft);

@@ -20,6 +20,7 @@ mod check_services;
 pub mod connections;
 pub mod decapsulator;
 mod edit;
+mod host_routes;
 pub mod lists;
 pub mod mirroring;
 mod port;
@@ -37,6 +38,7 @@ pub mod types;
 pub use edit::{RemoveError, SetError, append_port, remove_port, replace_members};
 pub use problem::{Problem, Problems};
 pub use read::DEFAULT_SOCKET;
+pub use router::read_route;
 pub use types::Config;
 
 use reuse::Kept;

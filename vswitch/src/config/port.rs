@@ -8,7 +8,7 @@ use pmd::{
     pcap::{Pace, Repeat},
     vhost_user::{Features, Role},
 };
-use policy::model::StormLimits;
+use policy::model::{SpanningTree, StormLimits};
 
 use super::{
     problem::nearest,
@@ -30,6 +30,7 @@ pub(super) fn port(section: &Section<'_>, name: &Arc<str>) -> Option<Port> {
     let driver = driver(section);
     let attachment = attachment(section);
     let isolated = section.bool("isolated").unwrap_or(false);
+    let (spanning_tree, enable_after_s) = spanning_tree(section);
     let mac_limit = section.integer("mac_limit", 1..=1_048_576);
     let misses_per_turn = section.integer("misses_per_turn", 1..=65_536);
     let storm = section
@@ -45,12 +46,34 @@ pub(super) fn port(section: &Section<'_>, name: &Arc<str>) -> Option<Port> {
         driver: driver?,
         attachment: attachment?,
         isolated,
+        spanning_tree,
+        enable_after_s,
         mac_limit: mac_limit.unwrap_or(4096),
         storm,
         misses_per_turn: misses_per_turn.unwrap_or(4),
         workers: workers.iter().map(|w| w.value as usize).collect(),
         fault,
     })
+}
+
+/// What becomes of spanning tree frames, and when a port that one disabled is enabled again.
+fn spanning_tree(section: &Section<'_>) -> (SpanningTree, Option<u32>) {
+    let named = section.string("spanning_tree").and_then(|text| {
+        let choices = SpanningTree::ALL.map(|choice| (choice.name(), choice));
+        section.reader.choice(&text, &choices)
+    });
+    let spanning_tree = named.unwrap_or_default();
+    let enable_after_s = section.integer("enable_after_s", 1..=86_400);
+    if let Some(span) = section.key_span("enable_after_s")
+        && spanning_tree != SpanningTree::Disable
+    {
+        section.reader.report(
+            &span,
+            "enable_after_s is of a port that spanning tree frames disable",
+            "add spanning_tree = \"disable\", or leave it out",
+        );
+    }
+    (spanning_tree, enable_after_s)
 }
 
 fn attachment(section: &Section<'_>) -> Option<Attachment> {

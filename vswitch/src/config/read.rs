@@ -7,7 +7,7 @@ use ipnet::{Ipv4Net, Ipv6Net};
 use policy::{
     Mac, VlanId,
     conntrack::table::DEFAULT_LIMIT,
-    model::{Action, SenderChecks},
+    model::{Action, MoveLimit, SenderChecks},
 };
 use toml::de::DeTable;
 
@@ -15,6 +15,7 @@ use super::{
     Machine,
     connections::{self, Connections},
     decapsulator::{self, Decapsulator},
+    host_routes::{self, HostRoutesDraft},
     mirroring::{self, MirrorTarget},
     port, router, rules, schema,
     section::{At, Reader, Section},
@@ -59,6 +60,7 @@ pub(super) struct Draft<'d> {
     pub(super) groups: Vec<Named<'d, Group>>,
     pub(super) address_sets: Vec<Named<'d, AddressSet>>,
     pub(super) port_sets: Vec<Named<'d, PortSet>>,
+    pub(super) host_routes: Option<HostRoutesDraft<'d>>,
     pub(super) decapsulator: Option<Decapsulator>,
     pub(super) decapsulator_span: std::ops::Range<usize>,
     pub(super) mirror_targets: Vec<Named<'d, MirrorTarget>>,
@@ -85,6 +87,7 @@ impl Draft<'_> {
             groups: values(self.groups),
             address_sets: values(self.address_sets),
             port_sets: values(self.port_sets),
+            host_routes: self.host_routes.and_then(|draft| draft.value),
             decapsulator: self.decapsulator,
             mirror_targets: values(self.mirror_targets),
             policy: self.policy,
@@ -123,6 +126,9 @@ pub(super) fn draft<'d>(
         }),
         address_sets: named(&root, "address_set", &schema::ADDRESS_SET, address_set),
         port_sets: named(&root, "port_set", &schema::PORT_SET, port_set),
+        host_routes: root
+            .section("host_routes", &schema::HOST_ROUTES)
+            .map(host_routes::read),
         decapsulator: decapsulator::read(&root, machine),
         decapsulator_span: root.value_span("decapsulator"),
         mirror_targets: named(
@@ -285,6 +291,9 @@ fn network(section: &Section<'_>, name: &Arc<str>) -> Option<Network> {
     let vlan = section.integer("vlan", 1..=4094_u16).and_then(VlanId::new);
     let mac_limit = section.integer("mac_limit", 1..=1_048_576);
     let ageing_s = section.integer("ageing_s", 1..=86_400);
+    let defaults = MoveLimit::default();
+    let most = section.integer("mac_moves", 1..=1_000_000);
+    let hold_s = section.integer("mac_hold_s", 1..=3600);
     Some(Network {
         name: Arc::clone(name),
         tenant: tenant?.value.into(),
@@ -292,6 +301,10 @@ fn network(section: &Section<'_>, name: &Arc<str>) -> Option<Network> {
         vlan,
         mac_limit: mac_limit.unwrap_or(16_384),
         ageing_s: ageing_s.unwrap_or(300),
+        moves: MoveLimit {
+            most: most.unwrap_or(defaults.most),
+            hold_s: hold_s.unwrap_or(defaults.hold_s),
+        },
         services: services::of_network(section),
     })
 }

@@ -8,12 +8,14 @@ use std::{collections::HashMap, net::IpAddr, num::NonZeroU8, sync::Arc};
 
 use ipnet::IpNet;
 use policy::{InterfaceId, Mac, route::NextHop};
+use toml::de::DeTable;
 
 use super::{
     check::exists,
+    problem::Problems,
     read::{Draft, Named, own_mac},
     rules, schema,
-    section::{At, Section},
+    section::{At, Reader, Section},
     types::{RouteAction, Router, RouterInterface, RouterRoute},
 };
 
@@ -205,6 +207,29 @@ fn route(section: &Section<'_>, interfaces: &[RouterInterface]) -> Option<Router
         metric,
         action,
     })
+}
+
+/// Reads one route of a router that is there. `text` holds the fields of a `[[router.route]]`.
+///
+/// # Errors
+///
+/// Every problem that was found, in the order of the text.
+pub fn read_route(text: &str, interfaces: &[RouterInterface]) -> Result<RouterRoute, Problems> {
+    let reader = Reader::new("the route", text);
+    let (root, errors) = DeTable::parse_recoverable(text);
+    for error in &errors {
+        reader.report(&error.span().unwrap_or(0..0), error.message(), "");
+    }
+    let read = {
+        let whole = 0..text.len();
+        let section = Section::open(&reader, root.get_ref(), whole, &schema::ROUTER_ROUTE);
+        route(&section, interfaces)
+    };
+    let problems = reader.into_problems();
+    match read.filter(|_| problems.is_empty()) {
+        Some(route) => Ok(route),
+        None => Err(Problems(problems)),
+    }
 }
 
 fn action(section: &Section<'_>) -> Option<RouteAction> {

@@ -19,6 +19,7 @@ pub const ROOT: Schema = Schema {
         "connections",
         "metrics",
         "policy",
+        "host_routes",
         "network",
         "port",
         "vnic",
@@ -167,6 +168,18 @@ pub const POLICY: Schema = Schema {
     name: "[policy]",
     fields: &["max_lookup_cost"],
 };
+/// `[host_routes]`
+pub const HOST_ROUTES: Schema = Schema {
+    name: "[host_routes]",
+    fields: &[
+        "port",
+        "networks",
+        "addresses",
+        "protocol",
+        "metric",
+        "table",
+    ],
+};
 /// `[[network]]`
 pub const NETWORK: Schema = Schema {
     name: "[[network]]",
@@ -177,6 +190,8 @@ pub const NETWORK: Schema = Schema {
         "vlan",
         "mac_limit",
         "ageing_s",
+        "mac_moves",
+        "mac_hold_s",
         "dhcp",
         "dhcp6",
         "router_advertisements",
@@ -272,6 +287,8 @@ pub const PORT: Schema = Schema {
         "trunk",
         "native",
         "isolated",
+        "spanning_tree",
+        "enable_after_s",
         "mac_limit",
         "storm",
         "misses_per_turn",
@@ -463,6 +480,7 @@ pub const ALL: &[Schema] = &[
     CONNECTIONS,
     METRICS,
     POLICY,
+    HOST_ROUTES,
     NETWORK,
     DHCP,
     DHCP_ROUTE,

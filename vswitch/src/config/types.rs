@@ -14,7 +14,7 @@ use pmd::{
 };
 use policy::{
     InterfaceId, Mac, VlanId,
-    model::{Action, SenderChecks, StormLimits},
+    model::{Action, MoveLimit, SenderChecks, SpanningTree, StormLimits},
     route::NextHop,
 };
 
@@ -39,6 +39,8 @@ pub struct Config {
     pub connections: Connections,
     /// `[metrics]`: where Prometheus may ask; `None` is nowhere but on the control socket.
     pub metrics: Option<SocketAddr>,
+    /// `[host_routes]`; `None` is none.
+    pub host_routes: Option<HostRoutes>,
     /// `[policy]`
     pub policy: Policy,
     /// `[[network]]`, in the order of the file.
@@ -107,6 +109,8 @@ pub struct Network {
     pub mac_limit: u32,
     /// Seconds until a silent address is forgotten.
     pub ageing_s: u32,
+    /// How often an address may move between ports.
+    pub moves: MoveLimit,
     /// What the switch itself says in it.
     pub services: NetworkServices,
 }
@@ -122,6 +126,10 @@ pub struct Port {
     pub attachment: Attachment,
     /// Split horizon.
     pub isolated: bool,
+    /// What becomes of spanning tree frames.
+    pub spanning_tree: SpanningTree,
+    /// Seconds after which a port is enabled again that one disabled; `None` is never by itself.
+    pub enable_after_s: Option<u32>,
     /// Most addresses it may have learned.
     pub mac_limit: u32,
     /// Limits on flooded frames.
@@ -310,6 +318,23 @@ impl Vnic {
         let hosts = self.ipv6.iter().filter(|net| net.prefix_len() == 128);
         hosts.map(Ipv6Net::addr)
     }
+}
+
+/// `[host_routes]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostRoutes {
+    /// The port whose interface the host's routes lead through, by name.
+    pub port: Arc<str>,
+    /// Networks of whose vNICs the host has routes; empty is all that it reaches.
+    pub networks: Vec<Arc<str>>,
+    /// The host's own addresses on the interface.
+    pub addresses: Vec<IpNet>,
+    /// The routes' protocol number.
+    pub protocol: u8,
+    /// Their metric.
+    pub metric: u32,
+    /// Their table.
+    pub table: u32,
 }
 
 /// `[[router]]`

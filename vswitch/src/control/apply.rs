@@ -12,7 +12,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use policy::{Epoch, PortId, snapshot::Snapshot};
+use policy::{Epoch, PortId, model::Model, snapshot::Snapshot};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -23,6 +23,7 @@ use super::{
     diff::{self, Change},
     ids::Renumbered,
     mirrors::Resolution,
+    routes::RouteEdits,
     supervisor::Retry,
 };
 use crate::{
@@ -111,7 +112,12 @@ impl Control {
     pub fn apply(&self, origin: Origin, dry_run: bool) -> Result<Applied, ControlError> {
         let wanted = self.read(&origin)?;
         let mut hands = self.hands.lock();
-        self.apply_locked(&mut hands, origin, wanted, dry_run)
+        self.apply_locked(
+            &mut hands,
+            (origin, wanted),
+            &RouteEdits::default(),
+            dry_run,
+        )
     }
 
     /// Adds a port to the running configuration. `port` holds the fields of a `[[port]]`, as
@@ -166,14 +172,15 @@ impl Control {
             text: edit(&running.text)?,
         };
         let wanted = self.read(&origin)?;
-        self.apply_locked(&mut hands, origin, wanted, false)
+        let edits = hands.route_edits.clone();
+        self.apply_locked(&mut hands, (origin, wanted), &edits, false)
     }
 
     fn apply_locked(
         &self,
         hands: &mut Hands,
-        origin: Origin,
-        wanted: Config,
+        (origin, wanted): (Origin, Config),
+        edits: &RouteEdits,
         dry_run: bool,
     ) -> Result<Applied, ControlError> {
         let running = self.config();
@@ -193,7 +200,11 @@ impl Control {
             return Ok(applied);
         }
         let plan = Plan::new(&running, &wanted);
-        let (mut ports, rules, mirrors) = self.transact(hands, &plan, &running, &wanted)?;
+        let Done {
+            mut ports,
+            rules,
+            mirrors,
+        } = self.transact(hands, &plan, &running, (&wanted, edits))?;
         applied.epoch = hands.epoch;
         for (name, port) in &ports {
             if let Condition::Waiting(reason) = &port.condition {
@@ -215,7 +226,10 @@ impl Control {
         drop(state);
         self.commit(hands, mirrors);
         hands.made = rules.made;
+        hands.model = rules.model;
+        hands.route_edits = edits.clone();
         hands.work = rules.work;
+        self.keep_host_routes(hands);
         tracing::info!(
             epoch = applied.epoch,
             changes = applied.changes.len(),
@@ -229,16 +243,16 @@ impl Control {
         Ok(applied)
     }
 
-    /// Steps 1 to 5. Returns what is known of the ports that were opened, and the rules in force.
+    /// Steps 1 to 5.
     fn transact(
         &self,
         hands: &mut Hands,
         plan: &Plan<'_>,
         running: &Config,
-        wanted: &Config,
-    ) -> Result<(BTreeMap<Arc<str>, PortState>, InForce, Resolution), ControlError> {
+        (wanted, edits): (&Config, &RouteEdits),
+    ) -> Result<Done, ControlError> {
         let compiled = self.open_all(&plan.open).and_then(|opened| {
-            let (snapshot, rules) = self.compile(hands, wanted)?;
+            let (snapshot, rules) = self.compile(hands, wanted, edits)?;
             Ok((opened, snapshot, rules))
         });
         let (mut opened, snapshot, rules) = match compiled {
@@ -280,7 +294,11 @@ impl Control {
         hands.ids.ports.retain(kept);
         let kept = |name: &str| wanted.networks.iter().any(|network| &*network.name == name);
         hands.ids.networks.retain(kept);
-        Ok((states, rules, mirrors))
+        Ok(Done {
+            ports: states,
+            rules,
+            mirrors,
+        })
     }
 
     /// The numbers that the running configuration has.
@@ -309,6 +327,7 @@ impl Control {
                     PortState::new(id, condition, Some(info))
                 }
                 Opened::Missing(reason) => {
+                    self.datapath.disappeared(id);
                     tracing::warn!(port = %port.name, "port waits: {reason}");
                     hands.retries.insert(Arc::clone(&port.name), Retry::soon());
                     PortState::new(id, Condition::Waiting(reason), None)
@@ -344,7 +363,9 @@ impl Control {
         }
         hands.ids = self.ids_in_force();
         // Its rules are in force still, with the numbers that they have.
-        let published = self.compile(hands, running).and_then(|(snapshot, _)| {
+        let edits = hands.route_edits.clone();
+        let compiled = self.compile(hands, running, &edits);
+        let published = compiled.and_then(|(snapshot, _)| {
             let mirrors = self.resolve_mirrors(hands, running, &snapshot).mirrors;
             Ok(self.datapath.publish(snapshot, mirrors)?)
         });
@@ -382,10 +403,12 @@ impl Control {
         &self,
         hands: &mut Hands,
         config: &Config,
+        edits: &RouteEdits,
     ) -> Result<(Snapshot, InForce), ControlError> {
         let number = |lists: &Lists<'_>| self.state.read().rules.renumber(&config.file, lists);
         let draft = compile::model(config, &mut hands.ids, number, &hands.made);
-        let draft = draft.ok_or(ControlError::TooMany)?;
+        let mut draft = draft.ok_or(ControlError::TooMany)?;
+        edits.put_into(&mut draft.model);
         hands.epoch += 1;
         let compiled = hands.compiler.compile(&draft.model, Epoch(hands.epoch));
         let mut snapshot = compiled.map_err(ControlError::Compile)?;
@@ -403,6 +426,7 @@ impl Control {
         let rules = InForce {
             numbered: draft.rules,
             made: draft.made,
+            model: draft.model,
             work,
         };
         let snapshot = snapshot.with_connections(config.connections.settings);
@@ -410,10 +434,19 @@ impl Control {
     }
 }
 
+/// What came into force with a transaction.
+struct Done {
+    /// What is known of the ports that were opened.
+    ports: BTreeMap<Arc<str>, PortState>,
+    rules: InForce,
+    mirrors: Resolution,
+}
+
 /// The rules of a snapshot, for the next one to be made after.
 struct InForce {
     numbered: Renumbered,
     made: Made,
+    model: Model,
     work: Work,
 }
 

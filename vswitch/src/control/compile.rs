@@ -70,6 +70,7 @@ pub(super) fn model(
             vlan: network.vlan,
             mac_limit: network.mac_limit,
             ageing_s: network.ageing_s,
+            moves: network.moves,
             services: services(network, config),
         });
     }
@@ -83,6 +84,7 @@ pub(super) fn model(
             name: Arc::clone(&port.name),
             attachment: attachment(&port.attachment, ids)?,
             isolated: port.isolated,
+            spanning_tree: port.spanning_tree,
             mac_limit: port.mac_limit,
             storm: port.storm,
             misses_per_turn: port.misses_per_turn,
@@ -169,23 +171,27 @@ fn routes(router: &config::types::Router) -> impl Iterator<Item = Route> + '_ {
                 target: Arc::clone(&target),
             })
         });
-    let written = router.routes.iter().filter_map(|route| {
-        let target = match &route.action {
-            RouteAction::Via(hops) => Target::via(hops.iter().copied()).ok()?,
-            RouteAction::OnLink(interface) => Target::Connected {
-                interface: *interface,
-            },
-            RouteAction::Blackhole => Target::Blackhole,
-            RouteAction::Reject => Target::Reject,
-        };
-        Some(Route {
-            prefix: route.to,
-            metric: route.metric,
-            origin: RouteOrigin::Configuration,
-            target: Arc::new(target),
-        })
-    });
+    let written = router.routes.iter();
+    let written = written.filter_map(|route| self::route(route, RouteOrigin::Configuration));
     connected.chain(written)
+}
+
+/// A route as policy has it; `None` when it has too many next hops.
+pub(super) fn route(route: &config::types::RouterRoute, origin: RouteOrigin) -> Option<Route> {
+    let target = match &route.action {
+        RouteAction::Via(hops) => Target::via(hops.iter().copied()).ok()?,
+        RouteAction::OnLink(interface) => Target::Connected {
+            interface: *interface,
+        },
+        RouteAction::Blackhole => Target::Blackhole,
+        RouteAction::Reject => Target::Reject,
+    };
+    Some(Route {
+        prefix: route.to,
+        metric: route.metric,
+        origin,
+        target: Arc::new(target),
+    })
 }
 
 /// The rule lists of vNICs, with the sets put in. Equal lists are one, whoever uses them; rules

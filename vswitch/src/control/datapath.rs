@@ -9,7 +9,7 @@ use policy::{
 };
 
 use crate::{
-    bridge::MacRow,
+    bridge::{MacRow, Moves},
     counters::{PortCounts, WorkerCounts},
     drop_watch::{Filter, Watch},
     engine::{DropRow, Engine, EngineError, FlowRow, Outlook, PortQueues, QueueRow, RuleHits},
@@ -31,14 +31,18 @@ pub trait Datapath: Send + Sync {
     fn attach(&self, id: PortId, queues: PortQueues, workers: &[usize]) -> Result<(), EngineError>;
     fn detach(&self, id: PortId) -> Result<(), EngineError>;
     fn forget_addresses(&self, id: PortId);
+    fn disabled_ports(&self) -> Vec<(PortId, u32)>;
+    fn enable(&self, id: PortId) -> bool;
     fn serve(&self, plan: Plan);
     fn appeared(&self, id: PortId);
+    fn disappeared(&self, id: PortId);
     fn assign(&self, id: PortId, queue: usize, worker: usize) -> Result<(), EngineError>;
     fn queues(&self) -> Vec<QueueRow>;
     fn port_counts(&self, id: PortId) -> PortCounts;
     fn retired_counts(&self) -> PortCounts;
     fn worker_counts(&self) -> Vec<WorkerCounts>;
     fn macs(&self) -> Vec<MacRow>;
+    fn moves(&self) -> Moves;
     fn flows(&self, limit: usize) -> Result<Vec<FlowRow>, EngineError>;
     fn drops(&self) -> Vec<DropRow>;
     fn connections(&self) -> &Connections;
@@ -78,11 +82,20 @@ impl Datapath for Engine {
     fn forget_addresses(&self, id: PortId) {
         Engine::forget_addresses(self, id);
     }
+    fn disabled_ports(&self) -> Vec<(PortId, u32)> {
+        Engine::disabled_ports(self)
+    }
+    fn enable(&self, id: PortId) -> bool {
+        Engine::enable(self, id)
+    }
     fn serve(&self, plan: Plan) {
         Engine::serve(self, plan);
     }
     fn appeared(&self, id: PortId) {
         Engine::appeared(self, id);
+    }
+    fn disappeared(&self, id: PortId) {
+        Engine::disappeared(self, id);
     }
     fn assign(&self, id: PortId, queue: usize, worker: usize) -> Result<(), EngineError> {
         Engine::assign(self, id, queue, worker)
@@ -101,6 +114,9 @@ impl Datapath for Engine {
     }
     fn macs(&self) -> Vec<MacRow> {
         Engine::macs(self)
+    }
+    fn moves(&self) -> Moves {
+        Engine::moves(self)
     }
     fn flows(&self, limit: usize) -> Result<Vec<FlowRow>, EngineError> {
         Engine::flows(self, limit)

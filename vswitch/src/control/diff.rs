@@ -15,8 +15,8 @@ use crate::config::{
     mirroring::MirrorTarget,
     service_types::VnicServices,
     types::{
-        AclRule, AclRules, AddressSet, Driver, Network, Port, PortSet, RouteAction, Router,
-        RouterRoute, Vnic,
+        AclRule, AclRules, AddressSet, Driver, HostRoutes, Network, Port, PortSet, RouteAction,
+        Router, RouterRoute, Vnic,
     },
 };
 
@@ -26,7 +26,8 @@ pub struct Change {
     /// `added`, `removed` or `changed`.
     pub change: ChangeKind,
     /// `network`, `port`, `vnic`, `router`, `acl`, `group`, `address_set`, `port_set`,
-    /// `mirror_target`, `decapsulator`, `decapsulator_session`, `sniffer`, `policy` or `connections`.
+    /// `mirror_target`, `decapsulator`, `decapsulator_session`, `sniffer`, `policy`, `host_routes` or
+    /// `connections`.
     pub kind: String,
     /// Its name.
     pub name: String,
@@ -149,6 +150,14 @@ pub fn changes(running: &Config, wanted: &Config) -> Vec<Change> {
             field(&mut details, "max_lookup_cost", &old, &new);
             details
         },
+    );
+    compare(
+        &mut changes,
+        "host_routes",
+        running.host_routes.as_slice(),
+        wanted.host_routes.as_slice(),
+        |_| "host_routes",
+        host_routes,
     );
     let details = connections(running, wanted);
     if !details.is_empty() {
@@ -291,6 +300,9 @@ fn network(old: &Network, new: &Network) -> Vec<String> {
     field(&mut details, "vlan", &vid(old), &vid(new));
     field(&mut details, "mac_limit", &old.mac_limit, &new.mac_limit);
     field(&mut details, "ageing_s", &old.ageing_s, &new.ageing_s);
+    let (a, b) = (&old.moves, &new.moves);
+    field(&mut details, "mac_moves", &a.most, &b.most);
+    field(&mut details, "mac_hold_s", &a.hold_s, &b.hold_s);
     let (old, new) = (&old.services, &new.services);
     changed(&mut details, "dhcp", &old.dhcp.changed(&new.dhcp));
     changed(&mut details, "dhcp6", &old.dhcp6.changed(&new.dhcp6));
@@ -298,6 +310,17 @@ fn network(old: &Network, new: &Network) -> Vec<String> {
         details.push("router_advertisements change".into());
     }
     field(&mut details, "neighbors", &old.neighbors, &new.neighbors);
+    details
+}
+
+fn host_routes(old: &HostRoutes, new: &HostRoutes) -> Vec<String> {
+    let mut details = Vec::new();
+    field(&mut details, "port", &old.port, &new.port);
+    field(&mut details, "networks", &old.networks, &new.networks);
+    field(&mut details, "addresses", &old.addresses, &new.addresses);
+    field(&mut details, "protocol", &old.protocol, &new.protocol);
+    field(&mut details, "metric", &old.metric, &new.metric);
+    field(&mut details, "table", &old.table, &new.table);
     details
 }
 
@@ -310,6 +333,18 @@ fn port(old: &Port, new: &Port) -> Vec<String> {
     }
     field(&mut details, "network", &old.attachment, &new.attachment);
     field(&mut details, "isolated", &old.isolated, &new.isolated);
+    field(
+        &mut details,
+        "spanning_tree",
+        &old.spanning_tree.name(),
+        &new.spanning_tree.name(),
+    );
+    field(
+        &mut details,
+        "enable_after_s",
+        &old.enable_after_s,
+        &new.enable_after_s,
+    );
     field(&mut details, "mac_limit", &old.mac_limit, &new.mac_limit);
     field(&mut details, "storm", &old.storm, &new.storm);
     field(

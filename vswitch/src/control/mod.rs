@@ -29,6 +29,7 @@ mod ids;
 pub mod lifecycle;
 mod mirrors;
 mod plan;
+mod routes;
 mod routing;
 mod sets;
 mod supervisor;
@@ -50,6 +51,7 @@ use parking_lot::{Mutex, RwLock};
 use pmd::{Counts, Details, Monitor, OpenError, PortInfo};
 use policy::{
     PortId,
+    model::Model,
     snapshot::{CompileError, Compiler},
 };
 
@@ -66,6 +68,7 @@ use crate::{
     },
     decap::hosted::Hosted,
     engine::{EngineError, PortQueues},
+    host_routes::{Keeper, Wanted},
 };
 use ids::{Ids, Rules};
 
@@ -98,6 +101,10 @@ struct Hands {
     ids: Ids,
     /// The rule lists in force.
     made: compile::Made,
+    /// The model in force, which single routes are changed in.
+    model: Model,
+    /// What was changed of routers' routes since the last configuration.
+    route_edits: routes::RouteEdits,
     /// What the last change took.
     work: apply::Work,
     /// Compiles what is wanted after what was wanted before.
@@ -109,6 +116,8 @@ struct Hands {
     monitors: HashMap<Arc<str>, Box<dyn Monitor>>,
     /// Of every port that is not.
     retries: HashMap<Arc<str>, supervisor::Retry>,
+    /// Who keeps the host's routes, if the configuration wants some.
+    routes: Option<Keeper>,
 }
 
 /// What readers see.
@@ -128,6 +137,8 @@ pub enum Condition {
     Up,
     /// It is attached, but no frame can pass; the text says why.
     Down(String),
+    /// A spanning tree frame has disabled it; the text says what to do.
+    Disabled(String),
     /// It is not attached; opening it is tried again and again. The text says why.
     Waiting(String),
 }
@@ -242,6 +253,7 @@ impl Control {
             groups: Vec::new(),
             address_sets: Vec::new(),
             port_sets: Vec::new(),
+            host_routes: None,
             mirror_targets: Vec::new(),
             decapsulator: None,
             ..first.clone()
@@ -303,10 +315,32 @@ impl Control {
         Ok(())
     }
 
+    /// Enables a port that a spanning tree frame has disabled.
+    ///
+    /// # Errors
+    ///
+    /// [`ControlError::NotFound`], or [`ControlError::Refused`] when none had.
+    pub fn enable_port(&self, name: &str) -> Result<(), ControlError> {
+        let mut hands = self.hands.lock();
+        let id = self.port_id(name)?;
+        if !self.datapath.enable(id) {
+            let refusal = format!(
+                "port \"{name}\" is not disabled; `vswitch show port {name}` tells how it is"
+            );
+            return Err(ControlError::Refused(refusal));
+        }
+        self.check_health(&mut hands);
+        self.keep_host_routes(&mut hands);
+        Ok(())
+    }
+
     /// Closes every port and stops the workers.
     pub fn stop(self) {
         let mut hands = self.hands.into_inner();
         let state = self.state.into_inner();
+        if let Some(routes) = hands.routes.take() {
+            routes.stop();
+        }
         for (name, port) in &state.ports {
             if hands.monitors.remove(name).is_some()
                 && let Err(error) = self.datapath.detach(port.id)
@@ -315,6 +349,30 @@ impl Control {
             }
         }
         self.datapath.stop();
+    }
+
+    /// Has the host's routes follow the configuration and the ports' states.
+    fn keep_host_routes(&self, hands: &mut Hands) {
+        let wanted = {
+            let state = self.state.read();
+            let is_up = |port: &str| {
+                let port = state.ports.get(port);
+                port.is_some_and(|port| port.condition == Condition::Up)
+            };
+            Wanted::of(&state.config, is_up)
+        };
+        match (wanted, hands.routes.take()) {
+            (Some(wanted), Some(mut keeper)) => {
+                keeper.want(wanted);
+                hands.routes = Some(keeper);
+            }
+            (Some(wanted), None) => match Keeper::start(wanted) {
+                Ok(keeper) => hands.routes = Some(keeper),
+                Err(error) => tracing::error!(%error, "the host's routes are not kept: no thread"),
+            },
+            (None, Some(keeper)) => keeper.stop(),
+            (None, None) => {}
+        }
     }
 
     fn port_id(&self, name: &str) -> Result<PortId, ControlError> {
@@ -380,6 +438,8 @@ impl Control {
         tracing::info!(port = %port.name, driver = info.driver, mode = %info.mode, "port attached");
         if condition == Condition::Up {
             self.datapath.appeared(id);
+        } else {
+            self.datapath.disappeared(id);
         }
         for note in &info.notes {
             tracing::info!(port = %port.name, "{note}");

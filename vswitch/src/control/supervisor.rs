@@ -1,11 +1,13 @@
 //! Watching the ports: what is gone is detached, what is missing is opened when it comes.
 
 use std::{
+    collections::HashMap,
     sync::{Arc, atomic::AtomicBool, atomic::Ordering},
     time::{Duration, Instant},
 };
 
 use pmd::OpenError;
+use policy::{PortId, model::SpanningTree};
 
 use super::{Condition, Control, Hands};
 
@@ -65,6 +67,7 @@ impl Control {
         let mut hands = self.hands.lock();
         self.check_health(&mut hands);
         self.reopen_due(&mut hands);
+        self.keep_host_routes(&mut hands);
         self.tend_mirrors(&mut hands);
         drop(hands);
         self.renew_rules();
@@ -79,9 +82,42 @@ impl Control {
         }
     }
 
-    fn check_health(&self, hands: &mut Hands) {
+    /// The ports that are disabled, after those were enabled whose time has come, or that are not
+    /// to be disabled any more.
+    fn disabled(&self) -> HashMap<PortId, Condition> {
+        let mut disabled = HashMap::new();
+        let mut rows = self.datapath.disabled_ports();
+        if rows.is_empty() {
+            return disabled;
+        }
+        let (config, names) = (self.config(), self.port_names());
+        rows.retain(|(id, since_s)| {
+            let port = config
+                .ports
+                .iter()
+                .find(|port| names.get(id).is_some_and(|name| **name == *port.name));
+            let stays = port.is_some_and(|port| {
+                let is_over = port
+                    .enable_after_s
+                    .is_some_and(|after_s| *since_s >= after_s);
+                port.spanning_tree == SpanningTree::Disable && !is_over
+            });
+            stays || !self.datapath.enable(*id)
+        });
+        for (id, _) in rows {
+            let name = names.get(&id).map_or("?", |name| name);
+            let why = format!(
+                "a spanning tree frame came: a bridge is behind it. Take it away, then `vswitch port enable {name}`"
+            );
+            disabled.insert(id, Condition::Disabled(why));
+        }
+        disabled
+    }
+
+    pub(super) fn check_health(&self, hands: &mut Hands) {
         let mut gone = Vec::new();
         let mut went_down = Vec::new();
+        let mut disabled = self.disabled();
         for (name, monitor) in &mut hands.monitors {
             let health = super::datapath::condition(monitor.health());
             let counts = monitor.counts();
@@ -94,15 +130,22 @@ impl Control {
             port.details = details;
             match health {
                 Ok(condition) => {
+                    let condition = disabled.remove(&port.id).unwrap_or(condition);
                     if port.condition != condition {
-                        if let Condition::Down(why) = &condition {
-                            tracing::warn!(port = %name, "port down: {why}");
-                            if port.condition == Condition::Up {
-                                went_down.push(port.id);
+                        match &condition {
+                            Condition::Up => {
+                                tracing::info!(port = %name, "port up");
+                                self.datapath.appeared(port.id);
                             }
-                        } else {
-                            tracing::info!(port = %name, "port up");
-                            self.datapath.appeared(port.id);
+                            Condition::Down(why) | Condition::Waiting(why) => {
+                                tracing::warn!(port = %name, "port down: {why}");
+                            }
+                            Condition::Disabled(why) => {
+                                tracing::warn!(port = %name, "port disabled: {why}");
+                            }
+                        }
+                        if port.condition == Condition::Up {
+                            went_down.push(port.id);
                         }
                     }
                     port.set(condition);
@@ -113,10 +156,12 @@ impl Control {
         // What was behind them may be elsewhere by now: frames to it are flooded, not lost here.
         for id in went_down {
             self.datapath.forget_addresses(id);
+            self.datapath.disappeared(id);
         }
         for (name, id, reason) in gone {
             tracing::warn!(port = %name, "port gone: {reason}; it is attached again when it returns");
             hands.monitors.remove(&name);
+            self.datapath.disappeared(id);
             if let Err(error) = self.datapath.detach(id) {
                 tracing::error!(port = %name, %error, "port not detached cleanly");
             }

@@ -1,6 +1,7 @@
 //! The order in which control does things, against a datapath and drivers that write down what
 //! they are asked.
 
+mod routes;
 mod rules;
 mod updates;
 
@@ -18,7 +19,7 @@ use policy::{Epoch, FlowKey, PortId, conntrack::Connections, snapshot::Snapshot}
 use super::{Control, ControlError, Datapath, Origin};
 use crate::{
     api::types::{ExplainRequest, FrameText},
-    bridge::MacRow,
+    bridge::{MacRow, Moves},
     config::{self, Machine, types::Port},
     counters::{PortCounts, WorkerCounts},
     drop_watch::{Filter, Watch, Watches},
@@ -42,6 +43,8 @@ pub(crate) struct World {
     unattachable: HashSet<PortId>,
     health: HashMap<String, Health>,
     attached: HashSet<PortId>,
+    /// Ports that a spanning tree frame has disabled, and for how many seconds.
+    disabled: Vec<(PortId, u32)>,
     snapshot: Option<Snapshot>,
     mirrors: Arc<Mirrors>,
     epoch: u64,
@@ -114,9 +117,22 @@ impl Datapath for FakeDatapath {
         self.0.lock().log.push(format!("forget {}", id.0));
     }
 
+    fn disabled_ports(&self) -> Vec<(PortId, u32)> {
+        self.0.lock().disabled.clone()
+    }
+
+    fn enable(&self, id: PortId) -> bool {
+        let mut world = self.0.lock();
+        let before = world.disabled.len();
+        world.disabled.retain(|(port, _)| *port != id);
+        world.disabled.len() < before
+    }
+
     fn serve(&self, _: crate::services::plan::Plan) {}
 
     fn appeared(&self, _: PortId) {}
+
+    fn disappeared(&self, _: PortId) {}
 
     fn assign(&self, id: PortId, queue: usize, worker: usize) -> Result<(), EngineError> {
         let mut world = self.0.lock();
@@ -138,6 +154,9 @@ impl Datapath for FakeDatapath {
     }
     fn macs(&self) -> Vec<MacRow> {
         Vec::new()
+    }
+    fn moves(&self) -> Moves {
+        Moves::default()
     }
     fn flows(&self, _: usize) -> Result<Vec<FlowRow>, EngineError> {
         Ok(Vec::new())
@@ -389,6 +408,44 @@ fn a_port_whose_guest_is_away_is_attached_and_down_until_it_comes() {
     control.look();
     assert_eq!(state(&control, "b"), "down");
     assert_eq!(log(&world), ["forget 1"], "it is not closed");
+}
+
+#[test]
+fn a_disabled_port_says_so_until_it_is_enabled_by_command_by_time_or_by_configuration() {
+    let guarded = |more: &str| {
+        text(&["a", "b"]).replace(
+            "name = \"b\"\n",
+            &format!("name = \"b\"\nspanning_tree = \"disable\"\n{more}"),
+        )
+    };
+    let (control, world) = running(&["a", "b"]);
+    let disable = |since_s| world.lock().disabled.push((PortId(1), since_s));
+    let apply = |text: &str| control.apply(origin(text), false).expect("applied");
+    apply(&guarded(""));
+    log(&world);
+    disable(0);
+    control.look();
+    assert_eq!(state(&control, "b"), "disabled");
+    assert_eq!(log(&world), ["forget 1"]);
+    control.enable_port("b").expect("it was disabled");
+    assert_eq!(state(&control, "b"), "up");
+    let refused = control.enable_port("b").expect_err("it is not");
+    assert!(refused.to_string().contains("is not disabled"), "{refused}");
+
+    apply(&guarded("enable_after_s = 5\n"));
+    disable(4);
+    control.look();
+    assert_eq!(state(&control, "b"), "disabled");
+    world.lock().disabled[0].1 = 5;
+    control.look();
+    assert_eq!(state(&control, "b"), "up");
+
+    disable(0);
+    control.look();
+    apply(&text(&["a", "b"]));
+    control.look();
+    assert_eq!(state(&control, "b"), "up", "nothing disables it now");
+    control.stop();
 }
 
 #[test]

@@ -73,6 +73,7 @@ impl Control {
             mac: row.mac.to_string(),
             port: name_of(&ports, row.port),
             age_s: row.age_s,
+            held_s: row.held_s,
         });
         macs.collect()
     }
@@ -160,7 +161,7 @@ impl Control {
             name,
             counts: counts_row(self.datapath.port_counts(id)),
         });
-        let table = self.datapath.connections();
+        let (table, moved) = (self.datapath.connections(), self.datapath.moves());
         types::Stats {
             epoch: self.datapath.epoch().0,
             uptime_s: self.started.elapsed().as_secs(),
@@ -172,6 +173,10 @@ impl Control {
                 max: table.capacity(),
                 opened: table.opened(),
                 expired: table.expired(),
+            },
+            macs: types::MacStats {
+                moves: moved.moves,
+                flaps: moved.flaps,
             },
         }
     }
@@ -294,6 +299,7 @@ fn condition(condition: &Condition) -> (&'static str, &str) {
     match condition {
         Condition::Up => ("up", ""),
         Condition::Down(reason) => ("down", reason),
+        Condition::Disabled(reason) => ("disabled", reason),
         Condition::Waiting(reason) => ("waiting", reason),
     }
 }

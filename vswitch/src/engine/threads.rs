@@ -6,10 +6,12 @@
 use std::{os::fd::OwnedFd, sync::Arc, thread::JoinHandle, time::Duration};
 
 use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
+use policy::snapshot::Snapshot;
 use rustix::event::{EventfdFlags, eventfd};
 
 use super::{EngineError, Settings};
 use crate::{
+    bridge::Bridge,
     counters::WorkerCounters,
     desk::{Counterpart, Desk, Order},
     drop_ledger::LedgerRows,
@@ -168,6 +170,7 @@ pub(super) fn start_housekeeper(
                 shared.bridge.age(now_s);
                 shared.set_wall_clock();
                 let bundle = shared.current.load();
+                tell_flaps(&shared.bridge, &bundle.snapshot);
                 let timeouts = &bundle.snapshot.connections().timeouts;
                 shared.connections.sweep(SWEEP_S, timeouts, now_s);
             }
@@ -177,4 +180,23 @@ pub(super) fn start_housekeeper(
             source,
         })?;
     Ok((stop, thread))
+}
+
+/// Logs which addresses moved between ports too often.
+fn tell_flaps(bridge: &Bridge, snapshot: &Snapshot) {
+    let name = |port| {
+        let port = snapshot.port(port);
+        port.map_or("(removed)", |port| &*port.name)
+    };
+    for flap in bridge.take_flaps() {
+        let network = snapshot.network(flap.network);
+        tracing::warn!(
+            network = network.map_or("(removed)", |network| &*network.name),
+            mac = %flap.mac,
+            held_at = name(flap.port),
+            refused_at = name(flap.refused),
+            "an address moves between ports too often; it is held for {} s. Look for a loop, or for two machines with one address",
+            flap.hold_s
+        );
+    }
 }

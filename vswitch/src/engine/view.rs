@@ -12,7 +12,7 @@ use policy::{Denial, DropReason, Epoch, FlowKey, PortId, RuleId, Stage, conntrac
 
 use super::{Engine, EngineError, PATIENCE};
 use crate::{
-    bridge::MacRow,
+    bridge::{MacRow, Moves},
     counters::{PortCounts, WorkerCounts},
     drop_watch::{Filter, Watch},
     published::{Bundle, Shared},
@@ -121,6 +121,11 @@ impl Engine {
         let mut rows = self.shared.bridge.rows(self.now_s());
         rows.sort_by_key(|row| (row.network, row.port, row.mac));
         rows
+    }
+
+    /// How often addresses moved between ports.
+    pub fn moves(&self) -> Moves {
+        self.shared.bridge.moved()
     }
 
     /// Cached flows, at most `limit` and [`MOST_FLOWS`] of each worker. Callers wait for each

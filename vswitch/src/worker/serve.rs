@@ -5,7 +5,7 @@
 
 use arrayvec::ArrayVec;
 use pmd::{Burst, Frame};
-use policy::Denial;
+use policy::{Denial, DropReason};
 
 use super::{
     Worker,
@@ -51,8 +51,17 @@ impl Worker {
             let Errand::Send { port, tag } = parcel.errand else {
                 continue;
             };
+            // What would be said to nobody is not said.
+            if !self.outbox.is_attached(port) {
+                continue;
+            }
             if let Some(counters) = port_counters(bundle, port, self.id) {
                 counters.originated.add(1);
+                if self.shared.bridge.guards().is_disabled(port) {
+                    counters.offered.add(1);
+                    counters.drop_frames(DropReason::PortDown, 1);
+                    continue;
+                }
             }
             let to = Destination {
                 port,

@@ -5,7 +5,8 @@ use std::{collections::BTreeSet, sync::Arc};
 use policy::{
     Mac, NetworkId, PortId, RuleId, VlanId,
     model::{
-        Action, Attachment, DirectionPolicy, Model, Network, Port, SenderChecks, StormLimits, Vnic,
+        Action, Attachment, DirectionPolicy, Model, MoveLimit, Network, Port, SenderChecks,
+        StormLimits, Vnic,
     },
     rule::{Match, Origin, Places, Rule},
 };
@@ -46,6 +47,10 @@ pub(crate) fn network(id: u16) -> Network {
         vlan: None,
         mac_limit: 1024,
         ageing_s: 300,
+        moves: MoveLimit {
+            most: u32::MAX,
+            hold_s: 1,
+        },
         services: policy::model::Services::default(),
     }
 }
@@ -67,6 +72,7 @@ fn port(id: u16, attachment: Attachment) -> Port {
         mac_limit: 1024,
         storm: StormLimits::default(),
         misses_per_turn: 1_000_000,
+        spanning_tree: policy::model::SpanningTree::default(),
         vnic: None,
     }
 }

@@ -18,6 +18,7 @@ mod guests;
 mod intake;
 mod limits;
 mod logs;
+mod loops;
 mod mirroring;
 mod policy;
 mod reference;

@@ -196,11 +196,16 @@ fn the_universe_is_no_desert() {
         DropReason::TxFull,
         DropReason::TooBig,
         DropReason::PortDown,
+        DropReason::ServiceLost,
         // The reference knows no connections, so no rule allows anything statefully.
         DropReason::ConnectionInvalid,
         DropReason::ConnectionLimit,
         DropReason::ConnectionTableFull,
         DropReason::FragmentUnknown,
+        // Nor is a port disabled, or an address held where it is.
+        DropReason::BpduGuard,
+        DropReason::PortDisabled,
+        DropReason::MacFlapping,
         // Nor do its rules have limits.
         DropReason::LimitOut,
         DropReason::LimitIn,

@@ -182,6 +182,15 @@ impl Reference {
         if view.src[0] & GROUP_BIT != 0 {
             return Err(DropReason::GroupSource);
         }
+        // Of bridges, of provider bridges, of PVST+.
+        let bridges = [
+            [1, 0x80, 0xc2, 0, 0, 0],
+            [1, 0x80, 0xc2, 0, 0, 8],
+            [1, 0, 0x0c, 0xcc, 0xcc, 0xcd],
+        ];
+        if bridges.contains(&view.dst) {
+            return Err(DropReason::Bpdu);
+        }
         if view.dst[..5] == [1, 0x80, 0xc2, 0, 0] && view.dst[5] < 16 {
             return Err(DropReason::LinkLocalGroup);
         }

@@ -5,12 +5,15 @@
 mod drivers;
 mod explaining;
 mod frames;
+mod host_routes;
 mod hostile;
 mod http;
 mod interfaces;
 mod lab;
 mod laws;
+mod lifecycle;
 mod limiting;
+mod loops;
 mod mirroring;
 #[path = "../../../pmd/tests/netns/mod.rs"]
 mod netns;
