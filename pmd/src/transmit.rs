@@ -11,8 +11,10 @@ use crate::frame::{Frame, PartialChecksum};
 /// A prefix costs memory only once it was used.
 pub const MAX_PREFIX_BYTES: usize = 192;
 
-/// A prefix that is copied as one piece: Ethernet, a tag, and what routing changes of an IP header.
+/// Prefixes that are copied as one piece: Ethernet, a tag, and what routing changes of an IP header;
+/// the headers of most tunnels over IPv4.
 const SHORT_PREFIX_BYTES: usize = 32;
+const TUNNEL_PREFIX_BYTES: usize = 64;
 
 /// How many prefixes a burst may use at most.
 pub const MAX_PREFIXES: usize = 256;
@@ -102,13 +104,17 @@ impl PrefixArena {
         Some((index as u16, slot))
     }
 
+    /// The prefixes that the burst has used so far, in the order of their numbers.
+    pub fn used_mut(&mut self) -> &mut [[u8; MAX_PREFIX_BYTES]] {
+        &mut self.bytes[..self.used]
+    }
+
     /// The first bytes of a plan's prefix, and what stands behind them if it is shorter.
     #[inline]
-    fn first_bytes(&self, plan: &TxPlan) -> [u8; SHORT_PREFIX_BYTES] {
+    fn first_bytes<const N: usize>(&self, plan: &TxPlan) -> &[u8; N] {
         let prefix = &self.bytes[plan.prefix as usize];
-        let mut first = [0; SHORT_PREFIX_BYTES];
-        first.copy_from_slice(&prefix[..SHORT_PREFIX_BYTES]);
-        first
+        const { assert!(N <= MAX_PREFIX_BYTES) };
+        prefix.first_chunk().unwrap_or(&[0; N])
     }
 
     /// A plan's prefix.
@@ -156,17 +162,22 @@ impl TxBurst<'_> {
     fn assemble(&self, plan: &TxPlan, dst: &mut [u8]) -> usize {
         let frame = &self.frames[plan.frame as usize];
         let prefix_len = plan.prefix_len_bytes as usize;
-        // What a routed frame is: a short prefix, before the rest of the head.
+        // What a routed or a mirrored frame is: a short prefix, before the rest of the head.
         let skip = plan.skip_bytes as usize;
-        if prefix_len <= SHORT_PREFIX_BYTES
+        if prefix_len <= TUNNEL_PREFIX_BYTES
             && frame.partial_checksum.is_none()
             && let Some(rest) = frame.head().get(skip..skip + plan.len_bytes as usize)
-            && let Some(first) = dst.first_chunk_mut::<SHORT_PREFIX_BYTES>()
         {
             // Whole, since that has a length known here; what is too much of it is written over.
-            *first = self.prefixes.first_bytes(plan);
-            copy_short(&mut dst[prefix_len..], rest);
-            return dst.len();
+            let is_begun = if prefix_len <= SHORT_PREFIX_BYTES {
+                self.begin::<SHORT_PREFIX_BYTES>(plan, dst)
+            } else {
+                self.begin::<TUNNEL_PREFIX_BYTES>(plan, dst)
+            };
+            if is_begun {
+                copy_short(&mut dst[prefix_len..], rest);
+                return dst.len();
+            }
         }
         if prefix_len > 0 {
             dst[..prefix_len].copy_from_slice(self.prefixes.get(plan));
@@ -177,6 +188,16 @@ impl TxBurst<'_> {
             complete_checksum(partial, &mut dst[..plan.wire_len()]);
         }
         plan.wire_len()
+    }
+
+    /// Writes `N` bytes of a plan's prefix and what stands behind it, if there is room.
+    #[inline(always)]
+    fn begin<const N: usize>(&self, plan: &TxPlan, dst: &mut [u8]) -> bool {
+        let Some(first) = dst.first_chunk_mut::<N>() else {
+            return false;
+        };
+        *first = *self.prefixes.first_bytes(plan);
+        true
     }
 
     /// The checksum that is still to be completed in what leaves for `plan`, and where in those
