@@ -97,6 +97,9 @@ struct Walk {
     /// Sender and receiver are in two networks, which a router joins
     #[arg(long, conflicts_with = "stateful")]
     routed: bool,
+    /// Compare with a mirror session that copies every frame: what that adds
+    #[arg(long, conflicts_with_all = ["miss", "stateful"])]
+    mirrored: bool,
     /// Frames that the worker finds in a turn
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=64))]
     burst: u16,
@@ -240,7 +243,7 @@ enum Compare {
 fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Walk(walk) => {
-            let report = bench::walk::run(&bench::walk::Options {
+            let options = bench::walk::Options {
                 flows: walk.flows,
                 rules: walk.rules,
                 size_bytes: walk.size,
@@ -251,8 +254,12 @@ fn main() -> anyhow::Result<()> {
                 cache_entries: walk.cache_entries,
                 core: walk.core,
                 burst: walk.burst.into(),
-            })?;
-            print(&report, walk.json)
+                mirrored: walk.mirrored,
+            };
+            if walk.mirrored {
+                return print(&bench::walk::mirrored::run(&options)?, walk.json);
+            }
+            print(&bench::walk::run(&options)?, walk.json)
         }
         Command::Veth(veth) => {
             let cores = std::thread::available_parallelism()?.get();

@@ -6,10 +6,11 @@
 //! ```
 //!
 //! In: a capture file ([`Reader`]: classic pcap or pcapng). Out: its frames as if they had just
-//! arrived, and what leaves in a file of our own ([`Writer`]: classic pcap, nanoseconds). What
-//! must hold: a file is refused whole at open or replayed whole; a file that cannot be written on
+//! arrived, and what leaves in a file of our own ([`Writer`]: classic pcap, nanoseconds; [`Blocks`]:
+//! pcapng, for captures that tell more of a frame). What must hold: a file is refused whole at open or replayed whole; a file that cannot be written on
 //! takes the port down and nothing else.
 
+mod blocks;
 mod ng;
 mod read;
 mod record;
@@ -24,6 +25,7 @@ use std::{
     sync::{Arc, atomic::Ordering},
 };
 
+pub use blocks::{Blocks, Direction, Stamp, Statistics};
 pub use read::{Error, LinkType, MAX_RECORD_BYTES, Reader, Record};
 use record::{RecordTx, Recording};
 use replay::{Capture, ReplayCounts, ReplayRx};

@@ -9,6 +9,9 @@
 //! What the switch itself says to VMs: [`services`] (DHCP, router advertisements, ARP and neighbour
 //! discovery), off the walk and without I/O.
 //!
+//! What receives mirrored frames and hands them to sniffers: [`decap`], threads of its own that share
+//! nothing with the workers.
+//!
 //! Control, from the outside in: [`cli`] (what a person types), [`api`] (what it speaks to),
 //! [`control`] (brings the datapath to the desired state and keeps it there), [`config`] (the
 //! desired state); beside it [`host_routes`] (the kernel's routes to VMs), [`metrics`], [`decode`] and [`doctor`].
@@ -49,6 +52,7 @@ pub mod api;
 pub mod cli;
 pub mod config;
 pub mod control;
+pub mod decap;
 pub mod decode;
 pub mod doctor;
 pub mod host_routes;

@@ -261,14 +261,20 @@ fn worker_family<V: Display>(
     }
 }
 
-struct Text(String);
+/// Text in the making.
+#[derive(Default)]
+pub(crate) struct Text(String);
 
 impl Text {
-    fn family(&mut self, name: &str, help: &str, kind: &str) {
+    pub(crate) fn into_text(self) -> String {
+        self.0
+    }
+
+    pub(crate) fn family(&mut self, name: &str, help: &str, kind: &str) {
         let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
     }
 
-    fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl Display) {
+    pub(crate) fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl Display) {
         self.0.push_str(name);
         for (index, (label, text)) in labels.iter().enumerate() {
             let before = if index == 0 { '{' } else { ',' };

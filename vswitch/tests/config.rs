@@ -69,7 +69,10 @@ fn no_text_makes_the_reader_panic() {
 #[test]
 fn every_field_is_documented_and_in_the_example() {
     let docs = include_str!("../../docs/config.md");
-    let example = include_str!("../../examples/vswitch.toml");
+    let example = concat!(
+        include_str!("../../examples/vswitch.toml"),
+        include_str!("../../examples/decapsulator.toml")
+    );
     let mut missing = BTreeSet::new();
     for table in schema::ALL {
         for field in table.fields {

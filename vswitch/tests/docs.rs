@@ -27,6 +27,28 @@ fn every_drop_reason_is_explained() {
 }
 
 #[test]
+fn every_loss_of_a_sniffer_is_explained() {
+    let text = include_str!("../../docs/mirroring.md");
+    for loss in vswitch::decap::counts::Loss::ALL {
+        let row = format!("\n| `{loss}` | {} | {} |", loss.text(), loss.advice());
+        assert!(text.contains(&row), "{row} in docs/mirroring.md");
+    }
+}
+
+#[test]
+fn the_example_of_a_decapsulator_is_valid() {
+    let text = include_str!("../../examples/decapsulator.toml");
+    let machine = vswitch::config::Machine {
+        cores: vec![0],
+        memory_bytes: 0,
+    };
+    let parsed = vswitch::config::decapsulator::parse("decapsulator.toml", text, &machine);
+    let parsed = parsed.unwrap_or_else(|problems| panic!("{problems}"));
+    assert_eq!(parsed.decapsulator.sessions.len(), 2);
+    assert_eq!(parsed.decapsulator.sniffers.len(), 4);
+}
+
+#[test]
 fn every_refusal_of_a_service_is_explained() {
     let text = include_str!("../../docs/services.md");
     for refusal in vswitch::services::refusal::Refusal::ALL {
@@ -49,7 +71,8 @@ fn every_feature_of_a_guest_is_documented() {
 #[test]
 fn every_route_is_documented() {
     let text = include_str!("../../docs/cli.md");
-    for (method, path) in vswitch::api::ROUTES {
+    let decap = vswitch::decap::api::ROUTES;
+    for (method, path) in vswitch::api::ROUTES.iter().chain(decap) {
         let call = format!("`{} {path}", method.to_uppercase());
         assert!(text.contains(&call), "{call}");
     }
@@ -58,8 +81,9 @@ fn every_route_is_documented() {
 #[test]
 fn every_metric_is_documented() {
     let text = include_str!("../../docs/cli.md");
+    let decap = vswitch::decap::metrics::render(&vswitch::decap::view::Everything::default());
     let metrics = vswitch::metrics::render(&vswitch::api::types::Stats::default(), &[], &[]);
-    for line in metrics.lines() {
+    for line in metrics.lines().chain(decap.lines()) {
         if let Some(rest) = line.strip_prefix("# TYPE ") {
             let name = rest.split(' ').next().unwrap_or_default();
             assert!(text.contains(&format!("`{name}`")), "{name}");
@@ -116,6 +140,18 @@ fn every_recipe_is_a_valid_configuration() {
         assert!(!config.vnics.is_empty(), "{heading}: no vNIC");
         assert_eq!(lookups.len(), 2 * config.vnics.len(), "{heading}");
     }
+}
+
+#[test]
+fn the_example_of_mirroring_is_a_valid_configuration() {
+    let machine = vswitch::config::Machine {
+        cores: vec![0],
+        memory_bytes: 0,
+    };
+    let text = include_str!("../../examples/mirroring.toml");
+    let config = vswitch::config::parse("mirroring.toml", text, &machine);
+    let config = config.unwrap_or_else(|problems| panic!("{problems}"));
+    assert_eq!(config.mirror_targets.len(), 2);
 }
 
 #[test]

@@ -8,6 +8,10 @@ use crate::walk::{self, Drive};
 
 /// A case.
 #[derive(Clone, Copy, Debug)]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "independent switches of the bench"
+)]
 pub struct Case {
     /// Its name in the table.
     pub name: &'static str,
@@ -16,17 +20,19 @@ pub struct Case {
     miss: bool,
     stateful: bool,
     routed: bool,
+    mirrored: bool,
     burst: usize,
 }
 
 /// All cases: 1,000 flows, 64 outbound rules, 8 inbound ones, frames of 64 bytes.
-pub const CASES: [Case; 6] = [
+pub const CASES: [Case; 7] = [
     Case {
         name: "hit",
         about: "a frame of a known flow, in bursts of 64",
         miss: false,
         stateful: false,
         routed: false,
+        mirrored: false,
         burst: 64,
     },
     Case {
@@ -35,6 +41,7 @@ pub const CASES: [Case; 6] = [
         miss: false,
         stateful: false,
         routed: false,
+        mirrored: false,
         burst: 1,
     },
     Case {
@@ -43,6 +50,7 @@ pub const CASES: [Case; 6] = [
         miss: true,
         stateful: false,
         routed: false,
+        mirrored: false,
         burst: 64,
     },
     Case {
@@ -51,6 +59,7 @@ pub const CASES: [Case; 6] = [
         miss: false,
         stateful: true,
         routed: false,
+        mirrored: false,
         burst: 64,
     },
     Case {
@@ -59,6 +68,7 @@ pub const CASES: [Case; 6] = [
         miss: false,
         stateful: false,
         routed: true,
+        mirrored: false,
         burst: 64,
     },
     Case {
@@ -67,6 +77,16 @@ pub const CASES: [Case; 6] = [
         miss: true,
         stateful: true,
         routed: false,
+        mirrored: false,
+        burst: 64,
+    },
+    Case {
+        name: "hit-mirrored",
+        about: "a frame of a known flow and its copy, in bursts of 64",
+        miss: false,
+        stateful: false,
+        routed: false,
+        mirrored: true,
         burst: 64,
     },
 ];
@@ -94,6 +114,7 @@ pub fn run(name: &str, passes: u64) -> anyhow::Result<()> {
         core: None,
         stateful: case.stateful,
         routed: case.routed,
+        mirrored: case.mirrored,
         burst: case.burst,
     };
     let mut drive = Drive::new(&options, CACHE_ENTRIES)?;

@@ -101,7 +101,7 @@ impl Contender for Vswitch {
 
     fn mirror(&mut self, on: bool) -> anyhow::Result<()> {
         let words = if on {
-            "mirror create bench --owner bench --source vnic:v0 --to bench"
+            "mirror create bench --owner bench --vnic v0 --to bench"
         } else {
             "mirror delete bench --owner bench"
         };

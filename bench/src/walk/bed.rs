@@ -17,6 +17,10 @@ use std::{
 
 use anyhow::Context;
 use ipnet::{IpNet, Ipv4Net};
+use mirror::{
+    session,
+    wire::{Addresses, Carrier, Link, Oversize, SessionId, Tunnel},
+};
 use pmd::memory::{self, Endpoint};
 use policy::{
     Epoch, InterfaceId, Mac, NetworkId, PortId, RuleId, Snapshot,
@@ -30,6 +34,7 @@ use vswitch::{
     counters::PortCounts,
     intake::OwnedQueue,
     meter::Meters,
+    mirroring::{self, Mirrors, SessionShared},
     published::{Bundle, PortShared, Shared},
     worker::Worker,
 };
@@ -42,6 +47,8 @@ use crate::generator::{
 
 const INGRESS: PortId = PortId(0);
 const EGRESS: PortId = PortId(1);
+/// Where copies leave.
+const TUNNEL: PortId = PortId(2);
 const UDP: u8 = 17;
 const TCP: u8 = 6;
 
@@ -66,6 +73,8 @@ pub struct Bed {
     pub source: Endpoint,
     /// Where they come out.
     pub sink: Endpoint,
+    /// Where copies come out, if there are any.
+    pub tunnel: Option<Endpoint>,
     /// How many inbound rules the egress port has.
     pub inbound_rules: usize,
     /// Whether every flow is a connection.
@@ -115,14 +124,18 @@ impl Bed {
             Connections::new(connections, [5, 6, 7, 8, 9, 10]),
         ));
         shared.bridge.configure(&snapshot);
-        let ports = (0..2).map(|_| Some(Arc::new(PortShared::new(workers))));
+        let ports = (0..=TUNNEL.0).map(|_| Some(Arc::new(PortShared::new(workers))));
         let ports = ports.collect();
         let meters = Meters::after(&Meters::default(), &snapshot)?;
         shared.current.store(Arc::new(Bundle {
             snapshot: Arc::new(snapshot),
             ports,
             meters: Arc::new(meters),
-            mirrors: Arc::default(),
+            mirrors: if options.mirrored {
+                Arc::new(mirrors(workers)?)
+            } else {
+                Arc::default()
+            },
             revision: 1,
         }));
 
@@ -143,11 +156,22 @@ impl Bed {
         shared: Arc<Shared>,
     ) -> anyhow::Result<Self> {
         let mut far_ends = Vec::new();
+        let config = memory::Config {
+            slots: RING_SLOTS,
+            ..memory::Config::default()
+        };
+        let tunnel = if options.mirrored {
+            let (near, far) = memory::pair(config)?;
+            for queue in near.tx {
+                let queue = Arc::new(parking_lot::Mutex::new(queue));
+                worker.outbox.attach(TUNNEL, Some(queue));
+            }
+            Some(Endpoint::new(far))
+        } else {
+            None
+        };
         for id in [INGRESS, EGRESS] {
-            let (near, far) = memory::pair(memory::Config {
-                slots: RING_SLOTS,
-                ..memory::Config::default()
-            })?;
+            let (near, far) = memory::pair(config)?;
             for queue in near.rx {
                 worker.intake.add(OwnedQueue {
                     queue,
@@ -170,6 +194,7 @@ impl Bed {
             worker,
             source,
             sink,
+            tunnel,
             inbound_rules: options.rules.min(INBOUND_RULES),
             stateful: options.stateful,
             shared,
@@ -199,6 +224,57 @@ impl Bed {
         }
         total
     }
+}
+
+/// A session that copies all that the sender sends.
+fn mirrors(workers: usize) -> anyhow::Result<Mirrors> {
+    let tunnel = Tunnel {
+        link: Link {
+            destination: Mac([2, 0, 0, 0, 0, 0xd0]),
+            source: Mac([2, 0, 0, 0, 0, 0xd1]),
+            tci: None,
+        },
+        addresses: Addresses::V4 {
+            source: Ipv4Addr::new(192, 0, 2, 1),
+            destination: Ipv4Addr::new(192, 0, 2, 9),
+        },
+        dscp: 0,
+        ttl: 64,
+        dont_fragment: true,
+        carrier: Carrier::ErspanII {
+            session: SessionId::new(1).context("a session number")?,
+            index: 0,
+        },
+        mtu_bytes: 1500,
+        oversize: Oversize::Truncate,
+    };
+    let owner: Arc<str> = "bench".into();
+    let wanted = session::Session {
+        name: "all".into(),
+        owner: Arc::clone(&owner),
+        source: session::Source::Port("p0".into()),
+        directions: session::Directions::Out,
+        filter: policy::rule::RuleList::default(),
+        rejected: false,
+        truncate_bytes: None,
+        sampling: session::Sampling::All,
+        limits: session::Limits::default(),
+        priority: 100,
+        lease_until_s: None,
+        tunnel,
+    };
+    let facts = session::SourceFacts {
+        tenant: owner,
+        role: session::Role::Ordinary,
+    };
+    let session = mirroring::Session {
+        ready: wanted.prepare(Some(&facts), None)?,
+        shared: Arc::new(SessionShared::new(workers, 1)),
+        slot: 0,
+        ports: vec![INGRESS],
+        way: Some(TUNNEL),
+    };
+    Ok(Mirrors::new(vec![session], Arc::default()))
 }
 
 /// The flows of the traffic: 2^36 of them, the first million over 1,024 hosts.

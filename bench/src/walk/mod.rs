@@ -30,6 +30,7 @@ use crate::{
 
 pub mod bed;
 pub mod contention;
+pub mod mirrored;
 mod report;
 pub mod together;
 
@@ -41,6 +42,10 @@ pub const ROUNDS: usize = 11;
 
 /// What to measure.
 #[derive(Clone, Copy, Debug)]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "independent switches of the bench"
+)]
 pub struct Options {
     /// Flows, each of which is an entry of the cache.
     pub flows: u32,
@@ -55,6 +60,8 @@ pub struct Options {
     pub stateful: bool,
     /// Sender and receiver are in two networks, which a router joins.
     pub routed: bool,
+    /// A mirror session copies every frame that the sender sends.
+    pub mirrored: bool,
     /// Measured time, in seconds; making frames takes its share.
     pub seconds: f64,
     /// Room in the flow cache; `None` is twice the flows.
@@ -131,6 +138,7 @@ pub struct Drive {
     burst: usize,
     sent: u64,
     received: u64,
+    copies: u64,
 }
 
 impl Drive {
@@ -153,6 +161,7 @@ impl Drive {
             burst: options.burst,
             sent: 0,
             received: 0,
+            copies: 0,
         })
     }
 
@@ -205,12 +214,9 @@ impl Drive {
                 self.walk(&mut round, &mut turn);
             }
         }
-        loop {
-            let frames = self.bed.sink.receive(|_| ());
-            if frames == 0 {
-                break;
-            }
-            self.received += frames as u64;
+        self.received += drained(&mut self.bed.sink);
+        if let Some(tunnel) = &mut self.bed.tunnel {
+            self.copies += drained(tunnel);
         }
         self.bed.make_room();
         round
@@ -259,11 +265,20 @@ impl Drive {
         let counts = self.bed.counts();
         ensure!(
             counts.rx_frames == self.sent
-                && counts.tx_frames == self.received
-                && counts.rx_frames + counts.replicas == counts.tx_frames + counts.dropped_total(),
-            "frames are not accounted for: {} sent, {} received, {counts:?}",
+                && counts.tx_frames == self.received + self.copies
+                && counts.originated == self.copies
+                && counts.rx_frames + counts.replicas + counts.originated
+                    == counts.tx_frames + counts.dropped_total(),
+            "frames are not accounted for: {} sent, {} received, {} copies, {counts:?}",
             self.sent,
-            self.received
+            self.received,
+            self.copies
+        );
+        ensure!(
+            self.bed.tunnel.is_none() || self.copies == self.sent,
+            "{} frames were sent, and {} copied",
+            self.sent,
+            self.copies
         );
         ensure!(
             counts.dropped_total() == 0,
@@ -271,6 +286,17 @@ impl Drive {
             counts.drops
         );
         Ok(())
+    }
+}
+
+/// Takes all that has come, and says how many frames it was.
+fn drained(end: &mut pmd::memory::Endpoint) -> u64 {
+    let mut all = 0;
+    loop {
+        match end.receive(|_| ()) {
+            0 => return all,
+            frames => all += frames as u64,
+        }
     }
 }
 

@@ -49,7 +49,7 @@ use sequence::Tracker;
 const MAC_LEN: usize = 6;
 
 /// What a decapsulator is started with.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
     /// Most sessions there will be.
     pub sessions: usize,

@@ -378,8 +378,19 @@ impl Table {
 
     /// Whether what was decided by `version` may still be sent to a sniffer.
     pub fn admits(&self, sniffer: SnifferId, version: Version) -> bool {
-        let known = self.sniffers.get(&sniffer);
-        known.is_some_and(|known| version >= known.admits_from)
+        let from = self.admits_from(sniffer);
+        from.is_some_and(|from| version >= from)
+    }
+
+    /// From which version on a sniffer may be sent what was decided; `None` when there is no such
+    /// sniffer.
+    pub fn admits_from(&self, sniffer: SnifferId) -> Option<Version> {
+        self.sniffers.get(&sniffer).map(|known| known.admits_from)
+    }
+
+    /// The Ethernet destination that a sniffer receives frames with.
+    pub fn mac(&self, sniffer: SnifferId) -> Option<Mac> {
+        self.sniffers.get(&sniffer).map(|known| known.sniffer.mac)
     }
 
     /// Whether there is a session between two addresses.

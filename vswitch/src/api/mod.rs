@@ -27,6 +27,7 @@ use utoipa::{IntoParams, OpenApi};
 use crate::{
     config,
     control::{Applied, Control, ControlError, Origin, compare},
+    decap::{self, api::Place},
     metrics,
 };
 
@@ -121,7 +122,9 @@ struct Document;
 
 /// The `OpenAPI` document.
 pub fn openapi() -> utoipa::openapi::OpenApi {
-    Document::openapi()
+    let mut document = Document::openapi();
+    document.merge(decap::api::openapi());
+    document
 }
 
 /// The whole API.
@@ -170,9 +173,10 @@ pub fn router(control: Arc<Control>) -> Router {
         .route("/v1/config", get(config_text))
         .route("/v1/apply", post(apply))
         .route("/v1/compare", post(compare_traffic))
+        .with_state(Arc::clone(&control))
+        .merge(decap::api::router(control.decapsulator().clone()))
         .fallback(unknown)
         .layer(DefaultBodyLimit::max(config::MAX_BYTES))
-        .with_state(control)
 }
 
 /// Only the metrics, for an address that others can reach.
@@ -263,7 +267,11 @@ async fn prometheus(State(control): Shared) -> Result<Response, Error> {
     let text = apart(control, |control| {
         Ok({
             let (stats, ports) = (control.stats(), control.ports());
-            metrics::render(&stats, &ports, &control.mirrors())
+            let mut text = metrics::render(&stats, &ports, &control.mirrors());
+            if let Some(runtime) = control.decapsulator().decapsulator() {
+                text += &decap::metrics::render(&runtime.everything());
+            }
+            text
         })
     })
     .await?;

@@ -84,7 +84,7 @@ pub(super) struct Fields {
     /// Mirror the owner's access ports of a network
     #[arg(long, group = "source")]
     network: Option<String>,
-    /// Where copies go: a [[mirror_target]]
+    /// Where copies go: a mirror target of the configuration
     #[arg(long, value_name = "TARGET")]
     to: Option<String>,
     /// in (to the VM), out (from the VM) or both

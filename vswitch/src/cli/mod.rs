@@ -7,6 +7,8 @@
 mod capture;
 pub(crate) mod client;
 mod compare;
+mod decap;
+mod decap_tables;
 mod drops;
 mod explain;
 mod mirror;
@@ -106,6 +108,8 @@ enum Command {
     /// Forget connections, or carry a VM's to another host
     #[command(subcommand)]
     Connections(Connections),
+    /// Receive mirrored frames and hand them to sniffers; or speak with what does
+    Decap(decap::Decap),
     /// Look at this machine: what is there, what is missing, what to do
     Doctor {
         /// Look at the interfaces of this configuration only
@@ -341,6 +345,7 @@ impl Cli {
             }) => assign(&shared, port, queue, worker)?,
             Command::Mirror(mirror) => mirror.execute(&shared)?,
             Command::Connections(connections) => connections.execute(&shared)?,
+            Command::Decap(decap) => decap.execute(&shared)?,
             Command::Doctor { config } => return diagnose(&shared, config),
             Command::Completions { shell } => {
                 let mut script = Vec::new();

@@ -4,7 +4,7 @@
 use std::{collections::HashMap, ops::Range};
 
 use super::{
-    Machine, check_rules, check_services, host_routes, mirroring,
+    Machine, check_rules, check_services, decapsulator, host_routes, mirroring,
     problem::nearest,
     read::{Draft, Named},
     router,
@@ -295,6 +295,23 @@ fn resources(draft: &Draft<'_>) {
             } else {
                 taken.insert(resource, format!("port \"{}\"", value.name));
             }
+        }
+    }
+    let Some(decapsulator) = &draft.decapsulator else {
+        return;
+    };
+    for (owner, driver) in decapsulator.drivers() {
+        let Some(place) = decapsulator::place(driver) else {
+            continue;
+        };
+        let taken = [&interfaces, &files, &sockets];
+        if let Some(other) = taken.iter().find_map(|taken| taken.get(&place)) {
+            let span = draft.decapsulator_span.clone();
+            draft.reader.report(
+                &span,
+                format!("{owner} uses \"{place}\", which is used by {other} already"),
+                "it cannot be shared",
+            );
         }
     }
 }

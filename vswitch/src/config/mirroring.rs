@@ -114,7 +114,7 @@ pub(super) fn target(section: &Section<'_>, name: &Arc<str>) -> Option<MirrorTar
             .reader
             .report(&span, "nobody may use the target", help);
     }
-    let (local, remote) = ends(section, local?, remote?)?;
+    let (local, remote) = ends(section, &local?, &remote?)?;
     let least = if local.is_ipv4() {
         LEAST_MTU_V4
     } else {
@@ -171,8 +171,12 @@ fn address(section: &Section<'_>, field: &str) -> Option<At<IpAddr>> {
     })
 }
 
-fn ends(section: &Section<'_>, local: At<IpAddr>, remote: At<IpAddr>) -> Option<(IpAddr, IpAddr)> {
-    let (local, span, remote) = (local.value, remote.span, remote.value);
+fn ends(
+    section: &Section<'_>,
+    local: &At<IpAddr>,
+    remote: &At<IpAddr>,
+) -> Option<(IpAddr, IpAddr)> {
+    let (local, span, remote) = (local.value, &remote.span, remote.value);
     let message = if local.is_ipv4() != remote.is_ipv4() {
         format!("{local} and {remote} are of two families")
     } else if local == remote {
@@ -181,7 +185,7 @@ fn ends(section: &Section<'_>, local: At<IpAddr>, remote: At<IpAddr>) -> Option<
         return Some((local, remote));
     };
     let help = "local is this switch's address, remote the decapsulator's";
-    section.reader.report(&span, message, help);
+    section.reader.report(span, message, help);
     None
 }
 

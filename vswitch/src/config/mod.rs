@@ -18,6 +18,7 @@ mod check;
 mod check_rules;
 mod check_services;
 pub mod connections;
+pub mod decapsulator;
 mod edit;
 mod host_routes;
 pub mod lists;

@@ -143,7 +143,7 @@ fn fault(section: &Section<'_>) -> pmd::fault::Config {
     }
 }
 
-fn driver(section: &Section<'_>) -> Option<Driver> {
+pub(super) fn driver(section: &Section<'_>) -> Option<Driver> {
     const DRIVERS: &[(&str, &str)] = &[
         ("af_xdp", "af_xdp"),
         ("tap", "tap"),
@@ -237,7 +237,7 @@ fn af_xdp(section: &Section<'_>) -> Option<AfXdp> {
     })
 }
 
-fn power_of_two(section: &Section<'_>, field: &str, value: Option<u32>) {
+pub(super) fn power_of_two(section: &Section<'_>, field: &str, value: Option<u32>) {
     if let Some(value) = value.filter(|n| !n.is_power_of_two()) {
         section.reader.report(
             &section.value_span(field),

@@ -14,6 +14,7 @@ use toml::de::DeTable;
 use super::{
     Machine,
     connections::{self, Connections},
+    decapsulator::{self, Decapsulator},
     host_routes::{self, HostRoutesDraft},
     mirroring::{self, MirrorTarget},
     port, router, rules, schema,
@@ -60,6 +61,8 @@ pub(super) struct Draft<'d> {
     pub(super) address_sets: Vec<Named<'d, AddressSet>>,
     pub(super) port_sets: Vec<Named<'d, PortSet>>,
     pub(super) host_routes: Option<HostRoutesDraft<'d>>,
+    pub(super) decapsulator: Option<Decapsulator>,
+    pub(super) decapsulator_span: std::ops::Range<usize>,
     pub(super) mirror_targets: Vec<Named<'d, MirrorTarget>>,
     policy: Policy,
 }
@@ -85,6 +88,7 @@ impl Draft<'_> {
             address_sets: values(self.address_sets),
             port_sets: values(self.port_sets),
             host_routes: self.host_routes.and_then(|draft| draft.value),
+            decapsulator: self.decapsulator,
             mirror_targets: values(self.mirror_targets),
             policy: self.policy,
         }
@@ -125,6 +129,8 @@ pub(super) fn draft<'d>(
         host_routes: root
             .section("host_routes", &schema::HOST_ROUTES)
             .map(host_routes::read),
+        decapsulator: decapsulator::read(&root, machine),
+        decapsulator_span: root.value_span("decapsulator"),
         mirror_targets: named(
             &root,
             "mirror_target",
@@ -157,7 +163,7 @@ fn named<'d, T>(
         .collect()
 }
 
-fn switch(section: Option<&Section<'_>>) -> Switch {
+pub(super) fn switch(section: Option<&Section<'_>>) -> Switch {
     let mut switch = Switch {
         socket: PathBuf::from(DEFAULT_SOCKET),
         socket_mode: 0o600,
@@ -213,7 +219,7 @@ fn workers(section: Option<&Section<'_>>, machine: &Machine) -> Workers {
     workers
 }
 
-fn metrics(section: &Section<'_>) -> Option<SocketAddr> {
+pub(super) fn metrics(section: &Section<'_>) -> Option<SocketAddr> {
     let listen = section.required("listen")?;
     let address = listen.value.parse().ok();
     if address.is_none() {

@@ -28,8 +28,105 @@ pub const ROOT: Schema = Schema {
         "group",
         "address_set",
         "port_set",
+        "decapsulator",
+        "sniffer",
         "mirror_target",
     ],
+};
+/// The file of a decapsulator that runs alone.
+pub const DECAPSULATOR_ALONE: Schema = Schema {
+    name: "the configuration of a decapsulator",
+    fields: &["switch", "metrics", "decapsulator", "sniffer"],
+};
+/// `[decapsulator]`
+pub const DECAPSULATOR: Schema = Schema {
+    name: "[decapsulator]",
+    fields: &[
+        "port",
+        "addresses",
+        "mac",
+        "core",
+        "max_sleep_us",
+        "max_sessions",
+        "reassembly",
+        "duplicates",
+        "session",
+    ],
+};
+/// `port` of the decapsulator or of a sniffer
+pub const TUNNEL_PORT: Schema = Schema {
+    name: "port",
+    fields: &[
+        "driver",
+        "interface",
+        "queues",
+        "mode",
+        "zero_copy",
+        "ring_size",
+        "frame_bytes",
+        "mtu",
+        "mac",
+        "replay",
+        "pace",
+        "rate_pps",
+        "repeat",
+        "write",
+        "slots",
+        "max_frame_bytes",
+        "socket",
+        "socket_mode",
+        "role",
+        "features",
+    ],
+};
+/// `reassembly` of the decapsulator
+pub const REASSEMBLY: Schema = Schema {
+    name: "reassembly",
+    fields: &[
+        "datagrams",
+        "datagrams_of_sender",
+        "datagram_bytes",
+        "timeout_ms",
+    ],
+};
+/// `duplicates` of the decapsulator
+pub const DUPLICATES: Schema = Schema {
+    name: "duplicates",
+    fields: &["entries", "window_ms"],
+};
+/// `session` of the decapsulator
+pub const SESSION: Schema = Schema {
+    name: "[[decapsulator.session]]",
+    fields: &[
+        "name",
+        "tenant",
+        "source",
+        "destination",
+        "format",
+        "id",
+        "sniffers",
+        "fan_out",
+        "once",
+    ],
+};
+/// `[[sniffer]]`
+pub const SNIFFER: Schema = Schema {
+    name: "[[sniffer]]",
+    fields: &[
+        "name",
+        "tenant",
+        "mac",
+        "port",
+        "files",
+        "stream",
+        "queue_frames",
+        "max_frame_bytes",
+    ],
+};
+/// `files` of a sniffer
+pub const FILES: Schema = Schema {
+    name: "files",
+    fields: &["folder", "file_bytes", "file_s", "total_bytes"],
 };
 /// `[switch]`
 pub const SWITCH: Schema = Schema {
@@ -404,4 +501,11 @@ pub const ALL: &[Schema] = &[
     ADDRESS_SET,
     PORT_SET,
     RULE,
+    DECAPSULATOR,
+    TUNNEL_PORT,
+    REASSEMBLY,
+    DUPLICATES,
+    SESSION,
+    SNIFFER,
+    FILES,
 ];

@@ -21,6 +21,7 @@ use policy::{
 pub use super::acl_rules::{AclRule, AclRules, Head};
 use super::{
     connections::Connections,
+    decapsulator::Decapsulator,
     mirroring::MirrorTarget,
     service_types::{NetworkServices, VnicServices},
 };
@@ -58,6 +59,8 @@ pub struct Config {
     pub address_sets: Vec<AddressSet>,
     /// `[[port_set]]`, in the order of the file.
     pub port_sets: Vec<PortSet>,
+    /// `[decapsulator]` and `[[sniffer]]`
+    pub decapsulator: Option<Decapsulator>,
     /// `[[mirror_target]]`, in the order of the file.
     pub mirror_targets: Vec<MirrorTarget>,
 }

@@ -26,7 +26,10 @@ use super::{
     routes::RouteEdits,
     supervisor::Retry,
 };
-use crate::config::{self, Config, lists::Lists, types::Port};
+use crate::{
+    config::{self, Config, lists::Lists, types::Port},
+    decap::ApplyError,
+};
 
 /// What applying a configuration did, or would do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -39,6 +42,13 @@ pub struct Applied {
     pub changes: Vec<Change>,
     /// Ports that wait for what they attach to, with the reason.
     pub waiting: Vec<String>,
+}
+
+fn refused(error: ApplyError) -> ControlError {
+    match error {
+        ApplyError::Restart(what) => ControlError::Restart(vec![what.to_owned()]),
+        other => ControlError::Refused(other.to_string()),
+    }
 }
 
 /// What happens to ports.
@@ -178,6 +188,7 @@ impl Control {
         if !reasons.is_empty() {
             return Err(ControlError::Restart(reasons));
         }
+        self.decap.check(&wanted).map_err(refused)?;
         let changes = diff::changes(&running, &wanted);
         let mut applied = Applied {
             dry_run,
@@ -189,14 +200,18 @@ impl Control {
             return Ok(applied);
         }
         let plan = Plan::new(&running, &wanted);
-        let (mut ports, rules, mirrors) =
-            self.transact(hands, &plan, &running, (&wanted, edits))?;
+        let Done {
+            mut ports,
+            rules,
+            mirrors,
+        } = self.transact(hands, &plan, &running, (&wanted, edits))?;
         applied.epoch = hands.epoch;
         for (name, port) in &ports {
             if let Condition::Waiting(reason) = &port.condition {
                 applied.waiting.push(format!("{name}: {reason}"));
             }
         }
+        let decap = self.decap.follow(&wanted);
         let mut state = self.state.write();
         for (name, port) in std::mem::take(&mut state.ports) {
             if wanted.ports.iter().any(|wanted| wanted.name == name) {
@@ -221,17 +236,21 @@ impl Control {
             rules_compiled = hands.work.compiled,
             "configuration applied"
         );
+        decap.map_err(|error| {
+            let what = "the switch follows the configuration, and the decapsulator does not";
+            ControlError::Refused(format!("{what}: {error}"))
+        })?;
         Ok(applied)
     }
 
-    /// Steps 1 to 5. Returns what is known of the ports that were opened, and the rules in force.
+    /// Steps 1 to 5.
     fn transact(
         &self,
         hands: &mut Hands,
         plan: &Plan<'_>,
         running: &Config,
         (wanted, edits): (&Config, &RouteEdits),
-    ) -> Result<(BTreeMap<Arc<str>, PortState>, InForce, Resolution), ControlError> {
+    ) -> Result<Done, ControlError> {
         let compiled = self.open_all(&plan.open).and_then(|opened| {
             let (snapshot, rules) = self.compile(hands, wanted, edits)?;
             Ok((opened, snapshot, rules))
@@ -275,7 +294,11 @@ impl Control {
         hands.ids.ports.retain(kept);
         let kept = |name: &str| wanted.networks.iter().any(|network| &*network.name == name);
         hands.ids.networks.retain(kept);
-        Ok((states, rules, mirrors))
+        Ok(Done {
+            ports: states,
+            rules,
+            mirrors,
+        })
     }
 
     /// The numbers that the running configuration has.
@@ -409,6 +432,14 @@ impl Control {
         let snapshot = snapshot.with_connections(config.connections.settings);
         Ok((snapshot, rules))
     }
+}
+
+/// What came into force with a transaction.
+struct Done {
+    /// What is known of the ports that were opened.
+    ports: BTreeMap<Arc<str>, PortState>,
+    rules: InForce,
+    mirrors: Resolution,
 }
 
 /// The rules of a snapshot, for the next one to be made after.

@@ -11,6 +11,7 @@ use utoipa::ToSchema;
 
 use crate::config::{
     Config,
+    decapsulator::Decapsulator,
     mirroring::MirrorTarget,
     service_types::VnicServices,
     types::{
@@ -25,7 +26,8 @@ pub struct Change {
     /// `added`, `removed` or `changed`.
     pub change: ChangeKind,
     /// `network`, `port`, `vnic`, `router`, `acl`, `group`, `address_set`, `port_set`,
-    /// `mirror_target`, `policy`, `host_routes` or `connections`.
+    /// `mirror_target`, `decapsulator`, `decapsulator_session`, `sniffer`, `policy`, `host_routes` or
+    /// `connections`.
     pub kind: String,
     /// Its name.
     pub name: String,
@@ -135,6 +137,7 @@ pub fn changes(running: &Config, wanted: &Config) -> Vec<Change> {
         |t| &t.name,
         mirror_target,
     );
+    decapsulator(&mut changes, running, wanted);
     compare(
         &mut changes,
         "policy",
@@ -482,6 +485,65 @@ fn router(old: &Router, new: &Router) -> Vec<String> {
     };
     details.extend(lines(routes(old), routes(new), "routes"));
     details
+}
+
+/// The decapsulator with its sessions and sniffers.
+fn decapsulator(changes: &mut Vec<Change>, running: &Config, wanted: &Config) {
+    let (old, new) = (&running.decapsulator, &wanted.decapsulator);
+    compare(
+        changes,
+        "decapsulator",
+        old.as_slice(),
+        new.as_slice(),
+        |_| "decapsulator",
+        |old, new| {
+            let mut details = Vec::new();
+            field(&mut details, "port", &old.port, &new.port);
+            field(&mut details, "addresses", &old.addresses, &new.addresses);
+            field(&mut details, "mac", &old.mac, &new.mac);
+            field(&mut details, "core", &old.core, &new.core);
+            let naps = (old.max_sleep_us, new.max_sleep_us);
+            field(&mut details, "max_sleep_us", &naps.0, &naps.1);
+            field(&mut details, "bounds", &old.options, &new.options);
+            details
+        },
+    );
+    let sessions = |d: &Option<Decapsulator>| d.as_ref().map(|d| d.sessions.clone());
+    compare(
+        changes,
+        "decapsulator_session",
+        &sessions(old).unwrap_or_default(),
+        &sessions(new).unwrap_or_default(),
+        |session| &session.name,
+        |old, new| {
+            let mut details = Vec::new();
+            field(&mut details, "tenant", &old.tenant, &new.tenant);
+            field(&mut details, "carried", &old.identity, &new.identity);
+            field(&mut details, "sniffers", &old.sniffers, &new.sniffers);
+            field(&mut details, "fan_out", &old.fan_out, &new.fan_out);
+            field(&mut details, "once", &old.once, &new.once);
+            details
+        },
+    );
+    let sniffers = |d: &Option<Decapsulator>| d.as_ref().map(|d| d.sniffers.clone());
+    compare(
+        changes,
+        "sniffer",
+        &sniffers(old).unwrap_or_default(),
+        &sniffers(new).unwrap_or_default(),
+        |sniffer| &sniffer.name,
+        |old, new| {
+            let mut details = Vec::new();
+            field(&mut details, "tenant", &old.tenant, &new.tenant);
+            field(&mut details, "mac", &old.mac, &new.mac);
+            field(&mut details, "to", &old.sink, &new.sink);
+            let queues = (old.queue_frames, new.queue_frames);
+            field(&mut details, "queue_frames", &queues.0, &queues.1);
+            let longest = (old.max_frame_bytes, new.max_frame_bytes);
+            field(&mut details, "max_frame_bytes", &longest.0, &longest.1);
+            details
+        },
+    );
 }
 
 fn mirror_target(old: &MirrorTarget, new: &MirrorTarget) -> Vec<String> {

@@ -23,7 +23,16 @@ impl Drivers {
     ///
     /// What the driver says.
     pub fn open(&self, port: &types::Port) -> Result<Port, OpenError> {
-        let opened = match &port.driver {
+        Ok(faulty(self.open_driver(&port.name, &port.driver)?, port))
+    }
+
+    /// Opens a port by its driver's settings alone.
+    ///
+    /// # Errors
+    ///
+    /// What the driver says.
+    pub fn open_driver(&self, name: &str, driver: &types::Driver) -> Result<Port, OpenError> {
+        let opened = match driver {
             types::Driver::AfXdp(config) => pmd::af_xdp::open(&pmd::af_xdp::Config {
                 interface: config.interface.clone(),
                 queues: config.queues,
@@ -39,12 +48,12 @@ impl Drivers {
                 repeat: config.repeat,
                 write: config.write.clone(),
             }),
-            types::Driver::Memory(config) => self.memory(&port.name, *config),
+            types::Driver::Memory(config) => self.memory(name, *config),
             // Carries super-segments as they are, or cuts them itself where its guest cannot.
-            types::Driver::VhostUser(config) => return Ok(faulty(vhost_user(config)?, port)),
+            types::Driver::VhostUser(config) => return vhost_user(config),
         }?;
         // VMs leave TCP segmentation to whatever sends to a wire.
-        Ok(faulty(pmd::segment::wrap(opened), port))
+        Ok(pmd::segment::wrap(opened))
     }
 
     /// The far end of a `memory` port that is open, for a program that embeds the switch. It can

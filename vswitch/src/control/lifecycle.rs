@@ -133,7 +133,10 @@ fn settings(config: &Config, busy_poll: bool) -> Settings {
 }
 
 /// Makes the control socket. The lock is held, so a socket that nobody listens on is a leftover.
-fn listen(path: &Path, mode: u32) -> anyhow::Result<(std::os::unix::net::UnixListener, Socket)> {
+pub(crate) fn listen(
+    path: &Path,
+    mode: u32,
+) -> anyhow::Result<(std::os::unix::net::UnixListener, Socket)> {
     let shown = path.display();
     if UnixStream::connect(path).is_ok() {
         bail!(
@@ -160,7 +163,7 @@ fn listen(path: &Path, mode: u32) -> anyhow::Result<(std::os::unix::net::UnixLis
 
 /// The socket's path, while it is ours.
 #[derive(Debug)]
-struct Socket(PathBuf);
+pub(crate) struct Socket(PathBuf);
 
 impl Drop for Socket {
     fn drop(&mut self) {
@@ -183,14 +186,14 @@ fn supervised(control: &Control, work: impl FnOnce() -> anyhow::Result<()>) -> a
 }
 
 /// The signals that are answered.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    hangup: Signal,
+pub(crate) struct Signals {
+    pub(crate) terminate: Signal,
+    pub(crate) interrupt: Signal,
+    pub(crate) hangup: Signal,
 }
 
 impl Signals {
-    fn catch() -> io::Result<Self> {
+    pub(crate) fn catch() -> io::Result<Self> {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
@@ -296,13 +299,13 @@ fn reload(control: &Control, file: &Path) {
 /// The right to use a socket's path; the kernel takes it back when the process ends, however it
 /// ends.
 #[derive(Debug)]
-struct Lock {
+pub(crate) struct Lock {
     path: PathBuf,
     _file: File,
 }
 
 impl Lock {
-    fn take(socket: &Path) -> anyhow::Result<Self> {
+    pub(crate) fn take(socket: &Path) -> anyhow::Result<Self> {
         if let Some(folder) = socket.parent() {
             fs::create_dir_all(folder).with_context(|| {
                 format!("cannot make {} for the control socket", folder.display())

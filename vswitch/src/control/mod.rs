@@ -66,6 +66,7 @@ use crate::{
         Config, Machine, Problems,
         types::{Attachment, Port},
     },
+    decap::hosted::Hosted,
     engine::{EngineError, PortQueues},
     host_routes::{Keeper, Wanted},
 };
@@ -85,6 +86,8 @@ pub struct Control {
     datapath: Box<dyn Datapath>,
     opener: Box<Opener>,
     machine: Machine,
+    /// Beside the workers, of whom it knows nothing.
+    decap: Arc<Hosted>,
     started: Instant,
     /// The process is about to end: streams end too.
     stopping: AtomicBool,
@@ -220,6 +223,12 @@ pub enum ControlError {
     Refused(String),
 }
 
+/// Opens the ports of the decapsulator.
+fn decap_opener() -> Arc<crate::decap::attachment::Opener> {
+    let drivers = Drivers::default();
+    Arc::new(move |name: &str, driver: &_| drivers.open_driver(name, driver))
+}
+
 fn too_costly(row: &crate::api::types::Lookup, most: u32) -> String {
     format!(
         "vNIC \"{}\": looking up its rules ({}, {} of them) may take {} operations for one frame, and max_lookup_cost of [policy] allows {most}; nothing was changed. Many rules that differ in nothing but port ranges, TCP flags or ICMP types cost most: merge them, or raise max_lookup_cost",
@@ -246,12 +255,14 @@ impl Control {
             port_sets: Vec::new(),
             host_routes: None,
             mirror_targets: Vec::new(),
+            decapsulator: None,
             ..first.clone()
         };
         Self {
             datapath,
             opener,
             machine,
+            decap: Arc::new(Hosted::new(decap_opener())),
             started: Instant::now(),
             stopping: AtomicBool::new(false),
             hands: Mutex::default(),
@@ -264,6 +275,11 @@ impl Control {
                 mirrors: Arc::default(),
             }),
         }
+    }
+
+    /// Where the decapsulator is, if the configuration has one.
+    pub fn decapsulator(&self) -> &Arc<Hosted> {
+        &self.decap
     }
 
     /// True when every worker answers.

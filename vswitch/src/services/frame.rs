@@ -329,7 +329,7 @@ pub(super) fn ipv6(
 }
 
 /// The Ethernet address of an IPv6 group (RFC 2464 §7).
-pub(super) fn group_mac(group: Ipv6Addr) -> Mac {
+pub(crate) fn group_mac(group: Ipv6Addr) -> Mac {
     let [.., g0, g1, g2, g3] = group.octets();
     Mac([0x33, 0x33, g0, g1, g2, g3])
 }

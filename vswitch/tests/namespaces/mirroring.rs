@@ -64,7 +64,7 @@ fn session(lab: &Lab, name: &str) -> MirrorSession {
 fn captured(lab: &Lab, frames: usize, work: impl FnOnce()) -> std::path::PathBuf {
     let path = lab.path(&format!("{frames}.pcap"));
     let words = format!(
-        "tcpdump -n -U --immediate-mode -i eth0 -w {} not arp and not icmp6",
+        "tcpdump -n -U --immediate-mode -Q in -i eth0 -w {} proto 47 or ip6 proto 47",
         path.display()
     );
     let mut command = lab.at("decap", &words);

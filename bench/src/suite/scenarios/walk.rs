@@ -56,6 +56,7 @@ fn options(run: &Run<'_>, flows: u32) -> Options {
         core: Some(run.options.switch_core),
         stateful: false,
         routed: false,
+        mirrored: false,
         burst: pmd::BURST,
     }
 }

@@ -157,8 +157,9 @@ impl Control {
             filter,
             number: kept.number,
             lease_until_s: kept.lease_until_s,
-            // There are fewer sessions than numbers.
-            slot: (0..).find(|slot| !taken.contains(slot)).unwrap_or_default(),
+            slot: (0..=taken.len())
+                .find(|slot| !taken.contains(slot))
+                .unwrap_or_default(),
             shared: Arc::new(SessionShared::new(
                 workers,
                 RandomState::new().build_hasher().finish(),

@@ -45,18 +45,18 @@ fn control(ports: &[&str]) -> Control {
     control
 }
 
-fn request(name: &str, source: serde_json::Value) -> MirrorRequest {
+fn request(name: &str, source: &serde_json::Value) -> MirrorRequest {
     let request = json!({ "name": name, "owner": "acme", "source": source, "target": "ids" });
     serde_json::from_value(request).expect("a request")
 }
 
 fn create(control: &Control, name: &str, port: &str) -> MirrorSession {
-    let created = control.create_mirror(request(name, json!({ "port": port })), WHO);
+    let created = control.create_mirror(request(name, &json!({ "port": port })), WHO);
     created.expect("a sound session")
 }
 
 fn refused(control: &Control, change: impl FnOnce(&mut MirrorRequest)) -> String {
-    let mut wanted = request("one", json!({ "port": "a" }));
+    let mut wanted = request("one", &json!({ "port": "a" }));
     change(&mut wanted);
     let before = control.mirrors();
     let error = control.create_mirror(wanted, WHO).expect_err("refused");
@@ -82,7 +82,7 @@ fn a_session_gets_a_number_of_its_own_and_its_audit_names_who_made_it() {
         (one.state.as_str(), one.ports.as_slice()),
         ("active", &["a".to_owned()][..])
     );
-    let third = control.create_mirror(request("three", json!({ "port": "b" })), WHO);
+    let third = control.create_mirror(request("three", &json!({ "port": "b" })), WHO);
     let error = third.expect_err("two numbers").to_string();
     assert!(error.contains("no session number left"), "{error}");
     control.delete_mirror("acme", "one", WHO).expect("deleted");
@@ -107,7 +107,7 @@ fn what_is_not_the_owners_or_makes_no_sense_is_refused() {
     let said = refused(&control, |r| r.target = "idz".into());
     assert!(said.contains("did you mean \"ids\"?"), "{said}");
     let said = refused(&control, |r| {
-        r.filter = vec!["allow tcp to any prot 1".into()]
+        r.filter = vec!["allow tcp to any prot 1".into()];
     });
     assert!(
         said.contains("filter rule 1") && said.contains("prot"),
@@ -146,7 +146,7 @@ fn a_port_that_carries_copies_is_nobodys_source() {
 #[test]
 fn a_network_means_its_owners_access_ports() {
     let control = control(&["a", "b"]);
-    let wanted = request("all", json!({ "network": "blue" }));
+    let wanted = request("all", &json!({ "network": "blue" }));
     let session = control.create_mirror(wanted, WHO).expect("a sound session");
     assert_eq!(session.ports, ["a", "b"]);
     control
@@ -246,7 +246,7 @@ fn an_update_replaces_what_it_names_and_keeps_the_counts() {
 #[test]
 fn a_lease_that_is_over_ends_the_session() {
     let control = control(&["a"]);
-    let mut wanted = request("brief", json!({ "port": "a" }));
+    let mut wanted = request("brief", &json!({ "port": "a" }));
     wanted.lease_s = Some(0);
     control.create_mirror(wanted, WHO).expect("a sound session");
     create(&control, "stays", "a");

@@ -1,0 +1,423 @@
+//! The receiving thread: a tunnel port's frames in, mirrored frames into sniffers' queues out.
+//!
+//! ```text
+//!   tunnel port ─► burst ─┬─ ARP, ICMP ─► host ─► answer by the same port
+//!                         └─► mirror::decap ─► for each target: what is told of it ++ frame
+//!                                                   └─► the sniffer's queue (one copy)
+//! ```
+//!
+//! What must hold: the thread owns the receive queues of the tunnel port, so nobody else's frame is
+//! ever before it; it waits for no sniffer: a queue without room drops and counts; nothing is
+//! allocated in a turn but answers to neighbours.
+
+use std::{os::fd::OwnedFd, sync::Arc};
+
+use arrayvec::ArrayVec;
+use crossbeam::channel::{Receiver as Inbox, Sender, TryRecvError};
+use mirror::decap::{Decapsulator, Delivery, Outcome, SnifferId, Table, UnknownSession};
+use pmd::{
+    BURST, Burst, Clock, Frame, PrefixArena, TxBurst, TxPlan, TxQueue, clock::cycles,
+    pcap::Direction,
+};
+
+use super::{
+    attachment::{Attachment, TEND_EVERY_NS},
+    counts::{OwnCounters, SnifferCounters},
+    host::{Host, is_for_host},
+    meta::{META_BYTES, Meta},
+};
+use crate::{
+    counters::WorkerCounters,
+    intake::{Groups, Intake},
+    sleep::Sleeper,
+};
+
+/// The longest frame that is received, in bytes: what does not lie in one piece is copied first.
+const MAX_FRAME_BYTES: usize = 65_550;
+
+/// What control asks of the receiving thread.
+pub(super) enum Order {
+    /// Frames for a sniffer go there from now on.
+    Attach(SnifferId, Box<Lane>),
+    /// The sniffer is no more.
+    Detach(SnifferId),
+    /// Every later frame is decided by this table.
+    Adopt(Arc<Table>, Sender<()>),
+    /// From now on these are its addresses.
+    Host(Host),
+    /// List the sessions that are sent and not known.
+    Unknown(Sender<Vec<UnknownSession>>),
+}
+
+/// The way to one sniffer.
+pub(super) struct Lane {
+    queue: Box<dyn TxQueue>,
+    plans: ArrayVec<TxPlan, BURST>,
+    counters: Arc<SnifferCounters>,
+}
+
+impl Lane {
+    pub(super) fn new(queue: Box<dyn TxQueue>, counters: Arc<SnifferCounters>) -> Self {
+        Self {
+            queue,
+            plans: ArrayVec::new(),
+            counters,
+        }
+    }
+
+    /// Copies what was planned into the queue.
+    fn flush(&mut self, frames: &[Frame<'_>], prefixes: &PrefixArena) {
+        let report = self.queue.transmit(&TxBurst {
+            frames,
+            prefixes,
+            plans: &self.plans,
+        });
+        let offered = &self.counters.offered;
+        offered.frames.add(self.plans.len() as u64);
+        for (counter, frames) in [
+            (&offered.queue_full, report.full),
+            (&offered.too_long, report.too_big),
+            (&offered.down, report.down),
+        ] {
+            if frames > 0 {
+                counter.add(frames.into());
+            }
+        }
+        self.plans.clear();
+    }
+}
+
+/// What the receiving thread works with.
+pub struct Receiver {
+    pub(super) intake: Intake,
+    pub(super) port: Attachment,
+    pub(super) decap: Decapsulator,
+    /// By sniffer.
+    lanes: Vec<Option<Box<Lane>>>,
+    /// The sniffers that the burst in hand has frames for.
+    touched: ArrayVec<u16, { BURST * 2 }>,
+    prefixes: PrefixArena,
+    host: Host,
+    scratch: Box<[u8]>,
+    clock: Clock,
+    /// What the clock said at 1970, so to say: its readings and this make the time of day.
+    epoch_ns: u64,
+    tend_ns: u64,
+    pub(super) counters: Arc<WorkerCounters>,
+    pub(super) own: Arc<OwnCounters>,
+}
+
+impl Receiver {
+    pub(super) fn new(
+        intake: Intake,
+        port: Attachment,
+        decap: Decapsulator,
+        host: Host,
+        clock: Clock,
+    ) -> Self {
+        Self {
+            intake,
+            port,
+            decap,
+            lanes: Vec::new(),
+            touched: ArrayVec::new(),
+            prefixes: PrefixArena::default(),
+            host,
+            scratch: vec![0; MAX_FRAME_BYTES].into(),
+            clock,
+            epoch_ns: epoch_ns(&clock),
+            tend_ns: 0,
+            counters: Arc::default(),
+            own: Arc::default(),
+        }
+    }
+
+    /// Receives a burst and hands its mirrored frames to the sniffers' queues. Returns how many
+    /// frames there were.
+    pub fn turn(&mut self) -> usize {
+        let began = cycles();
+        let now_ns = self.clock.ns_at(began);
+        let (mut burst, mut groups) = (Burst::new(), Groups::new());
+        self.intake.receive(&mut burst, &mut groups);
+        let count = burst.len();
+        if count > 0 {
+            let bytes: usize = burst.iter().map(Frame::len).sum();
+            let mut work = Work {
+                decap: &mut self.decap,
+                lanes: &mut self.lanes,
+                touched: &mut self.touched,
+                prefixes: &mut self.prefixes,
+                port: &mut self.port,
+                own: &self.own,
+                host: &self.host,
+                now_ns,
+                time_ns: self.epoch_ns.wrapping_add(now_ns),
+            };
+            work.burst(&burst, &mut self.scratch);
+            drop(burst);
+            self.intake.release();
+            let counters = &self.counters;
+            counters.bursts.add(1);
+            counters.frames.add(count as u64);
+            counters.bytes.add(bytes as u64);
+            counters.busy_cycles.add(cycles().wrapping_sub(began));
+        } else {
+            drop(burst);
+            self.intake.release();
+        }
+        self.counters.turns.add(1);
+        self.counters.running_ns.set(now_ns);
+        count
+    }
+
+    /// Runs until control closes the channel.
+    pub(super) fn run(mut self, inbox: &Inbox<Order>, wake: &OwnedFd, max_sleep_us: u32) {
+        // What came before the first table waits for it.
+        let mut has_table = false;
+        while !has_table {
+            let Ok(order) = inbox.recv() else { return };
+            has_table = matches!(order, Order::Adopt(..));
+            self.obey(order);
+        }
+        let mut sleeper = Sleeper::new(Some(max_sleep_us));
+        loop {
+            let frames = self.turn();
+            self.tend();
+            match inbox.try_recv() {
+                Ok(order) => self.obey(order),
+                Err(TryRecvError::Disconnected) => return,
+                Err(TryRecvError::Empty) if frames == 0 => {
+                    sleeper.rest(&mut self.intake, wake, &self.counters);
+                    continue;
+                }
+                Err(TryRecvError::Empty) => {}
+            }
+            sleeper.reset();
+        }
+    }
+
+    /// Now and then: the port, fragments that waited too long, the time of day.
+    fn tend(&mut self) {
+        let now_ns = self.counters.running_ns.get();
+        if now_ns >= self.tend_ns {
+            self.tend_ns = now_ns + TEND_EVERY_NS;
+            self.port.tend(&mut self.intake);
+            self.decap.expire(now_ns);
+            self.epoch_ns = epoch_ns(&self.clock);
+        }
+    }
+
+    /// Does what control asks. Who does not wait for the answer any more has given up on it.
+    pub(super) fn obey(&mut self, order: Order) {
+        match order {
+            Order::Attach(SnifferId(id), lane) => {
+                let id = usize::from(id);
+                if self.lanes.len() <= id {
+                    self.lanes.resize_with(id + 1, || None);
+                }
+                self.lanes[id] = Some(lane);
+            }
+            Order::Detach(SnifferId(id)) => {
+                if let Some(lane) = self.lanes.get_mut(usize::from(id)) {
+                    *lane = None;
+                }
+            }
+            Order::Adopt(table, reply) => {
+                // Its room is that of the table before.
+                if self.decap.adopt(table).is_ok() {
+                    let _ = reply.send(());
+                }
+            }
+            Order::Host(host) => self.host = host,
+            Order::Unknown(reply) => {
+                let _ = reply.send(self.decap.unknown().iter().copied().collect());
+            }
+        }
+    }
+}
+
+/// The time of day at which the clock said 0, in nanoseconds since 1970.
+pub(super) fn epoch_ns(clock: &Clock) -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let now = now.map_or(0, |now| now.as_nanos() as u64);
+    now.wrapping_sub(clock.ns_at(cycles()))
+}
+
+/// What a burst is worked off with.
+struct Work<'w> {
+    decap: &'w mut Decapsulator,
+    lanes: &'w mut [Option<Box<Lane>>],
+    touched: &'w mut ArrayVec<u16, { BURST * 2 }>,
+    prefixes: &'w mut PrefixArena,
+    port: &'w mut Attachment,
+    own: &'w OwnCounters,
+    host: &'w Host,
+    now_ns: u64,
+    time_ns: u64,
+}
+
+impl Work<'_> {
+    fn burst(&mut self, burst: &Burst<'_>, scratch: &mut [u8]) {
+        self.prefixes.clear();
+        for (index, frame) in burst.iter().enumerate() {
+            let head = frame.head();
+            if head.len() < frame.len() {
+                self.in_pieces(frame, scratch, burst);
+            } else if is_for_host(head) {
+                self.answer(head);
+            } else {
+                self.take(index, head, burst);
+            }
+        }
+        self.flush(burst);
+    }
+
+    /// Decides on a frame of the burst, and plans what becomes of it.
+    #[inline]
+    fn take(&mut self, index: usize, bytes: &[u8], burst: &[Frame<'_>]) {
+        let Outcome::Delivered(delivery) = self.decap.receive(bytes, self.now_ns) else {
+            return;
+        };
+        let Some(offset) = delivery.offset else {
+            // What was planned before goes first.
+            flush(self.lanes, self.touched, burst, self.prefixes);
+            apart(self.lanes, self.prefixes, &delivery, self.time_ns);
+            return;
+        };
+        let plan = TxPlan {
+            len_bytes: delivery.inner.len() as u32,
+            skip_bytes: offset as u16,
+            frame: index as u8,
+            ..TxPlan::default()
+        };
+        let Some(plan) = tell(self.prefixes, &delivery, self.time_ns, plan) else {
+            return;
+        };
+        for target in delivery.targets {
+            let id = usize::from(target.sniffer.0);
+            // A table is adopted only when all of its sniffers are attached.
+            let Some(Some(lane)) = self.lanes.get_mut(id) else {
+                continue;
+            };
+            if lane.plans.is_full() {
+                lane.flush(burst, self.prefixes);
+            }
+            let is_first = lane.plans.is_empty();
+            lane.plans.push(plan);
+            if is_first && self.touched.try_push(target.sniffer.0).is_err() {
+                flush(self.lanes, self.touched, burst, self.prefixes);
+                flush_lane(self.lanes, target.sniffer.0, burst, self.prefixes);
+            }
+        }
+    }
+
+    /// A frame that does not lie in one piece.
+    #[cold]
+    fn in_pieces(&mut self, frame: &Frame<'_>, scratch: &mut [u8], burst: &[Frame<'_>]) {
+        let len = frame.len().min(scratch.len());
+        let bytes = &mut scratch[..len];
+        frame.copy_to(0, bytes);
+        if is_for_host(bytes) {
+            self.answer(bytes);
+            return;
+        }
+        flush(self.lanes, self.touched, burst, self.prefixes);
+        if let Outcome::Delivered(delivery) = self.decap.receive(bytes, self.now_ns) {
+            apart(self.lanes, self.prefixes, &delivery, self.time_ns);
+        }
+    }
+
+    #[cold]
+    fn answer(&mut self, frame: &[u8]) {
+        self.own.received.add(1);
+        let Some(answer) = self.host.answer(frame) else {
+            return;
+        };
+        let frames = [Frame::contiguous(&answer)];
+        let plans = [TxPlan::whole(0, &frames[0])];
+        if let Some(queue) = self.port.tx() {
+            let report = queue.transmit(&TxBurst {
+                frames: &frames,
+                prefixes: self.prefixes,
+                plans: &plans,
+            });
+            self.own.answered.add(report.sent.into());
+        }
+    }
+
+    fn flush(&mut self, burst: &[Frame<'_>]) {
+        flush(self.lanes, self.touched, burst, self.prefixes);
+    }
+}
+
+/// Copies what was planned into the queues, and forgets the prefixes.
+fn flush(
+    lanes: &mut [Option<Box<Lane>>],
+    touched: &mut ArrayVec<u16, { BURST * 2 }>,
+    burst: &[Frame<'_>],
+    prefixes: &PrefixArena,
+) {
+    for id in touched.drain(..) {
+        flush_lane(lanes, id, burst, prefixes);
+    }
+}
+
+fn flush_lane(
+    lanes: &mut [Option<Box<Lane>>],
+    id: u16,
+    burst: &[Frame<'_>],
+    prefixes: &PrefixArena,
+) {
+    if let Some(Some(lane)) = lanes.get_mut(usize::from(id)) {
+        lane.flush(burst, prefixes);
+    }
+}
+
+/// Writes what is told of a frame into a prefix of `plan`.
+#[inline]
+fn tell(
+    prefixes: &mut PrefixArena,
+    delivery: &Delivery<'_>,
+    time_ns: u64,
+    plan: TxPlan,
+) -> Option<TxPlan> {
+    let (prefix, bytes) = prefixes.allocate()?;
+    let direction = match delivery.header.egress() {
+        None => Direction::Unknown,
+        Some(false) => Direction::In,
+        Some(true) => Direction::Out,
+    };
+    let meta = Meta {
+        version: delivery.version,
+        time_ns,
+        original_len: delivery.original_len() as u32,
+        direction,
+    };
+    meta.write(bytes);
+    Some(TxPlan {
+        prefix,
+        prefix_len_bytes: META_BYTES as u8,
+        ..plan
+    })
+}
+
+/// Hands over a frame that does not lie in the burst.
+#[cold]
+fn apart(
+    lanes: &mut [Option<Box<Lane>>],
+    prefixes: &mut PrefixArena,
+    delivery: &Delivery<'_>,
+    time_ns: u64,
+) {
+    let frames = [Frame::contiguous(delivery.inner)];
+    let plan = TxPlan::whole(0, &frames[0]);
+    let Some(plan) = tell(prefixes, delivery, time_ns, plan) else {
+        return;
+    };
+    for target in delivery.targets {
+        if let Some(Some(lane)) = lanes.get_mut(usize::from(target.sniffer.0)) {
+            lane.plans.push(plan);
+            lane.flush(&frames, prefixes);
+        }
+    }
+}
