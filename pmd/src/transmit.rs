@@ -204,7 +204,8 @@ impl TxBurst<'_> {
     /// bytes. It lies within them.
     ///
     /// `None` also for a truncated frame, which leaves with its checksum as it is, because that
-    /// covers bytes that do not leave; and for one whose prefix replaces where it begins.
+    /// covers bytes that do not leave. A prefix that reaches beyond where the range begins says
+    /// there, byte for byte, what it replaces.
     pub fn partial_checksum(&self, plan: &TxPlan) -> Option<PartialChecksum> {
         let frame = &self.frames[plan.frame as usize];
         let PartialChecksum { start, offset } = frame.partial_checksum?;
@@ -212,8 +213,8 @@ impl TxBurst<'_> {
             u16::from(plan.checksum_start)
         } else {
             let is_whole = plan.skip_bytes as usize + plan.len_bytes as usize == frame.len();
-            let behind_prefix = start.checked_sub(plan.skip_bytes).filter(|_| is_whole)?;
-            behind_prefix.checked_add(plan.prefix_len_bytes.into())?
+            let moved = start.checked_add(plan.prefix_len_bytes.into());
+            moved.filter(|_| is_whole)?.checked_sub(plan.skip_bytes)?
         };
         let end = usize::from(start) + usize::from(offset) + 2;
         (end <= plan.wire_len()).then_some(PartialChecksum { start, offset })
@@ -390,6 +391,30 @@ mod tests {
         let mut check = out[5..].to_vec();
         check[2..4].copy_from_slice(&expected.to_be_bytes());
         assert_eq!(fold(sum(&check) + 0x1234), 0xffff);
+    }
+
+    #[test]
+    fn a_partial_checksum_whose_range_begins_in_the_prefix_is_completed() {
+        // The prefix says bytes 2 to 8 anew, of which 4.. are summed, behind two more bytes.
+        let bytes = [0, 0, 0, 0, 0xab, 0xcd, 0x12, 0x34, 0x01, 0x02, 0x03];
+        let mut frame = Frame::contiguous(&bytes);
+        frame.partial_checksum = Some(PartialChecksum {
+            start: 4,
+            offset: 2,
+        });
+        let out = write(frame, b"pp\0\0\xab\x00\x12\x34", 8, 3);
+        let expected = !fold(0xab00 + 0x1234 + 0x0102 + 0x0300);
+        assert_eq!(out[..6], *b"pp\0\0\xab\x00");
+        assert_eq!(out[6..8], expected.to_be_bytes());
+        assert_eq!(out[8..], bytes[8..]);
+        // Cut off, it keeps what it came with.
+        let mut frame = Frame::contiguous(&bytes);
+        frame.partial_checksum = Some(PartialChecksum {
+            start: 4,
+            offset: 2,
+        });
+        let out = write(frame, b"pp\0\0\xab\x00\x12\x34", 8, 2);
+        assert_eq!(out[6..8], [0x12, 0x34]);
     }
 
     #[test]
