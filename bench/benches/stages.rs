@@ -24,6 +24,7 @@ use vswitch::{
 fn options(flows: u32) -> Options {
     Options {
         routed: false,
+        mirrored: false,
         flows,
         rules: 64,
         size_bytes: 64,

@@ -286,6 +286,9 @@ drop_reasons! {
     TooBig "too_big" Transmit
         "The frame is longer than the port can carry.",
         "Equal MTUs on all ports of a network, or a lower one at the sender.";
+    ServiceLost "service_lost" Transmit
+        "A frame of the switch's own found no free buffer on its way to the port.",
+        "The services say more than workers take off them: announcements to very many ports, or a worker that is stuck.";
     PortDown "port_down" Transmit
         "The port is down.",
         "See `show ports`.";

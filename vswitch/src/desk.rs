@@ -105,6 +105,7 @@ impl Desk {
             match plans.try_recv() {
                 Ok(Order::Follow(plan)) => self.follow(plan, now_ns, &mut out),
                 Ok(Order::Appeared(port)) => self.services.appeared(port, now_ns),
+                Ok(Order::Disappeared(port)) => self.services.disappeared(port),
                 Ok(Order::Seek(network, address)) => self.seek(network, address, now_ns),
                 Err(TryRecvError::Empty) => {}
                 Err(TryRecvError::Disconnected) => return,
@@ -432,6 +433,7 @@ impl Desk {
             .empty()
             .filter(|_| frame.len() <= MAX_PARCEL_BYTES)
         else {
+            self.count_lost(port);
             return;
         };
         parcel.bytes.clear();
@@ -443,6 +445,19 @@ impl Desk {
         ) = (None, None, 0);
         let tag = tag.map(Into::into);
         self.hand(worker, parcel, Errand::Send { port, tag });
+    }
+
+    /// Counts a frame of the switch's own for which there was no buffer.
+    fn count_lost(&self, port: PortId) {
+        let bundle = self.shared.current.load();
+        let own = bundle
+            .port(port)
+            .and_then(|port| port.counters.get(self.workers.len()));
+        if let Some(counters) = own {
+            counters.originated.add(1);
+            counters.offered.add(1);
+            counters.drop_frames(DropReason::ServiceLost, 1);
+        }
     }
 
     fn hand(&self, worker: usize, mut parcel: Box<Parcel>, errand: Errand) {
@@ -461,6 +476,8 @@ pub enum Order {
     Follow(Plan),
     /// A port works now.
     Appeared(PortId),
+    /// A port does not work, or not any more.
+    Disappeared(PortId),
     /// Somebody sends to this address.
     Seek(NetworkId, IpAddr),
 }
@@ -479,10 +496,18 @@ fn untag(parcel: &mut Parcel) {
 
 #[cfg(test)]
 mod tests {
-    use policy::conntrack::Connections;
+    use policy::{
+        Epoch,
+        conntrack::Connections,
+        model::{self, Model},
+    };
     use rustix::event::{EventfdFlags, eventfd};
 
     use super::*;
+    use crate::{
+        counters::PortCounts,
+        published::{Bundle, PortShared},
+    };
 
     const SECOND_NS: u64 = 1_000_000_000;
     const NETWORK: NetworkId = NetworkId(1);
@@ -554,5 +579,63 @@ mod tests {
         assert_eq!(errands(&handoff), [gone]);
         assert_eq!(desk.waits, [0]);
         assert!(desk.waiting.is_empty());
+    }
+
+    /// Port 0 in the network.
+    fn one_port() -> Snapshot {
+        let model = Model {
+            networks: vec![model::Network {
+                id: NETWORK,
+                name: "n".into(),
+                tenant: "t".into(),
+                vlan: None,
+                mac_limit: 16,
+                ageing_s: 300,
+                moves: model::MoveLimit::default(),
+                services: model::Services::default(),
+            }],
+            ports: vec![model::Port {
+                id: PortId(0),
+                name: "p".into(),
+                attachment: model::Attachment::Access(NETWORK),
+                isolated: false,
+                spanning_tree: model::SpanningTree::default(),
+                mac_limit: 16,
+                storm: model::StormLimits::default(),
+                misses_per_turn: 1,
+                vnic: None,
+            }],
+            ..Model::default()
+        };
+        Snapshot::compile(&model, Epoch(1)).expect("sound")
+    }
+
+    #[test]
+    fn a_frame_of_the_switchs_own_without_a_buffer_is_counted() {
+        let (desk, handoff) = desk();
+        let buffers: Vec<_> = std::iter::from_fn(|| handoff.empty()).collect();
+        let port = Arc::new(PortShared::new(1));
+        let bundle = Bundle {
+            snapshot: Arc::new(one_port()),
+            ports: vec![Some(Arc::clone(&port))],
+            meters: Arc::default(),
+            mirrors: Arc::default(),
+            revision: 1,
+        };
+        desk.shared.current.store(Arc::new(bundle));
+        let snapshot = one_port();
+        desk.send(&snapshot, NETWORK, PortId(0), &[0; 60]);
+        let lost = |port: &PortShared| {
+            let mut counts = PortCounts::default();
+            port.counters.iter().for_each(|one| counts.add(one));
+            (counts.originated, counts.offered, counts.drops)
+        };
+        let expected = vec![(DropReason::ServiceLost, 1)];
+        assert_eq!(lost(&port), (1, 1, expected.clone()));
+        for buffer in buffers {
+            handoff.give_back(buffer);
+        }
+        desk.send(&snapshot, NETWORK, PortId(0), &[0; 60]);
+        assert_eq!(lost(&port), (1, 1, expected), "its worker counts this one");
     }
 }

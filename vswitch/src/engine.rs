@@ -431,6 +431,11 @@ impl Engine {
         self.order(Order::Appeared(id));
     }
 
+    /// A port does not work, or not any more: nobody is answered for who is behind it.
+    pub fn disappeared(&self, id: PortId) {
+        self.order(Order::Disappeared(id));
+    }
+
     fn order(&self, order: Order) {
         if let Some((orders, desk)) = &self.desk {
             // One that ended by a panic takes no orders any more; its end was logged.

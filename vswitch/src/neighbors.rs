@@ -9,6 +9,7 @@
 //! - what changes an answer that was given advances the network's generation.
 
 use std::{
+    collections::VecDeque,
     net::IpAddr,
     sync::atomic::{AtomicU32, Ordering::Relaxed},
 };
@@ -94,17 +95,58 @@ impl Entry {
     }
 }
 
+/// The neighbours of a network.
+#[derive(Debug, Default)]
+struct Network {
+    entries: HashMap<IpAddr, Entry>,
+    /// How many of them have no answer.
+    unanswered: usize,
+    /// Those and some that had none once, in the order in which they were first asked for.
+    oldest: VecDeque<IpAddr>,
+}
+
+impl Network {
+    fn is_unanswered(&self, address: &IpAddr) -> bool {
+        let entry = self.entries.get(address);
+        entry.is_some_and(|entry| entry.mac.is_none())
+    }
+
+    /// Whether there is room for one more without an answer, made by forgetting the oldest of those
+    /// that were asked for in vain. Each is looked at once.
+    fn make_room(&mut self) -> bool {
+        if self.unanswered < MOST_UNANSWERED && self.entries.len() < MOST_OF_A_NETWORK {
+            return true;
+        }
+        while let Some(oldest) = self.oldest.front().copied() {
+            if self.is_unanswered(&oldest) {
+                let entry = self.entries.get(&oldest);
+                if entry.is_some_and(|entry| entry.asked < QUESTIONS) {
+                    return false;
+                }
+                self.entries.remove(&oldest);
+                self.oldest.pop_front();
+                self.unanswered -= 1;
+                return true;
+            }
+            self.oldest.pop_front();
+        }
+        false
+    }
+}
+
 /// The neighbours of all networks.
 #[derive(Debug, Default)]
 pub struct Neighbors {
-    networks: RwLock<HashMap<NetworkId, HashMap<IpAddr, Entry>>>,
+    networks: RwLock<HashMap<NetworkId, Network>>,
 }
 
 impl Neighbors {
     /// What is known of `address`; who wants it notes that it is in use.
     pub fn find(&self, network: NetworkId, address: IpAddr, now_s: u32) -> Answer {
         let networks = self.networks.read();
-        let entry = networks.get(&network).and_then(|all| all.get(&address));
+        let entry = networks
+            .get(&network)
+            .and_then(|all| all.entries.get(&address));
         entry.map_or(Answer::Unknown, |entry| {
             entry.used_s.store(now_s, Relaxed);
             entry.answer(now_s)
@@ -114,7 +156,9 @@ impl Neighbors {
     /// What is known of `address`. Nothing is noted.
     pub fn peek(&self, network: NetworkId, address: IpAddr, now_s: u32) -> Answer {
         let networks = self.networks.read();
-        let entry = networks.get(&network).and_then(|all| all.get(&address));
+        let entry = networks
+            .get(&network)
+            .and_then(|all| all.entries.get(&address));
         entry.map_or(Answer::Unknown, |entry| entry.answer(now_s))
     }
 
@@ -123,22 +167,15 @@ impl Neighbors {
     pub fn want(&self, network: NetworkId, address: IpAddr, now_s: u32) -> bool {
         let mut networks = self.networks.write();
         let all = networks.entry(network).or_default();
-        if let Some(entry) = all.get_mut(&address) {
+        if let Some(entry) = all.entries.get_mut(&address) {
             return ask(entry, now_s, QUESTIONS);
         }
-        let unanswered = all.values().filter(|entry| entry.mac.is_none()).count();
-        if unanswered >= MOST_UNANSWERED || all.len() >= MOST_OF_A_NETWORK {
-            let oldest = all
-                .iter()
-                .filter(|(_, entry)| entry.mac.is_none() && entry.asked >= QUESTIONS)
-                .min_by_key(|(_, entry)| entry.since_s)
-                .map(|(address, _)| *address);
-            match oldest {
-                Some(oldest) => all.remove(&oldest),
-                None => return false,
-            };
+        if !all.make_room() {
+            return false;
         }
-        all.insert(
+        all.unanswered += 1;
+        all.oldest.push_back(address);
+        all.entries.insert(
             address,
             Entry {
                 mac: None,
@@ -162,14 +199,16 @@ impl Neighbors {
         generations: &Generations,
     ) -> bool {
         let mut networks = self.networks.write();
-        let entry = networks
-            .get_mut(&network)
-            .and_then(|all| all.get_mut(&address));
-        let Some(entry) = entry else {
+        let Some(all) = networks.get_mut(&network) else {
+            return false;
+        };
+        let Some(entry) = all.entries.get_mut(&address) else {
             return false;
         };
         let is_news = entry.mac != Some(mac);
-        entry.mac = Some(mac);
+        if entry.mac.replace(mac).is_none() {
+            all.unanswered -= 1;
+        }
         (entry.since_s, entry.asked) = (now_s, 0);
         if is_news {
             generations.advance(network);
@@ -187,7 +226,7 @@ impl Neighbors {
         let (mut questions, mut nobody) = (Vec::new(), Vec::new());
         for (network, all) in &mut *self.networks.write() {
             let mut changed = false;
-            all.retain(|address, entry| {
+            all.entries.retain(|address, entry| {
                 let question = Question {
                     network: *network,
                     address: *address,
@@ -219,6 +258,13 @@ impl Neighbors {
                 changed |= !stays;
                 stays
             });
+            let entries = &all.entries;
+            let is_unanswered = |address: &IpAddr| {
+                let entry = entries.get(address);
+                entry.is_some_and(|entry| entry.mac.is_none())
+            };
+            all.oldest.retain(is_unanswered);
+            all.unanswered = all.oldest.len();
             if changed {
                 generations.advance(*network);
             }
@@ -235,7 +281,7 @@ impl Neighbors {
     pub fn rows(&self, now_s: u32) -> Vec<NeighborRow> {
         let networks = self.networks.read();
         let rows = networks.iter().flat_map(|(network, all)| {
-            all.iter().map(|(address, entry)| NeighborRow {
+            all.entries.iter().map(|(address, entry)| NeighborRow {
                 network: *network,
                 address: *address,
                 answer: entry.answer(now_s),
@@ -256,4 +302,57 @@ fn ask(entry: &mut Entry, now_s: u32, most: u8) -> bool {
         entry.asked_s = now_s;
     }
     due
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NETWORK: NetworkId = NetworkId(1);
+
+    fn address(number: usize) -> IpAddr {
+        let [_, a, b, c] = (number as u32).to_be_bytes();
+        IpAddr::from([10, a, b, c])
+    }
+
+    fn counts(neighbors: &Neighbors) -> (usize, usize, usize) {
+        let networks = neighbors.networks.read();
+        let all = &networks[&NETWORK];
+        let open = all.entries.values().filter(|entry| entry.mac.is_none());
+        (all.unanswered, open.count(), all.oldest.len())
+    }
+
+    #[test]
+    fn a_scan_takes_so_many_entries_and_the_oldest_asked_in_vain_makes_room() {
+        let (neighbors, generations) = (Neighbors::default(), Generations::default());
+        let mac = Mac([2, 0, 0, 0, 0, 1]);
+        assert!(neighbors.want(NETWORK, address(0), 1));
+        assert!(neighbors.learn(NETWORK, address(0), mac, 1, &generations));
+        for number in 1..=MOST_UNANSWERED {
+            assert!(neighbors.want(NETWORK, address(number), 1), "{number}");
+        }
+        // All of them may be answered yet.
+        assert!(!neighbors.want(NETWORK, address(5000), 1));
+        for now_s in 2..=4 {
+            neighbors.age(now_s, &generations);
+        }
+        for number in 5000..5010 {
+            assert!(neighbors.want(NETWORK, address(number), 4), "{number}");
+        }
+        // In the order in which they came; who answered stays.
+        for gone in 1..=10 {
+            let answer = neighbors.peek(NETWORK, address(gone), 5);
+            assert_eq!(answer, Answer::Unknown, "{gone}");
+        }
+        assert_eq!(neighbors.peek(NETWORK, address(11), 5), Answer::Nobody);
+        assert_eq!(neighbors.peek(NETWORK, address(0), 5), Answer::Known(mac));
+        let (unanswered, open, queued) = counts(&neighbors);
+        assert_eq!((unanswered, open), (MOST_UNANSWERED, MOST_UNANSWERED));
+        assert!(queued <= MOST_UNANSWERED + 1, "{queued}");
+        // What nobody had is forgotten in time, and its count with it.
+        for now_s in 5..20 {
+            neighbors.age(now_s, &generations);
+        }
+        assert_eq!(counts(&neighbors), (0, 0, 0));
+    }
 }

@@ -88,6 +88,12 @@ impl Outbox {
         }
     }
 
+    /// Whether anything can leave by `port`.
+    pub(crate) fn is_attached(&self, port: PortId) -> bool {
+        let lane = self.lanes.get(port.index());
+        lane.is_some_and(|lane| lane.queue.is_some())
+    }
+
     /// From now on what is for `port` goes to `queue`. Returns the former queue.
     pub fn attach(&mut self, port: PortId, queue: Option<SharedTxQueue>) -> Option<SharedTxQueue> {
         if self.lanes.len() <= port.index() {

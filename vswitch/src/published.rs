@@ -50,7 +50,7 @@ impl Bundle {
 /// What the workers share of a port. It outlives any bundle, so that counts go on.
 #[derive(Debug)]
 pub struct PortShared {
-    /// By worker.
+    /// By worker, and behind them those of the desk: each has one writer.
     pub counters: Box<[PortCounters]>,
     /// The limits on what it floods.
     pub storm: StormGates,
@@ -63,10 +63,10 @@ pub struct PortShared {
 }
 
 impl PortShared {
-    /// For so many workers.
+    /// For so many workers and the desk.
     pub fn new(workers: usize) -> Self {
         Self {
-            counters: (0..workers).map(|_| PortCounters::default()).collect(),
+            counters: (0..=workers).map(|_| PortCounters::default()).collect(),
             storm: StormGates::default(),
             rejects: Gate::default(),
             errors: Gate::default(),

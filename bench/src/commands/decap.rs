@@ -22,6 +22,9 @@ pub(crate) struct Decap {
     /// Look for frames that were mirrored at both ends
     #[arg(long)]
     once: bool,
+    /// Through the receiving thread's turn: from a memory port into the sniffers' queues
+    #[arg(long)]
+    runtime: bool,
     /// Length of a mirrored frame in bytes, without FCS
     #[arg(long, value_name = "B", default_value_t = 64)]
     size: usize,
@@ -64,6 +67,7 @@ impl Decap {
             sniffers_of_session: self.each,
             spread: self.spread,
             once: self.once,
+            runtime: self.runtime,
             size_bytes: self.size,
             format: match self.format {
                 CarriedBy::ErspanI => Format::ErspanI,

@@ -3,13 +3,14 @@
 //! In: how many sessions, sniffers, bytes, and which format. Out: a [`Report`]. The decapsulator's
 //! core is driven from memory on one thread: mirrored frames of all sessions in a random order that
 //! is the same every time, made before, their sequence numbers written between the timed passes.
-//! Timed is [`Decapsulator::receive`], and for each copy what a sniffer's port would do next: the
-//! prefix and the rest copied into memory of the sniffer's own.
+//! Timed is [`Decapsulator::receive_all`], and for each copy what a sniffer's port would do next: the
+//! prefix and the rest copied into memory of the sniffer's own. With `runtime` it is a turn of the
+//! receiving thread: from a memory port into the sniffers' queues.
 //!
 //! What must hold, or there is no report: every frame reaches sniffers, in order and without a gap,
 //! and nothing is allocated.
 
-use std::{hint::black_box, net::Ipv4Addr, num::NonZeroU16, sync::Arc};
+use std::{hint::black_box, net::Ipv4Addr, num::NonZeroU16, ops::Range, sync::Arc};
 
 use anyhow::{Context, ensure};
 use hdrhistogram::Histogram;
@@ -27,6 +28,7 @@ use policy::Mac;
 use crate::{generator::random::Random, process, walk::bed};
 
 mod report;
+mod runtime;
 
 pub use report::Report;
 
@@ -92,6 +94,8 @@ pub struct Options {
     pub spread: bool,
     /// Duplicates are looked for.
     pub once: bool,
+    /// Through the receiving thread's turn, ports and queues included.
+    pub runtime: bool,
     /// Length of a mirrored frame in bytes, without FCS.
     pub size_bytes: usize,
     /// How frames are carried.
@@ -111,9 +115,16 @@ pub fn run(options: &Options) -> anyhow::Result<Report> {
         process::pin(core)?;
     }
     let mut drive = Drive::new(options)?;
+    let mut threads = match options.runtime {
+        true => Some(runtime::Turning::new(options, &drive.templates)?),
+        false => None,
+    };
     let mut rounds = Vec::with_capacity(ROUNDS);
     let mut prefixes = Vec::with_capacity(ROUNDS);
-    drive.pass();
+    match &mut threads {
+        Some(turning) => drive.turns(turning),
+        None => drive.pass(),
+    };
     drive.prefixes();
     let round_cycles =
         (pmd::Clock::calibrate().cycles_per_s() * options.seconds / ROUNDS as f64) as u64;
@@ -125,7 +136,10 @@ pub fn run(options: &Options) -> anyhow::Result<Report> {
         encoding.reset();
         let began = cycles();
         while histogram.is_empty() || cycles() - began < round_cycles {
-            histogram.saturating_record(drive.pass());
+            histogram.saturating_record(match &mut threads {
+                Some(turning) => drive.turns(turning),
+                None => drive.pass(),
+            });
             encoding.saturating_record(drive.prefixes());
         }
         rounds.push(histogram.value_at_quantile(0.5) as f64 / PASS as f64);
@@ -136,7 +150,10 @@ pub fn run(options: &Options) -> anyhow::Result<Report> {
         allocations == 0,
         "{allocations} allocations: the decapsulator must not allocate after start"
     );
-    drive.check_accounts()?;
+    match &threads {
+        Some(turning) => turning.check_accounts(drive.sent * drive.copies_of_frame)?,
+        None => drive.check_accounts()?,
+    }
     Ok(Report::new(options, &drive, &rounds, &prefixes))
 }
 
@@ -257,18 +274,19 @@ impl Drive {
 
     /// Cycles that the next frames take to be received and copied to sniffers.
     fn pass(&mut self) -> u64 {
-        let mut prefix = [0; MAX_PREFIX_BYTES];
-        let (first, last) = (self.next, self.next + PASS);
-        for at in first..last {
-            let session = self.ring[at].session;
-            let fields = self.fields(session);
-            let len = self.templates[session].write(&fields, &mut prefix);
-            self.ring[at].bytes[..len].copy_from_slice(&prefix[..len]);
-        }
+        let Range { start, end } = self.number();
         let began = cycles();
-        for sent in &self.ring[first..last] {
+        for burst in self.ring[start..end].chunks(pmd::BURST) {
+            let mut frames: [&[u8]; pmd::BURST] = [&[]; pmd::BURST];
+            for (frame, sent) in frames.iter_mut().zip(burst) {
+                *frame = &sent.bytes;
+            }
+            let frames = &frames[..burst.len()];
             // The clock is read once a burst, and one tick is as good as another here.
-            if let Outcome::Delivered(delivery) = self.decap.receive(&sent.bytes, began) {
+            self.decap.receive_all(frames, began, |_, outcome| {
+                let Outcome::Delivered(delivery) = outcome else {
+                    return;
+                };
                 let rest = delivery.rest();
                 for target in delivery.targets {
                     let sniffer = usize::from(target.sniffer.0);
@@ -280,13 +298,32 @@ impl Drive {
                     memory[6..].copy_from_slice(rest);
                     self.copied += 1;
                 }
-            }
+            });
         }
         let took = cycles() - began;
         black_box(&self.memory);
+        took
+    }
+
+    /// As [`Drive::pass`], through the receiving thread's turns.
+    fn turns(&mut self, turning: &mut runtime::Turning) -> u64 {
+        let frames = self.number();
+        turning.pass(self.ring[frames].iter().map(|sent| &sent.bytes[..]))
+    }
+
+    /// Writes the next sequence numbers into the next frames, and says which they are.
+    fn number(&mut self) -> Range<usize> {
+        let mut prefix = [0; MAX_PREFIX_BYTES];
+        let (first, last) = (self.next, self.next + PASS);
+        for at in first..last {
+            let session = self.ring[at].session;
+            let fields = self.fields(session);
+            let len = self.templates[session].write(&fields, &mut prefix);
+            self.ring[at].bytes[..len].copy_from_slice(&prefix[..len]);
+        }
         self.sent += PASS as u64;
         self.next = if last == self.ring.len() { 0 } else { last };
-        took
+        first..last
     }
 
     /// Cycles that as many prefixes take to be paid for and written.

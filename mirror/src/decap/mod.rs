@@ -11,6 +11,9 @@
 //! nobody else; nothing is allocated after the start, whatever comes; of a mirrored frame nothing
 //! but the Ethernet destination is changed, and that in a prefix, so that nothing is copied here.
 //!
+//! Of a burst, [`Decapsulator::receive_all`] reads all frames first and looks all sessions up, so that what
+//! they wait for in memory comes at once and not one after the other.
+//!
 //! Rooms: [`table`] (who gets what), `reassembly`, [`sequence`], `duplicates`, `unknown`,
 //! [`counts`].
 
@@ -141,6 +144,8 @@ struct State {
 pub struct Decapsulator {
     reassembly: Reassembly,
     core: Core,
+    /// Empty but within [`Decapsulator::receive_all`].
+    ahead: Vec<Ahead>,
 }
 
 /// All but reassembly, so that what it holds can be borrowed meanwhile.
@@ -153,6 +158,32 @@ struct Core {
     unknown: UnknownSessions,
     secret: u64,
 }
+
+/// A frame whose tunnel was read.
+#[derive(Debug)]
+struct Read {
+    identity: Identity,
+    sequence: Option<u32>,
+    decoded: Result<Decoded, Refusal>,
+}
+
+/// A frame of a burst that was read, and looked up.
+#[derive(Debug)]
+enum Ahead {
+    /// What is wrong with it.
+    Refused(Refusal),
+    /// It is received like one that comes alone.
+    Fragment,
+    /// Its GRE or UDP, what stands there, and whose it is.
+    Whole {
+        payload: Range<usize>,
+        read: Result<Read, Refusal>,
+        session: Option<SessionSlot>,
+    },
+}
+
+/// Frames of a burst that are read ahead: as many as the first-level cache has room for.
+const AHEAD: usize = 32;
 
 /// A decision about a mirrored frame.
 struct Decision {
@@ -171,6 +202,7 @@ impl Decapsulator {
         };
         Self {
             reassembly: Reassembly::new(options.reassembly),
+            ahead: Vec::with_capacity(AHEAD),
             core: Core {
                 table: Arc::new(Table::empty(options.sessions)),
                 states: vec![State::default(); options.sessions].into(),
@@ -261,24 +293,56 @@ impl Decapsulator {
                 Err(refusal) => return Outcome::Refused(refusal),
             },
         };
-        let core = &mut self.core;
-        match core.decide(&outer, payload, now_ns) {
-            Err(refusal) => {
-                core.counters.totals.refused.add(refusal, 1);
+        let read = read(&outer, payload);
+        let session = read.as_ref().ok();
+        let session = session.and_then(|read| self.core.table.find(&read.identity));
+        self.core.receive(read, session, (payload, offset), now_ns)
+    }
+
+    /// Takes the frames of a burst, in order, as [`receive`](Self::receive) takes each, and gives what
+    /// became of each to `take`, with its place among them.
+    #[inline]
+    pub fn receive_all(
+        &mut self,
+        frames: &[&[u8]],
+        now_ns: u64,
+        mut take: impl FnMut(usize, Outcome<'_>),
+    ) {
+        let mut ahead = std::mem::take(&mut self.ahead);
+        for (part, frames) in frames.chunks(AHEAD).enumerate() {
+            ahead.extend(frames.iter().map(|frame| read_ahead(frame)));
+            self.core.look_up(&mut ahead);
+            for (at, (frame, ahead)) in frames.iter().zip(ahead.drain(..)).enumerate() {
+                take(part * AHEAD + at, self.receive_read(frame, ahead, now_ns));
+            }
+        }
+        self.ahead = ahead;
+    }
+
+    /// Takes a frame that was read ahead.
+    #[inline]
+    fn receive_read<'a>(&'a mut self, frame: &'a [u8], ahead: Ahead, now_ns: u64) -> Outcome<'a> {
+        if matches!(ahead, Ahead::Fragment) {
+            return self.receive(frame, now_ns);
+        }
+        let totals = &self.core.counters.totals;
+        totals.frames.add(1);
+        totals.bytes.add(frame.len() as u64);
+        totals.whole.add(1);
+        match ahead {
+            Ahead::Whole {
+                payload,
+                read,
+                session,
+            } => {
+                let place = (&frame[payload.clone()], Some(payload.start));
+                self.core.receive(read, session, place, now_ns)
+            }
+            Ahead::Refused(refusal) => {
+                totals.refused.add(refusal, 1);
                 Outcome::Refused(refusal)
             }
-            Ok(Decision {
-                decoded,
-                session,
-                targets,
-            }) => Outcome::Delivered(Delivery {
-                session,
-                version: core.table.version(),
-                header: decoded.header,
-                offset: offset.map(|start| start + decoded.inner.start),
-                inner: &payload[decoded.inner],
-                targets: core.table.target(targets),
-            }),
+            Ahead::Fragment => Outcome::Held,
         }
     }
 
@@ -319,18 +383,118 @@ impl Decapsulator {
     }
 }
 
+/// Reads what a frame's GRE or UDP carries.
+#[inline]
+fn read(outer: &Outer, payload: &[u8]) -> Result<Read, Refusal> {
+    match decode_payload(outer, payload) {
+        Ok(decoded) => Ok(Read {
+            identity: decoded.identity,
+            sequence: decoded.sequence,
+            decoded: Ok(decoded),
+        }),
+        Err(refused) => match refused.session {
+            Some((identity, sequence)) => Ok(Read {
+                identity,
+                sequence,
+                decoded: Err(refused.refusal),
+            }),
+            None => Err(refused.refusal),
+        },
+    }
+}
+
+/// Reads a frame without looking anything up.
+#[inline]
+fn read_ahead(frame: &[u8]) -> Ahead {
+    match outer::parse(frame) {
+        Err(refusal) => Ahead::Refused(refusal),
+        Ok(outer) if outer.fragment.is_some() => Ahead::Fragment,
+        Ok(outer) => Ahead::Whole {
+            read: read(&outer, &frame[outer.payload.clone()]),
+            payload: outer.payload,
+            session: None,
+        },
+    }
+}
+
 impl Core {
-    /// Finds the session of a mirrored frame, and who gets it.
+    /// Finds the sessions of frames, and touches what each of them will need.
     #[inline]
-    fn decide(&mut self, outer: &Outer, payload: &[u8], now_ns: u64) -> Result<Decision, Refusal> {
-        let (identity, sequence, decoded) = match decode_payload(outer, payload) {
-            Ok(decoded) => (decoded.identity, decoded.sequence, Ok(decoded)),
-            Err(refused) => match refused.session {
-                Some((identity, sequence)) => (identity, sequence, Err(refused.refusal)),
-                None => return Err(refused.refusal),
-            },
-        };
-        let Some(session) = self.table.find(&identity) else {
+    fn look_up(&self, ahead: &mut [Ahead]) {
+        for ahead in ahead.iter_mut() {
+            if let Ahead::Whole {
+                read: Ok(read),
+                session,
+                ..
+            } = ahead
+            {
+                *session = self.table.find(&read.identity);
+            }
+        }
+        // Loads that wait for nothing but themselves: the processor has many of them under way.
+        let mut touched = 0;
+        for ahead in ahead.iter() {
+            if let Ahead::Whole {
+                session: Some(session),
+                ..
+            } = ahead
+            {
+                let counters = self.counters.sessions.get(session.index());
+                touched ^= counters.map_or(0, |counters| counters.received.get());
+                touched ^= u64::from(self.table.touch(*session));
+                let state = self.states.get(session.index());
+                touched ^= u64::from(state.is_some_and(|state| state.since.is_some()));
+            }
+        }
+        std::hint::black_box(touched);
+    }
+
+    /// What becomes of a frame that was read, and whose session was looked for. `payload` is its GRE or
+    /// UDP, with its place in the frame if that is there in one.
+    #[inline]
+    fn receive<'a>(
+        &'a mut self,
+        read: Result<Read, Refusal>,
+        session: Option<SessionSlot>,
+        (payload, offset): (&'a [u8], Option<usize>),
+        now_ns: u64,
+    ) -> Outcome<'a> {
+        let decision = read.and_then(|read| self.decide(read, session, payload, now_ns));
+        match decision {
+            Err(refusal) => {
+                self.counters.totals.refused.add(refusal, 1);
+                Outcome::Refused(refusal)
+            }
+            Ok(Decision {
+                decoded,
+                session,
+                targets,
+            }) => Outcome::Delivered(Delivery {
+                session,
+                version: self.table.version(),
+                header: decoded.header,
+                offset: offset.map(|start| start + decoded.inner.start),
+                inner: &payload[decoded.inner],
+                targets: self.table.target(targets),
+            }),
+        }
+    }
+
+    /// Decides who gets a mirrored frame.
+    #[inline]
+    fn decide(
+        &mut self,
+        read: Read,
+        session: Option<SessionSlot>,
+        payload: &[u8],
+        now_ns: u64,
+    ) -> Result<Decision, Refusal> {
+        let Read {
+            identity,
+            sequence,
+            decoded,
+        } = read;
+        let Some(session) = session else {
             return Err(self.unknown_session(identity, now_ns));
         };
         let counters = &self.counters.sessions[session.index()];

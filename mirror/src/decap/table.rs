@@ -398,6 +398,12 @@ impl Table {
         self.ends.contains(&(source, destination))
     }
 
+    /// Reads of a session's path what is enough to have it near.
+    #[inline]
+    pub(super) fn touch(&self, slot: SessionSlot) -> u32 {
+        self.paths.get(slot.index()).map_or(0, |path| path.first)
+    }
+
     /// Where the frames of a session go.
     #[inline]
     pub(super) fn path(&self, slot: SessionSlot) -> Option<Path> {

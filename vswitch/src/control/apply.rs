@@ -327,6 +327,7 @@ impl Control {
                     PortState::new(id, condition, Some(info))
                 }
                 Opened::Missing(reason) => {
+                    self.datapath.disappeared(id);
                     tracing::warn!(port = %port.name, "port waits: {reason}");
                     hands.retries.insert(Arc::clone(&port.name), Retry::soon());
                     PortState::new(id, Condition::Waiting(reason), None)

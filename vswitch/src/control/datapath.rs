@@ -35,6 +35,7 @@ pub trait Datapath: Send + Sync {
     fn enable(&self, id: PortId) -> bool;
     fn serve(&self, plan: Plan);
     fn appeared(&self, id: PortId);
+    fn disappeared(&self, id: PortId);
     fn assign(&self, id: PortId, queue: usize, worker: usize) -> Result<(), EngineError>;
     fn queues(&self) -> Vec<QueueRow>;
     fn port_counts(&self, id: PortId) -> PortCounts;
@@ -92,6 +93,9 @@ impl Datapath for Engine {
     }
     fn appeared(&self, id: PortId) {
         Engine::appeared(self, id);
+    }
+    fn disappeared(&self, id: PortId) {
+        Engine::disappeared(self, id);
     }
     fn assign(&self, id: PortId, queue: usize, worker: usize) -> Result<(), EngineError> {
         Engine::assign(self, id, queue, worker)

@@ -138,8 +138,14 @@ pub fn changes(running: &Config, wanted: &Config) -> Vec<Change> {
         mirror_target,
     );
     decapsulator(&mut changes, running, wanted);
+    single_sections(&mut changes, running, wanted);
+    changes
+}
+
+/// What differs in the sections that there is one of.
+fn single_sections(changes: &mut Vec<Change>, running: &Config, wanted: &Config) {
     compare(
-        &mut changes,
+        changes,
         "policy",
         &[running.policy],
         &[wanted.policy],
@@ -152,7 +158,7 @@ pub fn changes(running: &Config, wanted: &Config) -> Vec<Change> {
         },
     );
     compare(
-        &mut changes,
+        changes,
         "host_routes",
         running.host_routes.as_slice(),
         wanted.host_routes.as_slice(),
@@ -168,7 +174,6 @@ pub fn changes(running: &Config, wanted: &Config) -> Vec<Change> {
             details,
         });
     }
-    changes
 }
 
 /// What differs and cannot change while the process runs, with the reason.

@@ -438,6 +438,8 @@ impl Control {
         tracing::info!(port = %port.name, driver = info.driver, mode = %info.mode, "port attached");
         if condition == Condition::Up {
             self.datapath.appeared(id);
+        } else {
+            self.datapath.disappeared(id);
         }
         for note in &info.notes {
             tracing::info!(port = %port.name, "{note}");

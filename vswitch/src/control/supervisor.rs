@@ -156,10 +156,12 @@ impl Control {
         // What was behind them may be elsewhere by now: frames to it are flooded, not lost here.
         for id in went_down {
             self.datapath.forget_addresses(id);
+            self.datapath.disappeared(id);
         }
         for (name, id, reason) in gone {
             tracing::warn!(port = %name, "port gone: {reason}; it is attached again when it returns");
             hands.monitors.remove(&name);
+            self.datapath.disappeared(id);
             if let Err(error) = self.datapath.detach(id) {
                 tracing::error!(port = %name, %error, "port not detached cleanly");
             }

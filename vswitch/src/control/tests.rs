@@ -132,6 +132,8 @@ impl Datapath for FakeDatapath {
 
     fn appeared(&self, _: PortId) {}
 
+    fn disappeared(&self, _: PortId) {}
+
     fn assign(&self, id: PortId, queue: usize, worker: usize) -> Result<(), EngineError> {
         let mut world = self.0.lock();
         world.log.push(format!("assign {} {queue} {worker}", id.0));

@@ -4,7 +4,7 @@ use mirror::decap::Version;
 use pmd::pcap::{Direction, Stamp};
 
 /// Length of what stands before a frame in a sniffer's queue: no more than is copied as one piece.
-pub(super) const META_BYTES: usize = 32;
+pub const META_BYTES: usize = 32;
 
 /// What is told of a mirrored frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

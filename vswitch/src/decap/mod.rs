@@ -27,7 +27,7 @@ pub mod counts;
 mod files;
 mod host;
 pub mod hosted;
-mod meta;
+pub mod meta;
 pub mod metrics;
 pub mod process;
 pub mod receiver;

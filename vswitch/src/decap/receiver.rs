@@ -144,14 +144,16 @@ impl Receiver {
             let bytes: usize = burst.iter().map(Frame::len).sum();
             let mut work = Work {
                 decap: &mut self.decap,
-                lanes: &mut self.lanes,
-                touched: &mut self.touched,
-                prefixes: &mut self.prefixes,
+                queues: Queues {
+                    lanes: &mut self.lanes,
+                    touched: &mut self.touched,
+                    prefixes: &mut self.prefixes,
+                    time_ns: self.epoch_ns.wrapping_add(now_ns),
+                },
                 port: &mut self.port,
                 own: &self.own,
                 host: &self.host,
                 now_ns,
-                time_ns: self.epoch_ns.wrapping_add(now_ns),
             };
             work.burst(&burst, &mut self.scratch);
             drop(burst);
@@ -168,6 +170,11 @@ impl Receiver {
         self.counters.turns.add(1);
         self.counters.running_ns.set(now_ns);
         count
+    }
+
+    /// The counters of the decapsulator's core.
+    pub fn core_counters(&self) -> &Arc<mirror::decap::Counters> {
+        self.decap.counters()
     }
 
     /// Runs until control closes the channel.
@@ -246,88 +253,66 @@ pub(super) fn epoch_ns(clock: &Clock) -> u64 {
 /// What a burst is worked off with.
 struct Work<'w> {
     decap: &'w mut Decapsulator,
-    lanes: &'w mut [Option<Box<Lane>>],
-    touched: &'w mut ArrayVec<u16, { BURST * 2 }>,
-    prefixes: &'w mut PrefixArena,
+    queues: Queues<'w>,
     port: &'w mut Attachment,
     own: &'w OwnCounters,
     host: &'w Host,
     now_ns: u64,
-    time_ns: u64,
 }
 
 impl Work<'_> {
     fn burst(&mut self, burst: &Burst<'_>, scratch: &mut [u8]) {
-        self.prefixes.clear();
+        self.queues.prefixes.clear();
+        // Frames in a row that the core gets, and the place of the first.
+        let (mut row, mut first) = (ArrayVec::<&[u8], BURST>::new(), 0);
         for (index, frame) in burst.iter().enumerate() {
             let head = frame.head();
-            if head.len() < frame.len() {
-                self.in_pieces(frame, scratch, burst);
-            } else if is_for_host(head) {
-                self.answer(head);
-            } else {
-                self.take(index, head, burst);
-            }
-        }
-        self.flush(burst);
-    }
-
-    /// Decides on a frame of the burst, and plans what becomes of it.
-    #[inline]
-    fn take(&mut self, index: usize, bytes: &[u8], burst: &[Frame<'_>]) {
-        let Outcome::Delivered(delivery) = self.decap.receive(bytes, self.now_ns) else {
-            return;
-        };
-        let Some(offset) = delivery.offset else {
-            // What was planned before goes first.
-            flush(self.lanes, self.touched, burst, self.prefixes);
-            apart(self.lanes, self.prefixes, &delivery, self.time_ns);
-            return;
-        };
-        let plan = TxPlan {
-            len_bytes: delivery.inner.len() as u32,
-            skip_bytes: offset as u16,
-            frame: index as u8,
-            ..TxPlan::default()
-        };
-        let Some(plan) = tell(self.prefixes, &delivery, self.time_ns, plan) else {
-            return;
-        };
-        for target in delivery.targets {
-            let id = usize::from(target.sniffer.0);
-            // A table is adopted only when all of its sniffers are attached.
-            let Some(Some(lane)) = self.lanes.get_mut(id) else {
+            if head.len() == frame.len() && !is_for_host(head) {
+                if row.is_empty() {
+                    first = index;
+                }
+                row.push(head);
                 continue;
+            }
+            self.row(&row, first, burst);
+            row.clear();
+            let bytes = match scratch.get_mut(..frame.len()) {
+                Some(bytes) if head.len() < frame.len() => {
+                    frame.copy_to(0, bytes);
+                    &*bytes
+                }
+                _ => head,
             };
-            if lane.plans.is_full() {
-                lane.flush(burst, self.prefixes);
-            }
-            let is_first = lane.plans.is_empty();
-            lane.plans.push(plan);
-            if is_first && self.touched.try_push(target.sniffer.0).is_err() {
-                flush(self.lanes, self.touched, burst, self.prefixes);
-                flush_lane(self.lanes, target.sniffer.0, burst, self.prefixes);
-            }
+            self.apart(bytes, burst);
         }
+        self.row(&row, first, burst);
+        self.queues.flush(burst);
     }
 
-    /// A frame that does not lie in one piece.
+    /// Decides on frames of the burst from the place `first` on, and plans what becomes of them.
+    #[inline]
+    fn row(&mut self, row: &[&[u8]], first: usize, burst: &[Frame<'_>]) {
+        let queues = &mut self.queues;
+        self.decap.receive_all(row, self.now_ns, |at, outcome| {
+            if let Outcome::Delivered(delivery) = outcome {
+                queues.plan(&delivery, first + at, burst);
+            }
+        });
+    }
+
+    /// A frame that is for the host, or that does not lie in one piece in the burst.
     #[cold]
-    fn in_pieces(&mut self, frame: &Frame<'_>, scratch: &mut [u8], burst: &[Frame<'_>]) {
-        let len = frame.len().min(scratch.len());
-        let bytes = &mut scratch[..len];
-        frame.copy_to(0, bytes);
+    fn apart(&mut self, bytes: &[u8], burst: &[Frame<'_>]) {
         if is_for_host(bytes) {
             self.answer(bytes);
             return;
         }
-        flush(self.lanes, self.touched, burst, self.prefixes);
+        self.queues.flush(burst);
         if let Outcome::Delivered(delivery) = self.decap.receive(bytes, self.now_ns) {
-            apart(self.lanes, self.prefixes, &delivery, self.time_ns);
+            self.queues.send(&delivery);
         }
     }
 
-    #[cold]
     fn answer(&mut self, frame: &[u8]) {
         self.own.received.add(1);
         let Some(answer) = self.host.answer(frame) else {
@@ -338,86 +323,105 @@ impl Work<'_> {
         if let Some(queue) = self.port.tx() {
             let report = queue.transmit(&TxBurst {
                 frames: &frames,
-                prefixes: self.prefixes,
+                prefixes: self.queues.prefixes,
                 plans: &plans,
             });
             self.own.answered.add(report.sent.into());
         }
     }
-
-    fn flush(&mut self, burst: &[Frame<'_>]) {
-        flush(self.lanes, self.touched, burst, self.prefixes);
-    }
 }
 
-/// Copies what was planned into the queues, and forgets the prefixes.
-fn flush(
-    lanes: &mut [Option<Box<Lane>>],
-    touched: &mut ArrayVec<u16, { BURST * 2 }>,
-    burst: &[Frame<'_>],
-    prefixes: &PrefixArena,
-) {
-    for id in touched.drain(..) {
-        flush_lane(lanes, id, burst, prefixes);
-    }
-}
-
-fn flush_lane(
-    lanes: &mut [Option<Box<Lane>>],
-    id: u16,
-    burst: &[Frame<'_>],
-    prefixes: &PrefixArena,
-) {
-    if let Some(Some(lane)) = lanes.get_mut(usize::from(id)) {
-        lane.flush(burst, prefixes);
-    }
-}
-
-/// Writes what is told of a frame into a prefix of `plan`.
-#[inline]
-fn tell(
-    prefixes: &mut PrefixArena,
-    delivery: &Delivery<'_>,
+/// The ways to the sniffers, and what of a burst is planned for them.
+struct Queues<'w> {
+    lanes: &'w mut [Option<Box<Lane>>],
+    /// The sniffers that frames are planned for.
+    touched: &'w mut ArrayVec<u16, { BURST * 2 }>,
+    prefixes: &'w mut PrefixArena,
     time_ns: u64,
-    plan: TxPlan,
-) -> Option<TxPlan> {
-    let (prefix, bytes) = prefixes.allocate()?;
-    let direction = match delivery.header.egress() {
-        None => Direction::Unknown,
-        Some(false) => Direction::In,
-        Some(true) => Direction::Out,
-    };
-    let meta = Meta {
-        version: delivery.version,
-        time_ns,
-        original_len: delivery.original_len() as u32,
-        direction,
-    };
-    meta.write(bytes);
-    Some(TxPlan {
-        prefix,
-        prefix_len_bytes: META_BYTES as u8,
-        ..plan
-    })
 }
 
-/// Hands over a frame that does not lie in the burst.
-#[cold]
-fn apart(
-    lanes: &mut [Option<Box<Lane>>],
-    prefixes: &mut PrefixArena,
-    delivery: &Delivery<'_>,
-    time_ns: u64,
-) {
-    let frames = [Frame::contiguous(delivery.inner)];
-    let plan = TxPlan::whole(0, &frames[0]);
-    let Some(plan) = tell(prefixes, delivery, time_ns, plan) else {
-        return;
-    };
-    for target in delivery.targets {
-        if let Some(Some(lane)) = lanes.get_mut(usize::from(target.sniffer.0)) {
+impl Queues<'_> {
+    /// Plans copies of a frame, which is number `index` of the burst or was put together of several.
+    #[inline]
+    fn plan(&mut self, delivery: &Delivery<'_>, index: usize, burst: &[Frame<'_>]) {
+        let Some(offset) = delivery.offset else {
+            // What was planned before goes first.
+            self.flush(burst);
+            self.send(delivery);
+            return;
+        };
+        let plan = TxPlan {
+            len_bytes: delivery.inner.len() as u32,
+            skip_bytes: offset as u16,
+            frame: index as u8,
+            ..TxPlan::default()
+        };
+        let Some(plan) = self.tell(delivery, plan) else {
+            return;
+        };
+        for target in delivery.targets {
+            let id = target.sniffer.0;
+            // A table is adopted only when all of its sniffers are attached.
+            let Some(Some(lane)) = self.lanes.get_mut(usize::from(id)) else {
+                continue;
+            };
+            if lane.plans.is_full() {
+                lane.flush(burst, self.prefixes);
+            }
+            let is_first = lane.plans.is_empty();
             lane.plans.push(plan);
-            lane.flush(&frames, prefixes);
+            if is_first && self.touched.try_push(id).is_err() {
+                lane.flush(burst, self.prefixes);
+            }
         }
+    }
+
+    /// Copies what was planned into the queues.
+    fn flush(&mut self, burst: &[Frame<'_>]) {
+        for id in self.touched.drain(..) {
+            if let Some(Some(lane)) = self.lanes.get_mut(usize::from(id)) {
+                lane.flush(burst, self.prefixes);
+            }
+        }
+    }
+
+    /// Hands over a frame that does not lie in the burst.
+    #[cold]
+    fn send(&mut self, delivery: &Delivery<'_>) {
+        let frames = [Frame::contiguous(delivery.inner)];
+        let plan = TxPlan::whole(0, &frames[0]);
+        let Some(plan) = self.tell(delivery, plan) else {
+            return;
+        };
+        for target in delivery.targets {
+            if let Some(Some(lane)) = self.lanes.get_mut(usize::from(target.sniffer.0)) {
+                lane.plans.push(plan);
+                lane.flush(&frames, self.prefixes);
+            }
+        }
+    }
+
+    /// Writes what is told of a frame into a prefix of `plan`. A burst needs one prefix for each frame,
+    /// and there is room for more.
+    #[inline]
+    fn tell(&mut self, delivery: &Delivery<'_>, plan: TxPlan) -> Option<TxPlan> {
+        let (prefix, bytes) = self.prefixes.allocate()?;
+        let direction = match delivery.header.egress() {
+            None => Direction::Unknown,
+            Some(false) => Direction::In,
+            Some(true) => Direction::Out,
+        };
+        let meta = Meta {
+            version: delivery.version,
+            time_ns: self.time_ns,
+            original_len: delivery.original_len() as u32,
+            direction,
+        };
+        meta.write(bytes);
+        Some(TxPlan {
+            prefix,
+            prefix_len_bytes: META_BYTES as u8,
+            ..plan
+        })
     }
 }

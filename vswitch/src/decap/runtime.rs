@@ -431,6 +431,54 @@ impl Runtime {
     }
 }
 
+/// A receiving thread's work without the thread, and the far ends of its sniffers' queues in the order
+/// of the configuration: for a program that turns it itself. What comes out of a queue has
+/// [`META_BYTES`](super::meta::META_BYTES) before each frame.
+///
+/// # Errors
+///
+/// As [`Runtime::start`].
+pub fn without_threads(
+    config: &Config,
+    opener: &Arc<Opener>,
+) -> Result<(Receiver, Vec<pmd::Port>), ApplyError> {
+    let open = |source| StartError::Open {
+        owner: "the decapsulator".into(),
+        source,
+    };
+    let mut intake = Intake::default();
+    let id = (TUNNEL, false);
+    let port = Attachment::open("decapsulator", &config.port, opener, id, &mut intake);
+    let options = Options {
+        secret: secret()?,
+        ..config.options
+    };
+    let decap = Decapsulator::new(&options);
+    let before = Arc::clone(decap.table());
+    let clock = Clock::calibrate();
+    let mut receiver = Receiver::new(intake, port.map_err(open)?, decap, host(config), clock);
+    let (mut ids, mut ends) = (HashMap::new(), Vec::new());
+    for (number, sniffer) in config.sniffers.iter().enumerate() {
+        let pair = memory::pair(memory::Config {
+            slots: sniffer.queue_frames,
+            max_frame_bytes: sniffer.max_frame_bytes + META_BYTES,
+            ..memory::Config::default()
+        });
+        let (near, far) = pair.map_err(open)?;
+        let id = SnifferId(number as u16);
+        for queue in near.tx {
+            let lane = Lane::new(queue, Arc::default());
+            receiver.obey(receiver::Order::Attach(id, Box::new(lane)));
+        }
+        ids.insert(Arc::clone(&sniffer.name), id);
+        ends.push(far);
+    }
+    let table = before.next(&receptions(config, &ids), &sniffers(config, &ids))?;
+    let (reply, _answer) = bounded(1);
+    receiver.obey(receiver::Order::Adopt(Arc::new(table), reply));
+    Ok((receiver, ends))
+}
+
 fn host(config: &Config) -> Host {
     Host {
         addresses: config.addresses.clone(),

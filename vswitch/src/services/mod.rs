@@ -32,7 +32,7 @@ mod resolve;
 pub mod solicit;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     net::{IpAddr, Ipv6Addr},
 };
 
@@ -162,6 +162,8 @@ pub struct Services {
     conflicts: resolve::Conflicts,
     refusals: Refusals,
     dice: Dice,
+    /// Ports that do not work: nobody is answered for who is behind one.
+    away: HashSet<PortId>,
 }
 
 impl Services {
@@ -174,6 +176,7 @@ impl Services {
             announcements: Announcements::default(),
             schedules: HashMap::new(),
             ended: HashMap::new(),
+            away: HashSet::new(),
             conflicts: resolve::Conflicts::default(),
             refusals: Refusals::default(),
             dice: Dice::new(seed),
@@ -225,6 +228,7 @@ impl Services {
 
     /// A port works now: the vNIC behind it is announced.
     pub fn appeared(&mut self, port: PortId, now_ns: u64) {
+        self.away.remove(&port);
         for vnic in self
             .directory
             .vnics()
@@ -236,6 +240,12 @@ impl Services {
                     .appeared(vnic, &network.neighbors, now_ns);
             }
         }
+    }
+
+    /// A port does not work, or not any more: until it does, the vNIC behind it is not answered for,
+    /// so that another place where its VM may be is.
+    pub fn disappeared(&mut self, port: PortId) {
+        self.away.insert(port);
     }
 
     /// The VM behind a port is about to move, or is not after all.

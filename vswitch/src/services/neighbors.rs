@@ -8,6 +8,7 @@
 //!   passes, for others to answer.
 //! - A probe by anybody else is answered as its owner would answer.
 //! - A question to one Ethernet address asks whether its owner is still there: only the owner knows.
+//! - A vNIC whose port does not work is not answered for: its VM is gone, or is somewhere else.
 //! - A vNIC that may be a router is not answered for by neighbour discovery: the answer says whether it is
 //!   one.
 
@@ -53,8 +54,12 @@ pub enum Judgement {
     },
 }
 
-/// Decides on a question.
-pub fn judge(directory: &Directory, network: &NetworkPlan, question: &Question) -> Judgement {
+/// Decides on a question; nobody is answered for who is behind a port that `is_away`.
+pub fn judge(
+    (directory, is_away): (&Directory, impl Fn(PortId) -> bool),
+    network: &NetworkPlan,
+    question: &Question,
+) -> Judgement {
     match directory.owner(network, question.target) {
         // The same gateway on another host.
         Some(Owner::Gateway(mac)) if question.asker_mac == mac => Judgement::Pass,
@@ -62,7 +67,12 @@ pub fn judge(directory: &Directory, network: &NetworkPlan, question: &Question) 
         Some(Owner::Vnic(vnic)) => {
             let is_own = vnic.port == question.port || vnic.mac == question.asker_mac;
             let is_router = vnic.router && question.target.is_ipv6();
-            if is_own || is_router || question.unicast || !network.neighbors.proxy {
+            if is_away(vnic.port)
+                || is_own
+                || is_router
+                || question.unicast
+                || !network.neighbors.proxy
+            {
                 Judgement::Pass
             } else {
                 Judgement::Answer {

@@ -51,6 +51,10 @@ impl Worker {
             let Errand::Send { port, tag } = parcel.errand else {
                 continue;
             };
+            // What would be said to nobody is not said.
+            if !self.outbox.is_attached(port) {
+                continue;
+            }
             if let Some(counters) = port_counters(bundle, port, self.id) {
                 counters.originated.add(1);
                 if self.shared.bridge.guards().is_disabled(port) {

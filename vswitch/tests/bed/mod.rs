@@ -482,7 +482,10 @@ impl Bed {
         let driver = |reason| {
             matches!(
                 reason,
-                DropReason::TxFull | DropReason::TooBig | DropReason::PortDown
+                DropReason::TxFull
+                    | DropReason::TooBig
+                    | DropReason::PortDown
+                    | DropReason::ServiceLost
             )
         };
         let mut expected = self.drops();

@@ -196,6 +196,7 @@ fn the_universe_is_no_desert() {
         DropReason::TxFull,
         DropReason::TooBig,
         DropReason::PortDown,
+        DropReason::ServiceLost,
         // The reference knows no connections, so no rule allows anything statefully.
         DropReason::ConnectionInvalid,
         DropReason::ConnectionLimit,

@@ -5,6 +5,7 @@
 mod migration;
 mod policing;
 mod restarts;
+mod routing;
 mod talking;
 mod testpmd;
 mod vm;

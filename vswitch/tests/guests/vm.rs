@@ -48,6 +48,8 @@ pub(crate) struct Plan {
     pub(crate) role: Role,
     pub(crate) mtu: u32,
     pub(crate) queues: u16,
+    /// It has no address until it was given one.
+    pub(crate) dhcp: bool,
     /// Further options of `scripts/vm up`.
     pub(crate) more: &'static [&'static str],
 }
@@ -60,6 +62,7 @@ impl Plan {
             role,
             mtu: 1500,
             queues: 1,
+            dhcp: false,
             more: &[],
         }
     }
@@ -143,8 +146,12 @@ impl Guest {
             Role::Client => "--server",
             Role::Server => "--client",
         });
-        command.args(["--address", &format!("10.0.0.{n}/24")]);
-        command.args(["--address", &format!("fd00::{n:x}/64")]);
+        if plan.dhcp {
+            command.arg("--dhcp");
+        } else {
+            command.args(["--address", &format!("10.0.0.{n}/24")]);
+            command.args(["--address", &format!("fd00::{n:x}/64")]);
+        }
         command.args(["--mac", &super::lab::mac_text(n)]);
         command.args(["--mtu", &plan.mtu.to_string()]);
         command.args(["--queues", &plan.queues.to_string()]);

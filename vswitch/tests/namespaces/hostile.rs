@@ -181,6 +181,7 @@ fn truncated_and_random_frames_are_each_accounted_for() {
         );
     }
     assert!(!lab.log().contains("panicked"));
-    a.send(&numbered(BROADCAST, mac(1), 77));
+    // From an address that has not been at every port.
+    a.send(&numbered(BROADCAST, mac(0x77), 77));
     collect(&c, 1, |frame| (number_of(frame)? == 77).then_some(()));
 }

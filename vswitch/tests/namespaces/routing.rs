@@ -206,3 +206,84 @@ fn udhcpc_gets_the_address_that_the_vnic_has() {
     lab.ping("blue", "10.2.0.5", 3);
     lab.check_conservation();
 }
+
+/// Two routers with a narrow network between them; `narrow` is what the interfaces there say.
+fn two_routers(narrow: &str) -> String {
+    let router = |name: &str, [own4, own6]: [&str; 2], n: u8, [far4, far6]: [&str; 2], peer: u8| {
+        let network = if n == 1 { "blue" } else { "red" };
+        format!(
+            "[[router]]\nname = \"{name}\"\ntenant = \"lab\"\n\
+             [[router.interface]]\nnetwork = \"{network}\"\naddresses = [\"{own4}\", \"{own6}\"]\n\
+             [[router.interface]]\nnetwork = \"between\"\n{narrow}\n\
+             addresses = [\"10.3.0.{n}/24\", \"fd03::{n}/64\"]\n\
+             [[router.route]]\nto = \"{far4}\"\nvia = \"10.3.0.{peer}\"\n\
+             [[router.route]]\nto = \"{far6}\"\nvia = \"fd03::{peer}\"\n"
+        )
+    };
+    let (blue, red) = (["10.1.0.1/24", "fd01::1/64"], ["10.2.0.1/24", "fd02::1/64"]);
+    let (to_blue, to_red) = (["10.1.0.0/24", "fd01::/64"], ["10.2.0.0/24", "fd02::/64"]);
+    format!(
+        "[[network]]\nname = \"between\"\ntenant = \"lab\"\n{}{}",
+        router("r1", blue, 1, to_red, 2),
+        router("r2", red, 2, to_blue, 1)
+    )
+}
+
+/// TCP both ways between two members, in both families.
+fn tcp_both_ways(lab: &Lab) {
+    for (family, target) in [("", "10.2.0.5"), ("-6", "fd02::5")] {
+        lab.ping("blue", target, 1);
+        for reverse in ["", "-R"] {
+            let words = format!("{family} --client {target} --bytes 4M {reverse}");
+            let report = lab.iperf3("blue", "red", &words);
+            // What is under way when the client ends is not counted.
+            let received = report["end"]["sum_received"]["bytes"].as_u64();
+            assert!(received.is_some_and(|bytes| bytes >= 1 << 18), "{report}");
+        }
+    }
+}
+
+fn too_big(lab: &Lab) -> u64 {
+    lab.dropped("blue", "packet_too_big") + lab.dropped("red", "packet_too_big")
+}
+
+#[test]
+fn tcp_finds_its_way_through_a_narrow_network_between_two_routers() {
+    let Some(lab) = two_networks(&two_routers("mtu = 1300")) else {
+        return;
+    };
+    tcp_both_ways(&lab);
+    // The sender was told by its router, in each family, and has remembered it.
+    assert!(lab.dropped("blue", "packet_too_big") > 0);
+    for target in ["10.2.0.5", "fd02::5"] {
+        let text = output(&mut lab.at("blue", &format!("ip route get {target}")));
+        assert!(text.contains("mtu 1300"), "{text}");
+    }
+    lab.check_conservation();
+}
+
+#[test]
+fn with_clamping_tcp_needs_no_error_that_somebody_may_block() {
+    let Some(lab) = two_networks(&two_routers("mtu = 1300\nclamp_mss = true")) else {
+        return;
+    };
+    // Hosts that hear of no ICMP error whatever.
+    for member in ["blue", "red"] {
+        lab.sh(
+            member,
+            "nft add table inet deaf &&
+             nft 'add chain inet deaf in { type filter hook input priority 0; }' &&
+             nft add rule inet deaf in icmp type destination-unreachable drop &&
+             nft add rule inet deaf in icmpv6 type packet-too-big drop",
+        );
+    }
+    tcp_both_ways(&lab);
+    assert_eq!(too_big(&lab), 0, "no segment was too long");
+    // What is no TCP is not clamped, and nobody hears why it is lost.
+    let ping = lab
+        .at("blue", "ping -n -c 1 -W 1 -M do -s 1400 10.2.0.5")
+        .output();
+    assert!(!ping.expect("ping").status.success());
+    assert_eq!(too_big(&lab), 1);
+    lab.check_conservation();
+}

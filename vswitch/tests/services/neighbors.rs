@@ -380,3 +380,22 @@ fn messages_that_break_the_rules_are_refused() {
         Refusal::NdUnspecified,
     );
 }
+
+#[test]
+fn a_vnic_whose_port_does_not_work_is_not_answered_for() {
+    let mut bed = Bed::new(a_plan());
+    let four = arp(MAC, ADDRESS, OTHER_ADDRESS);
+    let six = solicit(MAC, ADDRESS6, OTHER_ADDRESS6);
+    let is_answered = |bed: &mut Bed, frame: &[u8]| {
+        let (verdict, sent) = bed.receive(PORT, frame);
+        assert_eq!(verdict == Verdict::Consumed, sent.len() == 1);
+        verdict == Verdict::Consumed
+    };
+    assert!(is_answered(&mut bed, &four) && is_answered(&mut bed, &six));
+    bed.services.disappeared(OTHER);
+    // Others may know where its VM is.
+    assert!(!is_answered(&mut bed, &four) && !is_answered(&mut bed, &six));
+    assert!(is_answered(&mut bed, &arp(MAC, ADDRESS, GATEWAY)));
+    bed.services.appeared(OTHER, bed.now_ns);
+    assert!(is_answered(&mut bed, &four) && is_answered(&mut bed, &six));
+}
