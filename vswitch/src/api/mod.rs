@@ -129,6 +129,7 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
 
 /// The whole API.
 pub fn router(control: Arc<Control>) -> Router {
+    let place: Arc<dyn Place> = Arc::clone(control.decapsulator()) as _;
     Router::new()
         .route("/openapi.json", get(document))
         .route("/metrics", get(prometheus))
@@ -173,8 +174,8 @@ pub fn router(control: Arc<Control>) -> Router {
         .route("/v1/config", get(config_text))
         .route("/v1/apply", post(apply))
         .route("/v1/compare", post(compare_traffic))
-        .with_state(Arc::clone(&control))
-        .merge(decap::api::router(control.decapsulator().clone()))
+        .with_state(control)
+        .merge(decap::api::router(place))
         .fallback(unknown)
         .layer(DefaultBodyLimit::max(config::MAX_BYTES))
 }
