@@ -138,19 +138,7 @@ pub fn changes(running: &Config, wanted: &Config) -> Vec<Change> {
         mirror_target,
     );
     decapsulator(&mut changes, running, wanted);
-    compare(
-        &mut changes,
-        "policy",
-        &[running.policy],
-        &[wanted.policy],
-        |_| "policy",
-        |old, new| {
-            let mut details = Vec::new();
-            let (old, new) = (old.max_lookup_cost, new.max_lookup_cost);
-            field(&mut details, "max_lookup_cost", &old, &new);
-            details
-        },
-    );
+    policy(&mut changes, running, wanted);
     compare(
         &mut changes,
         "host_routes",
@@ -485,6 +473,22 @@ fn router(old: &Router, new: &Router) -> Vec<String> {
     };
     details.extend(lines(routes(old), routes(new), "routes"));
     details
+}
+
+fn policy(changes: &mut Vec<Change>, running: &Config, wanted: &Config) {
+    compare(
+        changes,
+        "policy",
+        &[running.policy],
+        &[wanted.policy],
+        |_| "policy",
+        |old, new| {
+            let mut details = Vec::new();
+            let (old, new) = (old.max_lookup_cost, new.max_lookup_cost);
+            field(&mut details, "max_lookup_cost", &old, &new);
+            details
+        },
+    );
 }
 
 /// The decapsulator with its sessions and sniffers.
