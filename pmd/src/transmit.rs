@@ -11,8 +11,10 @@ use crate::frame::{Frame, PartialChecksum};
 /// A prefix costs memory only once it was used.
 pub const MAX_PREFIX_BYTES: usize = 192;
 
-/// A prefix that is copied as one piece: Ethernet, a tag, and what routing changes of an IP header.
+/// Prefixes that are copied as one piece: Ethernet, a tag, and what routing changes of an IP header;
+/// the headers of most tunnels over IPv4.
 const SHORT_PREFIX_BYTES: usize = 32;
+const TUNNEL_PREFIX_BYTES: usize = 64;
 
 /// How many prefixes a burst may use at most.
 pub const MAX_PREFIXES: usize = 256;
@@ -102,13 +104,17 @@ impl PrefixArena {
         Some((index as u16, slot))
     }
 
+    /// The prefixes that the burst has used so far, in the order of their numbers.
+    pub fn used_mut(&mut self) -> &mut [[u8; MAX_PREFIX_BYTES]] {
+        &mut self.bytes[..self.used]
+    }
+
     /// The first bytes of a plan's prefix, and what stands behind them if it is shorter.
     #[inline]
-    fn first_bytes(&self, plan: &TxPlan) -> [u8; SHORT_PREFIX_BYTES] {
+    fn first_bytes<const N: usize>(&self, plan: &TxPlan) -> &[u8; N] {
         let prefix = &self.bytes[plan.prefix as usize];
-        let mut first = [0; SHORT_PREFIX_BYTES];
-        first.copy_from_slice(&prefix[..SHORT_PREFIX_BYTES]);
-        first
+        const { assert!(N <= MAX_PREFIX_BYTES) };
+        prefix.first_chunk().unwrap_or(&[0; N])
     }
 
     /// A plan's prefix.
@@ -156,17 +162,22 @@ impl TxBurst<'_> {
     fn assemble(&self, plan: &TxPlan, dst: &mut [u8]) -> usize {
         let frame = &self.frames[plan.frame as usize];
         let prefix_len = plan.prefix_len_bytes as usize;
-        // What a routed frame is: a short prefix, before the rest of the head.
+        // What a routed or a mirrored frame is: a short prefix, before the rest of the head.
         let skip = plan.skip_bytes as usize;
-        if prefix_len <= SHORT_PREFIX_BYTES
+        if prefix_len <= TUNNEL_PREFIX_BYTES
             && frame.partial_checksum.is_none()
             && let Some(rest) = frame.head().get(skip..skip + plan.len_bytes as usize)
-            && let Some(first) = dst.first_chunk_mut::<SHORT_PREFIX_BYTES>()
         {
             // Whole, since that has a length known here; what is too much of it is written over.
-            *first = self.prefixes.first_bytes(plan);
-            copy_short(&mut dst[prefix_len..], rest);
-            return dst.len();
+            let is_begun = if prefix_len <= SHORT_PREFIX_BYTES {
+                self.begin::<SHORT_PREFIX_BYTES>(plan, dst)
+            } else {
+                self.begin::<TUNNEL_PREFIX_BYTES>(plan, dst)
+            };
+            if is_begun {
+                copy_short(&mut dst[prefix_len..], rest);
+                return dst.len();
+            }
         }
         if prefix_len > 0 {
             dst[..prefix_len].copy_from_slice(self.prefixes.get(plan));
@@ -179,11 +190,22 @@ impl TxBurst<'_> {
         plan.wire_len()
     }
 
+    /// Writes `N` bytes of a plan's prefix and what stands behind it, if there is room.
+    #[inline(always)]
+    fn begin<const N: usize>(&self, plan: &TxPlan, dst: &mut [u8]) -> bool {
+        let Some(first) = dst.first_chunk_mut::<N>() else {
+            return false;
+        };
+        *first = *self.prefixes.first_bytes(plan);
+        true
+    }
+
     /// The checksum that is still to be completed in what leaves for `plan`, and where in those
     /// bytes. It lies within them.
     ///
     /// `None` also for a truncated frame, which leaves with its checksum as it is, because that
-    /// covers bytes that do not leave; and for one whose prefix replaces where it begins.
+    /// covers bytes that do not leave. A prefix that reaches beyond where the range begins says
+    /// there, byte for byte, what it replaces.
     pub fn partial_checksum(&self, plan: &TxPlan) -> Option<PartialChecksum> {
         let frame = &self.frames[plan.frame as usize];
         let PartialChecksum { start, offset } = frame.partial_checksum?;
@@ -191,8 +213,8 @@ impl TxBurst<'_> {
             u16::from(plan.checksum_start)
         } else {
             let is_whole = plan.skip_bytes as usize + plan.len_bytes as usize == frame.len();
-            let behind_prefix = start.checked_sub(plan.skip_bytes).filter(|_| is_whole)?;
-            behind_prefix.checked_add(plan.prefix_len_bytes.into())?
+            let moved = start.checked_add(plan.prefix_len_bytes.into());
+            moved.filter(|_| is_whole)?.checked_sub(plan.skip_bytes)?
         };
         let end = usize::from(start) + usize::from(offset) + 2;
         (end <= plan.wire_len()).then_some(PartialChecksum { start, offset })
@@ -369,6 +391,30 @@ mod tests {
         let mut check = out[5..].to_vec();
         check[2..4].copy_from_slice(&expected.to_be_bytes());
         assert_eq!(fold(sum(&check) + 0x1234), 0xffff);
+    }
+
+    #[test]
+    fn a_partial_checksum_whose_range_begins_in_the_prefix_is_completed() {
+        // The prefix says bytes 2 to 8 anew, of which 4.. are summed, behind two more bytes.
+        let bytes = [0, 0, 0, 0, 0xab, 0xcd, 0x12, 0x34, 0x01, 0x02, 0x03];
+        let mut frame = Frame::contiguous(&bytes);
+        frame.partial_checksum = Some(PartialChecksum {
+            start: 4,
+            offset: 2,
+        });
+        let out = write(frame, b"pp\0\0\xab\x00\x12\x34", 8, 3);
+        let expected = !fold(0xab00 + 0x1234 + 0x0102 + 0x0300);
+        assert_eq!(out[..6], *b"pp\0\0\xab\x00");
+        assert_eq!(out[6..8], expected.to_be_bytes());
+        assert_eq!(out[8..], bytes[8..]);
+        // Cut off, it keeps what it came with.
+        let mut frame = Frame::contiguous(&bytes);
+        frame.partial_checksum = Some(PartialChecksum {
+            start: 4,
+            offset: 2,
+        });
+        let out = write(frame, b"pp\0\0\xab\x00\x12\x34", 8, 2);
+        assert_eq!(out[6..8], [0x12, 0x34]);
     }
 
     #[test]

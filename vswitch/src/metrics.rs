@@ -100,36 +100,8 @@ const MIRROR: &[Family<MirrorSession, u64>] = &[
     ("fragments", "Outer fragments sent.", |m| m.fragments),
 ];
 
-/// The whole text.
-pub fn render(stats: &Stats, ports: &[Port], mirrors: &[MirrorSession]) -> String {
-    let mut out = Text(String::new());
-    for (name, help, value) in PORT {
-        let name = format!("vswitch_port_{name}_total");
-        out.family(&name, help, "counter");
-        for port in &stats.ports {
-            out.sample(&name, &[("port", &port.name)], value(&port.counts));
-        }
-    }
-    out.family(
-        "vswitch_drops_total",
-        "Frames dropped, by reason.",
-        "counter",
-    );
-    for port in &stats.ports {
-        for (reason, count) in &port.counts.drops {
-            let labels = [("port", port.name.as_str()), ("reason", reason)];
-            out.sample("vswitch_drops_total", &labels, count);
-        }
-    }
-    out.family(
-        "vswitch_port_up",
-        "1 when frames can pass the port.",
-        "gauge",
-    );
-    for port in ports {
-        let up = u8::from(port.state == "up");
-        out.sample("vswitch_port_up", &[("port", &port.name)], up);
-    }
+/// Of connections and addresses.
+fn tables(out: &mut Text, stats: &Stats) {
     let connections = &stats.connections;
     for (name, help, kind, value) in [
         (
@@ -172,6 +144,39 @@ pub fn render(stats: &Stats, ports: &[Port], mirrors: &[MirrorSession]) -> Strin
         out.family(name, help, kind);
         out.sample(name, &[], value);
     }
+}
+
+/// The whole text.
+pub fn render(stats: &Stats, ports: &[Port], mirrors: &[MirrorSession]) -> String {
+    let mut out = Text(String::new());
+    for (name, help, value) in PORT {
+        let name = format!("vswitch_port_{name}_total");
+        out.family(&name, help, "counter");
+        for port in &stats.ports {
+            out.sample(&name, &[("port", &port.name)], value(&port.counts));
+        }
+    }
+    out.family(
+        "vswitch_drops_total",
+        "Frames dropped, by reason.",
+        "counter",
+    );
+    for port in &stats.ports {
+        for (reason, count) in &port.counts.drops {
+            let labels = [("port", port.name.as_str()), ("reason", reason)];
+            out.sample("vswitch_drops_total", &labels, count);
+        }
+    }
+    out.family(
+        "vswitch_port_up",
+        "1 when frames can pass the port.",
+        "gauge",
+    );
+    for port in ports {
+        let up = u8::from(port.state == "up");
+        out.sample("vswitch_port_up", &[("port", &port.name)], up);
+    }
+    tables(&mut out, stats);
     self::mirrors(&mut out, mirrors);
     let name = "vswitch_port_reattached_total";
     out.family(

@@ -258,14 +258,7 @@ impl SlowPath {
             .snapshot
             .port(parsed.key.ingress())
             .ok_or(no_policy)?;
-        let guards = inputs.bridge.guards();
-        if let Some(network) = port.networks().next() {
-            let generation = inputs.bridge.generations().current(network);
-            if guards.is_disabled(port.id) {
-                (decision.network, decision.generation) = (network, generation);
-                return Err(Denial::new(DropReason::PortDisabled));
-            }
-        }
+        guard(inputs, port, decision)?;
         let network = admit(port, head, parsed, observer).inspect_err(|denial| {
             if denial.reason == DropReason::BpduGuard {
                 // The next one may come when the port was enabled again.
@@ -313,7 +306,7 @@ impl SlowPath {
         let passage = passage.inspect_err(|_| decision.cacheable = false)?;
         (decision.network, decision.generation) = (network.id, passage.generation);
         // Who disabled the port meanwhile may have voided what was decided before that generation.
-        decision.cacheable &= !guards.is_disabled(port.id);
+        decision.cacheable &= !inputs.bridge.guards().is_disabled(port.id);
         let route = if let Some(course) = course {
             observer.step(Step::Routed(course));
             route::leave::<O>(inputs, course, (network.id, port))
@@ -508,6 +501,21 @@ impl SlowPath {
             });
         }
     }
+}
+
+/// Refuses what comes from a port that a spanning tree frame has disabled, for as long as it is.
+#[inline]
+fn guard(inputs: Inputs<'_>, port: &PortPolicy, decision: &mut Decision) -> Result<(), Denial> {
+    let Some(network) = port.networks().next() else {
+        return Ok(());
+    };
+    // Before the port is looked at: who enables it advances the generation afterwards.
+    let generation = inputs.bridge.generations().current(network);
+    if inputs.bridge.guards().is_disabled(port.id) {
+        (decision.network, decision.generation) = (network, generation);
+        return Err(Denial::new(DropReason::PortDisabled));
+    }
+    Ok(())
 }
 
 /// Whether the ingress port may send the frame, and on which network.

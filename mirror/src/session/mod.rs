@@ -301,6 +301,13 @@ impl Ready {
         self.filter.is_some() || matches!(self.sampling, Sampling::Flows(_))
     }
 
+    /// The longest frame that is sent whole, if every frame of its directions is wanted, whatever is
+    /// in it.
+    pub fn plain_most(&self) -> Option<u32> {
+        let is_plain = !self.filter.is_some() && self.sampling == Sampling::All;
+        is_plain.then(|| self.truncate_bytes.min(self.template.whole_most()))
+    }
+
     /// Whether frames that policy rejects are wanted.
     #[inline]
     pub fn wants_rejected(&self) -> bool {

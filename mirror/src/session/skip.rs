@@ -54,7 +54,7 @@ skips! {
     Unreachable "unreachable"
         "There is no way to the decapsulator, or its port is down.",
         "See `vswitch show ports`, and the route to the decapsulator.";
-    Nested "nested"
+    Nested "carries_mirrored"
         "The frame carries a mirrored frame itself.",
         "Mirror where the traffic comes from, not what carries its copies.";
 }

@@ -78,11 +78,11 @@ pub struct Template {
     pub(super) ip: usize,
     pub(super) ipv6: bool,
     /// Sum of the IPv4 header without its length and identification.
-    ip_sum: u64,
+    pub(super) ip_sum: u64,
     /// Where GRE or UDP stands.
     pub(super) tunnel: usize,
     /// Where the sequence number stands, if there is one.
-    sequence: Option<usize>,
+    pub(super) sequence: Option<usize>,
     /// Where the ERSPAN header stands.
     shim_at: usize,
     shim: Shim,
@@ -199,6 +199,11 @@ impl Template {
             Oversize::Fragment if headers + inner_len as usize <= LONGEST => Fit::Fragments,
             Oversize::Fragment | Oversize::Count => Fit::TooLong,
         }
+    }
+
+    /// The most bytes that fit into one packet.
+    pub fn whole_most(&self) -> u32 {
+        (self.mtu - (self.len - self.ip)) as u32
     }
 
     /// Writes the prefix of an unfragmented copy and returns its length.

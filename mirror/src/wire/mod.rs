@@ -21,6 +21,7 @@ pub mod gre;
 mod identity;
 pub mod outer;
 pub mod refusal;
+mod stamp;
 mod tunnel;
 pub mod vxlan;
 
@@ -29,6 +30,7 @@ pub use encode::{Fields, MAX_PREFIX_BYTES, Tag, Template};
 pub use fragments::Piece;
 pub use identity::{Identity, SessionId, TunnelKind, Vni};
 pub use refusal::Refusal;
+pub use stamp::Stamp;
 pub use tunnel::{Addresses, Carrier, Granularity, Link, Oversize, Tunnel, TunnelError};
 
 /// Two bytes at a place, if they are there.

@@ -129,7 +129,7 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
 
 /// The whole API.
 pub fn router(control: Arc<Control>) -> Router {
-    let place: Arc<dyn Place> = Arc::clone(control.decapsulator()) as _;
+    let decapsulator = control.decapsulator().clone();
     Router::new()
         .route("/openapi.json", get(document))
         .route("/metrics", get(prometheus))
@@ -175,7 +175,7 @@ pub fn router(control: Arc<Control>) -> Router {
         .route("/v1/apply", post(apply))
         .route("/v1/compare", post(compare_traffic))
         .with_state(control)
-        .merge(decap::api::router(place))
+        .merge(decap::api::router(decapsulator))
         .fallback(unknown)
         .layer(DefaultBodyLimit::max(config::MAX_BYTES))
 }

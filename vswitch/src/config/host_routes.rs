@@ -69,7 +69,7 @@ pub(super) fn read(section: Section<'_>) -> HostRoutesDraft<'_> {
     }
 }
 
-/// Whose routes of a protocol number are (the kernel's rtnetlink.h, FRR's zebra/rt_netlink.h).
+/// Whose routes of a protocol number are (the kernel's `rtnetlink.h`, FRR's `zebra/rt_netlink.h`).
 fn owner(protocol: u8) -> Option<&'static str> {
     match protocol {
         1..=4 => Some("the kernel's, or static ones of the host's administrator"),

@@ -138,9 +138,27 @@ pub fn changes(running: &Config, wanted: &Config) -> Vec<Change> {
         mirror_target,
     );
     decapsulator(&mut changes, running, wanted);
-    policy(&mut changes, running, wanted);
+    single_sections(&mut changes, running, wanted);
+    changes
+}
+
+/// What differs in the sections that there is one of.
+fn single_sections(changes: &mut Vec<Change>, running: &Config, wanted: &Config) {
     compare(
-        &mut changes,
+        changes,
+        "policy",
+        &[running.policy],
+        &[wanted.policy],
+        |_| "policy",
+        |old, new| {
+            let mut details = Vec::new();
+            let (old, new) = (old.max_lookup_cost, new.max_lookup_cost);
+            field(&mut details, "max_lookup_cost", &old, &new);
+            details
+        },
+    );
+    compare(
+        changes,
         "host_routes",
         running.host_routes.as_slice(),
         wanted.host_routes.as_slice(),
@@ -156,7 +174,6 @@ pub fn changes(running: &Config, wanted: &Config) -> Vec<Change> {
             details,
         });
     }
-    changes
 }
 
 /// What differs and cannot change while the process runs, with the reason.
@@ -473,22 +490,6 @@ fn router(old: &Router, new: &Router) -> Vec<String> {
     };
     details.extend(lines(routes(old), routes(new), "routes"));
     details
-}
-
-fn policy(changes: &mut Vec<Change>, running: &Config, wanted: &Config) {
-    compare(
-        changes,
-        "policy",
-        &[running.policy],
-        &[wanted.policy],
-        |_| "policy",
-        |old, new| {
-            let mut details = Vec::new();
-            let (old, new) = (old.max_lookup_cost, new.max_lookup_cost);
-            field(&mut details, "max_lookup_cost", &old, &new);
-            details
-        },
-    );
 }
 
 /// The decapsulator with its sessions and sniffers.

@@ -9,7 +9,8 @@
 //! - nothing that was copied is copied again: copies pass the outbox by.
 //!
 //! A session's frames are chosen first, up to a burst of them, and then written and sent together: so
-//! one look at its counter numbers them all, and what the port took of them is one session's.
+//! one look at its counter numbers them all, and what the port took of them is one session's. Most
+//! frames of most sessions take the short way of `plain`.
 
 use std::sync::{Arc, atomic::Ordering::Relaxed};
 
@@ -21,6 +22,8 @@ use mirror::{
 };
 use pmd::{BURST, Frame, MAX_PREFIX_BYTES, PrefixArena, TxBurst, TxPlan, TxReport};
 use policy::{FlowKey, PortId, key::ethertype, reader::Exact, rule::Direction};
+
+mod plain;
 
 use super::{Mirrors, Session, sent::Sent};
 use crate::intake::Groups;
@@ -258,6 +261,7 @@ struct Making<'a> {
 impl Making<'_> {
     fn copy_received(&mut self, dropped: u64) {
         let Received { frames, groups, .. } = self.received;
+        let plain = self.plain(false);
         for group in groups.iter().filter(|group| !group.returned) {
             let taps = self.mirrors.taps(group.port);
             if !taps.is_some_and(|taps| taps.received.contains(&self.place)) {
@@ -268,10 +272,13 @@ impl Making<'_> {
                 if accepted || self.session.ready.wants_rejected() {
                     let frame = &frames[index];
                     let plan = TxPlan::whole(index, frame);
-                    self.consider(plan, frame.vlan_tci, false, accepted);
+                    if !self.copy_plain(plain.as_ref(), plan, frame) {
+                        self.consider(plan, frame.vlan_tci, false, accepted);
+                    }
                 }
             }
         }
+        self.send_plain(plain.as_ref());
     }
 
     fn copy_refused(&mut self, refused: &[(u8, PortId)]) {
@@ -289,17 +296,20 @@ impl Making<'_> {
 
     fn copy_sent(&mut self) {
         let sent = self.sent;
+        let plain = self.plain(true);
         for run in sent.runs() {
             let taps = self.mirrors.taps(run.port);
             if !taps.is_some_and(|taps| taps.sent.contains(&self.place)) {
                 continue;
             }
-            for number in run.start..run.end {
-                if let Some(plan) = sent.plan(number) {
+            for plan in sent.plans(run) {
+                let frame = &self.received.frames[usize::from(plan.frame)];
+                if !self.copy_plain(plain.as_ref(), *plan, frame) {
                     self.consider(*plan, None, true, true);
                 }
             }
         }
+        self.send_plain(plain.as_ref());
     }
 
     /// Chooses a frame, or counts why not.

@@ -68,8 +68,9 @@ impl Sent {
         &self.runs
     }
 
-    pub(super) fn plan(&self, number: usize) -> Option<&TxPlan> {
-        self.plans.get(number)
+    /// The plans of a run.
+    pub(super) fn plans(&self, run: &Run) -> &[TxPlan] {
+        self.plans.get(run.start..run.end).unwrap_or_default()
     }
 
     /// The bytes that a plan puts before its frame.

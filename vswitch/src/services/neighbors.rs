@@ -12,10 +12,7 @@
 //! - A vNIC that may be a router is not answered for by neighbour discovery: the answer says whether it is
 //!   one.
 
-use std::{
-    collections::HashSet,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
-};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use policy::{Mac, NetworkId, PortId};
 
@@ -57,9 +54,9 @@ pub enum Judgement {
     },
 }
 
-/// Decides on a question; nobody is answered for who is behind a port that is `away`.
+/// Decides on a question; nobody is answered for who is behind a port that `is_away`.
 pub fn judge(
-    (directory, away): (&Directory, &HashSet<PortId>),
+    (directory, is_away): (&Directory, impl Fn(PortId) -> bool),
     network: &NetworkPlan,
     question: &Question,
 ) -> Judgement {
@@ -70,8 +67,12 @@ pub fn judge(
         Some(Owner::Vnic(vnic)) => {
             let is_own = vnic.port == question.port || vnic.mac == question.asker_mac;
             let is_router = vnic.router && question.target.is_ipv6();
-            let is_away = away.contains(&vnic.port);
-            if is_away || is_own || is_router || question.unicast || !network.neighbors.proxy {
+            if is_away(vnic.port)
+                || is_own
+                || is_router
+                || question.unicast
+                || !network.neighbors.proxy
+            {
                 Judgement::Pass
             } else {
                 Judgement::Answer {

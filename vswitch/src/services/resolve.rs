@@ -170,7 +170,8 @@ impl Services {
         let Some(network) = self.directory.network(ingress.network) else {
             return Verdict::Pass;
         };
-        match neighbors::judge((&self.directory, &self.away), network, &question) {
+        let is_away = |port| self.away.contains(&port);
+        match neighbors::judge((&self.directory, is_away), network, &question) {
             Judgement::Pass => Verdict::Pass,
             Judgement::PassFirst => {
                 let wait_ms = network.neighbors.fallback_ms.unwrap_or_default();

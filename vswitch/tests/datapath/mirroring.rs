@@ -331,7 +331,7 @@ fn what_leaves_with_a_tag_is_copied_with_it_and_so_is_a_tag_that_came_beside() {
     bed.pass(1, &ether(BROADCAST, mac(2), 0x88b5, &[0; 46]));
     let frame = plain(mac(2), mac(9));
     // In: beside the frame, then in it. Out: to the trunk, as it leaves.
-    bed.send_tagged(2, &frame, 0x6000 | 10);
+    bed.send_tagged(2, &frame, 0x600a);
     bed.run();
     bed.send(2, &tag(&frame, 10));
     bed.run();
@@ -339,7 +339,7 @@ fn what_leaves_with_a_tag_is_copied_with_it_and_so_is_a_tag_that_came_beside() {
     bed.send(1, &back);
     bed.run();
     let copies = bed.received(TUNNEL);
-    let expected = [tag(&frame, 0x6000 | 10), tag(&frame, 10), tag(&back, 10)];
+    let expected = [tag(&frame, 0x600a), tag(&frame, 10), tag(&back, 10)];
     assert_eq!(inner(&copies), expected);
     for copy in &copies {
         let Header::TypeII(header) = decoded(copy).0.header else {
@@ -702,7 +702,7 @@ fn each_session_sees_its_own_source_and_no_other() {
 
 #[test]
 fn floods_to_many_mirrored_ports_are_all_copied() {
-    let ports = (0..10).map(|port| access(port, if port == TUNNEL { 1 } else { 0 }));
+    let ports = (0..10).map(|port| access(port, u16::from(port == TUNNEL)));
     let mut bed = Bed::with(
         &model([network(0), network(1)], ports),
         Options {

