@@ -22,9 +22,9 @@ pub(crate) struct Decap {
     /// Look for frames that were mirrored at both ends
     #[arg(long)]
     once: bool,
-    /// Through the receiving thread's turn: from a memory port into the sniffers' queues
-    #[arg(long)]
-    runtime: bool,
+    /// What is measured
+    #[arg(long, value_name = "WHAT", default_value = "core")]
+    through: Through,
     /// Length of a mirrored frame in bytes, without FCS
     #[arg(long, value_name = "B", default_value_t = 64)]
     size: usize,
@@ -40,6 +40,14 @@ pub(crate) struct Decap {
     /// Print one JSON object
     #[arg(long)]
     json: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Through {
+    /// The decapsulator's core, from memory into memory
+    Core,
+    /// The receiving thread's turn, from a memory port into the sniffers' queues
+    Runtime,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -67,7 +75,7 @@ impl Decap {
             sniffers_of_session: self.each,
             spread: self.spread,
             once: self.once,
-            runtime: self.runtime,
+            runtime: matches!(self.through, Through::Runtime),
             size_bytes: self.size,
             format: match self.format {
                 CarriedBy::ErspanI => Format::ErspanI,

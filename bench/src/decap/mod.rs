@@ -115,10 +115,8 @@ pub fn run(options: &Options) -> anyhow::Result<Report> {
         process::pin(core)?;
     }
     let mut drive = Drive::new(options)?;
-    let mut threads = match options.runtime {
-        true => Some(runtime::Turning::new(options, &drive.templates)?),
-        false => None,
-    };
+    let turning = || runtime::Turning::new(options, &drive.templates);
+    let mut threads = options.runtime.then(turning).transpose()?;
     let mut rounds = Vec::with_capacity(ROUNDS);
     let mut prefixes = Vec::with_capacity(ROUNDS);
     match &mut threads {
