@@ -8,6 +8,7 @@ use super::{ROUTES, openapi, service};
 use crate::{
     cli::client::Client,
     control::tests::{running, text},
+    decap,
 };
 
 struct Server {
@@ -73,7 +74,7 @@ fn the_document_lists_every_route_and_no_other() {
             listed.push((method.as_str(), path.as_str()));
         }
     }
-    let mut routes = ROUTES.to_vec();
+    let mut routes = [ROUTES, decap::api::ROUTES].concat();
     routes.sort_unstable();
     listed.sort_unstable();
     assert_eq!(listed, routes);
@@ -82,7 +83,7 @@ fn the_document_lists_every_route_and_no_other() {
 #[test]
 fn every_route_is_served() {
     let server = Server::start();
-    for (method, path) in ROUTES {
+    for (method, path) in [ROUTES, decap::api::ROUTES].concat() {
         // A stream is asked for no longer than it takes to begin.
         let path = path
             .replace("{name}", "a")

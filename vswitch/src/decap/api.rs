@@ -1,6 +1,6 @@
 //! The decapsulator's part of the API, the same when it runs alone and within the switch.
 //!
-//! In: requests. Out: rows of [`view`](super::view). What must hold: a handler never waits for threads
+//! In: requests. Out: rows of [`view`]. What must hold: a handler never waits for threads
 //! on the server's own.
 
 use std::sync::Arc;

@@ -433,7 +433,7 @@ impl Runtime {
 
 /// A receiving thread's work without the thread, and the far ends of its sniffers' queues in the order
 /// of the configuration: for a program that turns it itself. What comes out of a queue has
-/// [`META_BYTES`](super::meta::META_BYTES) before each frame.
+/// [`META_BYTES`] before each frame.
 ///
 /// # Errors
 ///

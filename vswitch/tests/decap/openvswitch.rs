@@ -204,6 +204,20 @@ fn inner(number: u16) -> Vec<u8> {
     )
 }
 
+/// A tcpdump that listens to what comes in at a namespace's interface.
+fn start_tcpdump(namespace: &Beside, capture: &Path) -> Task {
+    let mut command = Command::new("ip");
+    command.args(["netns", "exec", &namespace.0]);
+    command.args("tcpdump --immediate-mode -U -n -Q in -i eth0 -w".split(' '));
+    let tcpdump = command.arg(capture).stderr(Stdio::null()).spawn();
+    let tcpdump = Task(tcpdump.expect("it starts"));
+    eventually("tcpdump listens", || {
+        let length = fs::metadata(capture).ok()?.len();
+        (length >= 24).then_some(())
+    });
+    tcpdump
+}
+
 /// Sends frames into Open vSwitch's port, and compares what tcpdump sees at the sniffer.
 fn from_openvswitch(version: u8) {
     const COUNT: u16 = 300;
@@ -261,25 +275,7 @@ fn from_openvswitch(version: u8) {
     ovs.beside.sh("ping -c 3 -i 0.1 -W 5 192.0.2.99");
 
     let capture = folder.path().join("seen.pcap");
-    let mut command = Command::new("ip");
-    command.args(["netns", "exec", &ids.0]);
-    command.args([
-        "tcpdump",
-        "--immediate-mode",
-        "-U",
-        "-n",
-        "-Q",
-        "in",
-        "-i",
-        "eth0",
-        "-w",
-    ]);
-    let tcpdump = command.arg(&capture).stderr(Stdio::null()).spawn();
-    let tcpdump = Task(tcpdump.expect("it starts"));
-    eventually("tcpdump listens", || {
-        let length = fs::metadata(&capture).ok()?.len();
-        (length >= 24).then_some(())
-    });
+    let tcpdump = start_tcpdump(&ids, &capture);
     let guest = ovs.beside.within(&host, || PacketSocket::open("guest"));
     // The first ones may be lost while Open vSwitch asks for its neighbour.
     eventually("Open vSwitch sends", || {

@@ -1,7 +1,7 @@
 //! Routes of VMs in the host's own tables: what `ip route` shows, what the host's stack reaches, and
 //! what FRR tells its neighbour.
 
-use std::{path::Path, process::Command};
+use std::{fmt::Write, path::Path, process::Command};
 
 use rustix::process::Signal;
 
@@ -54,7 +54,8 @@ fn lab() -> Option<(Lab, String)> {
         lab.member(name, Link::default());
         let mac = mac_text(lab.number(name));
         config += &port(name, &format!("network = \"{network}\""));
-        config += &format!(
+        let _ = write!(
+            config,
             "[[vnic]]\nname = \"{name}\"\nvm = \"vm-{name}\"\nport = \"{name}\"\nmac = \"{mac}\"\n\
              ipv4 = [\"{four}\"]\nipv6 = [\"{six}\"]\ninbound = {{ default = \"allow\" }}\n"
         );
