@@ -141,7 +141,23 @@ impl Copier {
             self.dropped |= 1 << index;
         } else if mirrors.taps(account).is_some_and(|taps| taps.rejected) {
             // Only of a flooded frame there is more than one: what finds no room is not mirrored.
-            let _ = self.refused.try_push((index as u8, account));
+            if self.refused.try_push((index as u8, account)).is_err() {
+                self.count_lost(mirrors, account);
+            }
+        }
+    }
+
+    /// Counts a rejected frame for which there is no room, in each session that may want it.
+    fn count_lost(&self, mirrors: &Mirrors, account: PortId) {
+        let places = mirrors.taps(account).map(|taps| &*taps.sent);
+        for place in places.unwrap_or_default() {
+            let session = &mirrors.sessions[*place as usize];
+            if session.ready.wants_rejected()
+                && let Some(counters) = session.shared.counters.get(self.worker)
+            {
+                counters.wanted.add(1);
+                counters.skip(Skip::NoRoom);
+            }
         }
     }
 

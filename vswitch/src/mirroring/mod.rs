@@ -147,16 +147,6 @@ impl Mirrors {
         self.taps.get(port.index())
     }
 
-    /// The sessions that would copy frames from a port, or to it.
-    pub fn of_port(&self, port: PortId, direction: Direction) -> impl Iterator<Item = &Session> {
-        let places = self.taps(port).map(|taps| match direction {
-            Direction::Out => &*taps.received,
-            Direction::In => &*taps.sent,
-        });
-        let places = places.unwrap_or_default().iter();
-        places.filter_map(|place| self.sessions.get(*place as usize))
-    }
-
     /// Whether a frame carries a mirrored one: ERSPAN, whosever it is, or what travels between a
     /// target's addresses. `head` is the frame's first bytes, as [`policy::parse()`] wants them.
     #[inline]

@@ -532,7 +532,7 @@ fn a_budget_bounds_the_copies_and_never_the_originals() {
     assert_eq!(bed.received(1).len(), 60);
     assert_eq!(bed.received(TUNNEL).len(), 10);
     assert_eq!(counts(&session), (60, 10, vec![(Skip::OverBudget, 50)]));
-    bed.advance_ms(50);
+    bed.advance_ms(55);
     for _ in 0..60 {
         bed.send(0, &datagram(1, 60));
     }
@@ -726,6 +726,41 @@ fn floods_to_many_mirrored_ports_are_all_copied() {
     bed.run();
     assert_eq!(inner(&bed.received(TUNNEL)), vec![frame; 60 * 8]);
     assert_eq!(counts(&session), (480, 480, vec![]));
+}
+
+#[test]
+fn rejected_frames_beyond_a_bursts_room_are_counted() {
+    let guarded = |port| access(port, 0).vnic(vnic(mac(port as u8)).inbound(Action::Deny, []));
+    let ports = (0..10).map(|port| match port {
+        0 | TUNNEL => access(port, u16::from(port == TUNNEL)),
+        _ => guarded(port),
+    });
+    let mut bed = Bed::with(
+        &model([network(0), network(1)], ports),
+        Options {
+            port: memory::Config {
+                slots: 1024,
+                ..memory::Config::default()
+            },
+            ..Options::default()
+        },
+    );
+    let tapped: Vec<u16> = (1..10).filter(|port| *port != TUNNEL).collect();
+    let rejected = Wanted {
+        directions: Directions::In,
+        rejected: true,
+        ..wanted()
+    };
+    let session = mirror(&mut bed, &rejected, &tapped);
+    for _ in 0..60 {
+        bed.send(0, &ether(BROADCAST, mac(77), 0x88b5, &[7; 46]));
+    }
+    bed.run();
+    // Each frame is rejected at eight ports.
+    let (wanted, copied, skips) = counts(&session);
+    assert_eq!(wanted, 60 * 8);
+    assert_eq!(bed.received(TUNNEL).len() as u64, copied);
+    assert_eq!(skips, [(Skip::NoRoom, wanted - copied)]);
 }
 
 #[test]
