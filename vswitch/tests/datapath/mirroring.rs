@@ -22,7 +22,7 @@ use policy::{
     model::{Action, Model},
     rule::{Match, Origin, Rule, RuleList, Sets, WrittenRule},
 };
-use vswitch::mirroring::{Mirrors, Session, SessionShared};
+use vswitch::mirroring::{Mirrors, Session, SessionShared, Way};
 
 use crate::bed::{Bed, Options, build::*, frames::*};
 
@@ -105,7 +105,7 @@ fn wanted() -> Wanted {
         limits: Limits::default(),
         priority: 100,
         lease_until_s: None,
-        tunnel: tunnel(v4(), erspan_ii(7)),
+        tunnel: Some(tunnel(v4(), erspan_ii(7))),
     }
 }
 
@@ -123,7 +123,7 @@ fn in_force(wanted: &Wanted, slot: usize, ports: &[u16]) -> Session {
         shared: Arc::new(SessionShared::new(2, 0x5eed)),
         slot,
         ports: ports.iter().copied().map(PortId).collect(),
-        way: Some(PortId(TUNNEL)),
+        way: Some(Way::Port(PortId(TUNNEL))),
     }
 }
 
@@ -232,7 +232,7 @@ fn copies_are_byte_exact_in_every_format_over_both_families() {
         for carrier in carriers() {
             let mut bed = bed();
             let wanted = Wanted {
-                tunnel: tunnel(addresses, carrier),
+                tunnel: Some(tunnel(addresses, carrier)),
                 ..wanted()
             };
             let session = mirror(&mut bed, &wanted, &[0]);
@@ -250,7 +250,7 @@ fn copies_are_byte_exact_in_every_format_over_both_families() {
                 assert_eq!(copy[..12], [DECAPSULATOR.0, mac(0xd1).0].concat());
                 let (decoded, inner) = decoded(copy);
                 assert_eq!(inner, frame, "{carrier:?}");
-                assert_eq!(decoded.identity, session.ready.template.identity());
+                assert_eq!(decoded.identity, session.ready.template.as_ref().expect("one").identity());
                 if matches!(decoded.header, Header::TypeIII(_)) {
                     assert_eq!(decoded.header.egress(), Some(egress));
                 }
@@ -379,10 +379,10 @@ fn a_copy_that_is_too_long_is_cut_or_fragmented_or_counted() {
         for oversize in [Oversize::Truncate, Oversize::Fragment, Oversize::Count] {
             let mut bed = bed();
             let wanted = Wanted {
-                tunnel: Tunnel {
+                tunnel: Some(Tunnel {
                     oversize,
                     ..tunnel(addresses, erspan_ii(7))
-                },
+                }),
                 ..wanted()
             };
             let session = mirror(&mut bed, &wanted, &[0]);
@@ -650,7 +650,7 @@ fn copies_are_never_copied() {
 fn a_tenants_own_vxlan_is_copied_and_a_mirrors_is_not() {
     let mut bed = bed();
     let vxlan = Wanted {
-        tunnel: tunnel(v4(), carriers()[4]),
+        tunnel: Some(tunnel(v4(), carriers()[4])),
         ..wanted()
     };
     let session = mirror(&mut bed, &vxlan, &[2]);
@@ -675,7 +675,7 @@ fn each_session_sees_its_own_source_and_no_other() {
         let wanted = Wanted {
             name: name.into(),
             directions: Directions::Out,
-            tunnel: tunnel(v4(), erspan_ii(number)),
+            tunnel: Some(tunnel(v4(), erspan_ii(number))),
             ..wanted()
         };
         in_force(&wanted, slot, &[port])
