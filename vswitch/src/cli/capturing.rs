@@ -13,7 +13,7 @@ use policy::rule::WrittenRule;
 use super::{
     Shared,
     mirror::{self, Direction},
-    pipe, print_json,
+    pipe,
     tables::{Column, table},
 };
 use crate::api::{

@@ -179,7 +179,7 @@ impl Drop for Connection {
     }
 }
 
-pub(super) fn broken(error: &dyn std::fmt::Display) -> Failed {
+fn broken(error: &dyn std::fmt::Display) -> Failed {
     Failed::Broken(error.to_string())
 }
 

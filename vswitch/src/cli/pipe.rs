@@ -26,7 +26,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::client::{Client, Failed, broken};
+use super::client::{Client, Failed};
 use crate::api::capture_types::{CaptureRequest, CaptureSummary, ID_HEADER, SUMMARY_TRAILER};
 
 /// Chunks that wait for the output.
@@ -162,7 +162,10 @@ impl<'c> Pipe<'c> {
                     }
                 }
                 () = signals.next(), if !is_ending => {}
-                () = sleep_until(patient_until), if is_ending => return Ok(()),
+                () = sleep_until(patient_until), if is_ending => {
+                    self.lose_output();
+                    return Ok(());
+                }
                 room = room(output.as_ref()), if self.waiting.is_some() => {
                     if let (Some(room), Some(chunk)) = (room, self.waiting.take()) {
                         room.send(chunk);
