@@ -224,7 +224,7 @@ mod tests {
         assert!(put(&memory, 0, 6, 60));
         assert_eq!(times(&mut reader, 7), [5, 6]);
         assert_eq!(times(&mut reader, u64::MAX), [9]);
-        assert_eq!(times(&mut reader, u64::MAX), []);
+        assert!(times(&mut reader, u64::MAX).is_empty());
     }
 
     #[test]
