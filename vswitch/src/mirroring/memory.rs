@@ -90,7 +90,8 @@ impl Memory {
         )
     }
 
-    fn with_room(workers: usize, bytes: usize) -> (Arc<Self>, Reader) {
+    /// The same, with room for so many bytes of each worker's.
+    pub fn with_room(workers: usize, bytes: usize) -> (Arc<Self>, Reader) {
         let rings = (0..workers).map(|_| Mutex::new(room(bytes)));
         let memory = Arc::new(Self {
             rings: rings.collect(),

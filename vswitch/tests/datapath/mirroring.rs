@@ -92,7 +92,7 @@ fn tunnel(addresses: Addresses, carrier: Carrier) -> Tunnel {
 }
 
 /// What a tenant asks for unless a test says otherwise: all that passes, by ERSPAN type II.
-fn wanted() -> Wanted {
+pub(crate) fn wanted() -> Wanted {
     Wanted {
         name: "look".into(),
         owner: "tenant".into(),
@@ -109,7 +109,7 @@ fn wanted() -> Wanted {
     }
 }
 
-fn ready(wanted: &Wanted) -> Ready {
+pub(crate) fn ready(wanted: &Wanted) -> Ready {
     let facts = SourceFacts {
         tenant: "tenant".into(),
         role: Role::Ordinary,
@@ -134,12 +134,12 @@ fn mirror(bed: &mut Bed, wanted: &Wanted, ports: &[u16]) -> Session {
     session
 }
 
-fn put(bed: &mut Bed, sessions: Vec<Session>) {
+pub(crate) fn put(bed: &mut Bed, sessions: Vec<Session>) {
     bed.mirror(Mirrors::new(sessions, Arc::new(AtomicU32::new(0))));
 }
 
 /// What a session counted: wanted, copied, and skips.
-fn counts(session: &Session) -> (u64, u64, Vec<(Skip, u64)>) {
+pub(crate) fn counts(session: &Session) -> (u64, u64, Vec<(Skip, u64)>) {
     let workers = || session.shared.counters.iter();
     let wanted = workers().map(|c| c.wanted.get()).sum();
     let copied = workers().map(|c| c.copied.get()).sum();
@@ -155,7 +155,7 @@ fn counts(session: &Session) -> (u64, u64, Vec<(Skip, u64)>) {
 }
 
 /// Two VMs (ports 0 and 1), a stranger (port 2) and the tunnel (port 3), each in its place.
-fn world() -> Model {
+pub(crate) fn world() -> Model {
     let one = vnic(mac(1)).ipv4("10.0.0.1/32").ipv6("fd00::1/128");
     let two = vnic(mac(2)).ipv4("10.0.0.2/32").ipv6("fd00::2/128");
     let two = two.inbound(Action::Allow, [deny(1, to_port(99))]);
@@ -179,7 +179,7 @@ fn to_port(port: u16) -> Match {
     }
 }
 
-fn bed() -> Bed {
+pub(crate) fn bed() -> Bed {
     let options = Options {
         port: memory::Config {
             slots: 256,
@@ -197,7 +197,7 @@ fn bed() -> Bed {
 }
 
 /// A datagram of VM 1 to VM 2.
-fn datagram(to: u16, len: usize) -> Vec<u8> {
+pub(crate) fn datagram(to: u16, len: usize) -> Vec<u8> {
     let mut payload = vec![0x5a; len];
     payload[..12].copy_from_slice(&udp(1000, to));
     payload[4..6].copy_from_slice(&(len as u16).to_be_bytes());
@@ -209,7 +209,7 @@ fn datagram(to: u16, len: usize) -> Vec<u8> {
     )
 }
 
-fn answer(len: usize) -> Vec<u8> {
+pub(crate) fn answer(len: usize) -> Vec<u8> {
     let mut frame = datagram(5, len);
     frame[..12].copy_from_slice(&[mac(1).0, mac(2).0].concat());
     frame[26..34].copy_from_slice(&[10, 0, 0, 2, 10, 0, 0, 1]);

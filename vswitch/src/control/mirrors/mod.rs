@@ -18,6 +18,8 @@
 //! `captures` (sessions whose copies stay here), `file` (kept over a restart), `audit`.
 
 mod audit;
+#[cfg(test)]
+mod capture_tests;
 pub(super) mod captures;
 mod file;
 mod request;
