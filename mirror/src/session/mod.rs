@@ -242,9 +242,11 @@ impl Session {
         {
             return Err(SessionError::NoBudget);
         }
-        let tunnelled = self.tunnel.as_ref().zip(template).map(|(tunnel, template)| {
-            u64::from(tunnel.mtu_bytes) + template.len_bytes() as u64
-        });
+        let tunnelled = self
+            .tunnel
+            .as_ref()
+            .zip(template)
+            .map(|(tunnel, template)| u64::from(tunnel.mtu_bytes) + template.len_bytes() as u64);
         let most = tunnelled.unwrap_or(MAX_FRAME_BYTES.into());
         match self.limits.bits {
             Some(Rate { burst, .. }) if burst < most * 8 => {

@@ -16,53 +16,54 @@ pub const DEFAULT_FRAMES_PER_SECOND: u64 = 100_000;
 /// Bits a second of a capture that says nothing else.
 pub const DEFAULT_BITS_PER_SECOND: u64 = 500_000_000;
 
-fn default_frames_per_second() -> Option<u64> {
-    Some(DEFAULT_FRAMES_PER_SECOND)
-}
-
-fn default_bits_per_second() -> Option<u64> {
-    Some(DEFAULT_BITS_PER_SECOND)
-}
-
 /// A capture, as it is asked for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(default, deny_unknown_fields)]
 pub struct CaptureRequest {
     /// What is captured.
     pub sources: Vec<MirrorSource>,
     /// The tenant for whom, and whose the sources must be. Without one, the provider.
-    #[serde(default)]
     pub owner: Option<String>,
     /// Which frames.
-    #[serde(default)]
     pub direction: MirrorDirection,
     /// Rules: `allow` captures, `deny` does not, the first that matches decides. None captures all.
-    #[serde(default)]
     pub filter: Vec<String>,
     /// Frames that policy rejects, too.
-    #[serde(default)]
     pub rejected: bool,
     /// Only so many bytes of each frame.
-    #[serde(default)]
     pub truncate_bytes: Option<u32>,
     /// One in so many.
-    #[serde(default)]
     pub sample: Option<u32>,
     /// Of what.
-    #[serde(default)]
     pub sample_by: MirrorSampling,
     /// Copies a second, at most; null is no limit.
-    #[serde(default = "default_frames_per_second")]
     pub frames_per_second: Option<u64>,
     /// Bits a second, at most; null is no limit.
-    #[serde(default = "default_bits_per_second")]
     pub bits_per_second: Option<u64>,
     /// It ends after so many frames.
-    #[serde(default)]
     pub count: Option<u64>,
     /// It ends after so many seconds.
-    #[serde(default)]
     pub seconds: Option<u64>,
+}
+
+impl Default for CaptureRequest {
+    /// All frames of nothing, within a budget that hurts nobody.
+    fn default() -> Self {
+        Self {
+            sources: Vec::new(),
+            owner: None,
+            direction: MirrorDirection::default(),
+            filter: Vec::new(),
+            rejected: false,
+            truncate_bytes: None,
+            sample: None,
+            sample_by: MirrorSampling::default(),
+            frames_per_second: Some(DEFAULT_FRAMES_PER_SECOND),
+            bits_per_second: Some(DEFAULT_BITS_PER_SECOND),
+            count: None,
+            seconds: None,
+        }
+    }
 }
 
 /// A capture that goes on.

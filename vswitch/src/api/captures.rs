@@ -83,7 +83,10 @@ pub(super) async fn capture(
     let who = who(&extensions);
     let (count, seconds) = (wanted.count, wanted.seconds);
     let shared = Arc::clone(&control);
-    let feed = apart(control, move |_| Control::start_capture(&shared, wanted, who)).await?;
+    let feed = apart(control, move |_| {
+        Control::start_capture(&shared, wanted, who)
+    })
+    .await?;
     let id = feed.id();
     let (chunks, receiver) = mpsc::channel(CHUNKS);
     let end = seconds.and_then(|seconds| Instant::now().checked_add(Duration::from_secs(seconds)));
@@ -92,10 +95,7 @@ pub(super) async fn capture(
     let headers = [
         (header::CONTENT_TYPE, CONTENT_TYPE.to_owned()),
         (header::TRAILER, SUMMARY_TRAILER.to_owned()),
-        (
-            header::HeaderName::from_static(ID_HEADER),
-            id.to_string(),
-        ),
+        (header::HeaderName::from_static(ID_HEADER), id.to_string()),
     ];
     Ok((headers, Body::new(Chunks(receiver))).into_response())
 }
@@ -278,7 +278,9 @@ async fn pump(mut stream: Stream, chunks: Sender<Frame<Bytes>>, end: Option<Inst
         stream.feed.stop();
         stream
     });
-    let Ok(mut stream) = stopped.await else { return };
+    let Ok(mut stream) = stopped.await else {
+        return;
+    };
     if let Some(ended) = ended {
         let patient_until = Instant::now() + LAST_PATIENCE;
         let is_patient = || Instant::now() < patient_until;

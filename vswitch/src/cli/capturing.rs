@@ -18,8 +18,7 @@ use super::{
 };
 use crate::api::{
     capture_types::{
-        Capture, CaptureRequest, CaptureSummary, DEFAULT_BITS_PER_SECOND,
-        DEFAULT_FRAMES_PER_SECOND,
+        Capture, CaptureRequest, CaptureSummary, DEFAULT_BITS_PER_SECOND, DEFAULT_FRAMES_PER_SECOND,
     },
     mirror_types::{MirrorSampling, MirrorSource},
 };
@@ -114,7 +113,6 @@ impl Wanted {
         let budget = |per_second| (!self.unlimited).then_some(per_second);
         Ok(CaptureRequest {
             sources,
-            owner: None,
             direction: self.direction.into(),
             filter: rules,
             rejected: self.rejected,
@@ -123,8 +121,7 @@ impl Wanted {
             sample_by: self.sample.map_or(MirrorSampling::Frames, |(_, by)| by),
             frames_per_second: budget(self.frames_per_second),
             bits_per_second: budget(self.bits_per_second),
-            count: None,
-            seconds: None,
+            ..CaptureRequest::default()
         })
     }
 }
@@ -211,7 +208,10 @@ fn create(path: &Path) -> anyhow::Result<File> {
 /// How a capture went, in one line.
 pub(super) fn sentence(summary: &CaptureSummary) -> String {
     let dropped: u64 = summary.dropped.values().sum();
-    let reasons = summary.dropped.iter().map(|(reason, n)| format!("{n} {reason}"));
+    let reasons = summary
+        .dropped
+        .iter()
+        .map(|(reason, n)| format!("{n} {reason}"));
     let reasons: Vec<String> = reasons.collect();
     let why = if reasons.is_empty() {
         String::new()

@@ -5,7 +5,13 @@
 //! What must hold: where no switch can be asked, Wireshark is told of no interface, and a person why on
 //! standard error.
 
-use std::{ffi::OsString, fmt::Write, fs::OpenOptions, path::{Path, PathBuf}, process::ExitCode};
+use std::{
+    ffi::OsString,
+    fmt::Write,
+    fs::OpenOptions,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use anyhow::Context;
 use clap::Args;
@@ -25,7 +31,7 @@ use crate::api::{
 const PROGRAM: &str = "vswitch-extcap";
 /// What names of interfaces begin with, so that none is a host's.
 const PREFIX: &str = "vswitch-";
-/// LINKTYPE_ETHERNET.
+/// `LINKTYPE_ETHERNET`.
 const ETHERNET: &str = "dlt {number=1}{name=EN10MB}{display=Ethernet}";
 
 /// The arguments, with the command's name if the program was called by that of the extcap program.
@@ -41,27 +47,20 @@ pub(super) fn arguments(given: impl Iterator<Item = OsString>) -> Vec<OsString> 
 /// The command's arguments.
 #[derive(Debug, Args)]
 pub(super) struct Extcap {
-    /// List the interfaces
-    #[arg(long)]
-    extcap_interfaces: bool,
+    #[command(flatten)]
+    list: List,
     /// Wireshark's version
-    #[arg(long, value_name = "VERSION", num_args = 0..=1)]
-    extcap_version: Option<Option<String>>,
+    #[arg(long = "extcap-version", value_name = "VERSION", num_args = 0..=1, default_missing_value = "")]
+    version: Option<String>,
     /// The interface that is meant
-    #[arg(long, value_name = "INTERFACE")]
-    extcap_interface: Option<String>,
-    /// List the interface's link types
-    #[arg(long)]
-    extcap_dlts: bool,
-    /// List the interface's options
-    #[arg(long)]
-    extcap_config: bool,
+    #[arg(long = "extcap-interface", value_name = "INTERFACE")]
+    interface: Option<String>,
     /// Capture
     #[arg(long)]
     capture: bool,
     /// The capture filter; without --capture it is checked only
-    #[arg(long, value_name = "RULES")]
-    extcap_capture_filter: Option<String>,
+    #[arg(long = "extcap-capture-filter", value_name = "RULES")]
+    filter: Option<String>,
     /// Where the capture goes
     #[arg(long, value_name = "FIFO")]
     fifo: Option<PathBuf>,
@@ -69,9 +68,23 @@ pub(super) struct Extcap {
     wanted: Wanted,
 }
 
+/// What Wireshark asks for before it captures.
+#[derive(Debug, Args)]
+struct List {
+    /// List the interfaces
+    #[arg(long = "extcap-interfaces")]
+    interfaces: bool,
+    /// List the interface's link types
+    #[arg(long = "extcap-dlts")]
+    dlts: bool,
+    /// List the interface's options
+    #[arg(long = "extcap-config")]
+    config: bool,
+}
+
 impl Extcap {
     pub(super) fn execute(&self, shared: &Shared) -> anyhow::Result<ExitCode> {
-        if self.extcap_interfaces {
+        if self.list.interfaces {
             match shared.client().request("GET", "/v1/ports", None) {
                 Ok(body) => print(&interfaces(&serde_json::from_str::<Vec<Port>>(&body)?))?,
                 // Wireshark starts all the same, without the switch's ports.
@@ -79,18 +92,20 @@ impl Extcap {
             }
             return Ok(ExitCode::SUCCESS);
         }
-        let port = self.extcap_interface.as_deref();
+        let port = self.interface.as_deref();
         let port = port.and_then(|interface| interface.strip_prefix(PREFIX));
         let port = port.with_context(|| {
-            format!("which port? Give --extcap-interface {PREFIX}PORT; --extcap-interfaces lists them")
+            format!(
+                "which port? Give --extcap-interface {PREFIX}PORT; --extcap-interfaces lists them"
+            )
         })?;
-        if self.extcap_dlts {
+        if self.list.dlts {
             print(ETHERNET)?;
-        } else if self.extcap_config {
+        } else if self.list.config {
             print(&options())?;
         } else if self.capture {
             self.capture_at(port, shared)?;
-        } else if let Some(filter) = &self.extcap_capture_filter {
+        } else if let Some(filter) = &self.filter {
             // Whatever is printed is what is wrong with it.
             if let Err(error) = capturing::rules(filter) {
                 print(&error)?;
@@ -104,7 +119,7 @@ impl Extcap {
     fn capture_at(&self, port: &str, shared: &Shared) -> anyhow::Result<()> {
         let fifo = self.fifo.as_deref().context("where to? Give --fifo FIFO")?;
         let sources = vec![MirrorSource::Port(port.to_owned())];
-        let filter = self.extcap_capture_filter.as_deref();
+        let filter = self.filter.as_deref();
         let request = self.wanted.request(sources, filter)?;
         let output = OpenOptions::new().write(true).open(fifo);
         let output = output.with_context(|| format!("cannot write to {}", fifo.display()))?;

@@ -44,8 +44,10 @@ fn read(reader: &mut Reader) -> Vec<(Note, Vec<u8>)> {
 fn a_capture_has_each_frame_as_it_was_received_and_as_it_left() {
     let mut bed = bed();
     let (sessions, mut reader) = capture(&mut bed, &wanted(), &[0, 1], 1 << 20);
-    bed.pass(0, &datagram(1, 60));
-    bed.pass(1, &answer(600));
+    bed.send(0, &datagram(1, 60));
+    bed.run();
+    bed.send(1, &answer(600));
+    bed.run();
     let copies = read(&mut reader);
     let seen: Vec<_> = copies
         .iter()
@@ -60,7 +62,11 @@ fn a_capture_has_each_frame_as_it_was_received_and_as_it_left() {
     ];
     assert_eq!(seen.len(), 4);
     assert!(expected.iter().all(|copy| seen.contains(copy)), "{seen:?}");
-    assert!(copies.iter().all(|(note, bytes)| note.original_len as usize == bytes.len()));
+    assert!(
+        copies
+            .iter()
+            .all(|(note, bytes)| note.original_len as usize == bytes.len())
+    );
     assert!(copies.is_sorted_by_key(|(note, _)| note.time_ns));
     for session in &sessions {
         assert_eq!(counts(session), (2, 2, vec![]));

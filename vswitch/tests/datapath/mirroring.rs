@@ -250,7 +250,10 @@ fn copies_are_byte_exact_in_every_format_over_both_families() {
                 assert_eq!(copy[..12], [DECAPSULATOR.0, mac(0xd1).0].concat());
                 let (decoded, inner) = decoded(copy);
                 assert_eq!(inner, frame, "{carrier:?}");
-                assert_eq!(decoded.identity, session.ready.template.as_ref().expect("one").identity());
+                assert_eq!(
+                    decoded.identity,
+                    session.ready.template.as_ref().expect("one").identity()
+                );
                 if matches!(decoded.header, Header::TypeIII(_)) {
                     assert_eq!(decoded.header.egress(), Some(egress));
                 }

@@ -96,15 +96,8 @@ fn send(lab: &Lab, numbers: std::ops::Range<u32>) {
 fn tshark_and_tcpdump_read_every_frame_in_order_with_its_direction() {
     let Some(lab) = lab() else { return };
     let path = lab.path("both.pcapng");
-    let words = format!(
-        "--port one --port two --filter allow_udp --count 200 --write {}",
-        path.display()
-    );
-    let mut command = lab.client("capture");
-    let words = words.replace("allow_udp", "allow\u{a0}udp");
-    for word in words.split_ascii_whitespace() {
-        command.arg(word.replace('\u{a0}', " "));
-    }
+    let mut command = lab.client("capture --port one --port two --count 200 --filter");
+    command.args(["allow udp", "--write"]).arg(&path);
     let output = command.stderr(Stdio::piped()).spawn().expect("a client");
     await_captures(&lab, 1);
     send(&lab, 0..100);
@@ -183,10 +176,11 @@ fn what_policy_rejects_is_captured_and_marked_when_it_is_asked_for() {
         config += &access_port(name);
     }
     // Nothing reaches a VM that nobody let in.
-    config += &format!(
+    let vnic = format!(
         "[[vnic]]\nname = \"two\"\nvm = \"two\"\nport = \"two\"\nmac = \"{}\"\nipv4 = [\"10.0.0.2\"]\n",
         mac_text(2)
     );
+    config += &vnic;
     lab.start(&config);
     let path = lab.path("rejected.pcapng");
     let words = format!(
@@ -201,7 +195,11 @@ fn what_policy_rejects_is_captured_and_marked_when_it_is_asked_for() {
     client.ended();
     let rows = dissected(
         &path,
-        &["frame.comment", "frame.packet_flags_direction", "udp.payload"],
+        &[
+            "frame.comment",
+            "frame.packet_flags_direction",
+            "udp.payload",
+        ],
     );
     assert_eq!(rows.len(), 20);
     for (number, row) in rows.iter().enumerate() {
@@ -236,7 +234,11 @@ fn two_captures_of_one_port_both_have_everything() {
         let said = client.ended();
         assert!(said.contains("0 dropped; ended by uid 0"), "{said}");
         let rows = dissected(path, &["udp.payload"]);
-        let numbers: Vec<&String> = rows.iter().map(|row| &row[0]).filter(|p| !p.is_empty()).collect();
+        let numbers: Vec<&String> = rows
+            .iter()
+            .map(|row| &row[0])
+            .filter(|p| !p.is_empty())
+            .collect();
         let expected: Vec<String> = (0..50).map(|number| format!("{number:08x}")).collect();
         assert!(numbers.into_iter().eq(&expected));
     }
@@ -328,10 +330,15 @@ fn tshark_finds_the_ports_by_itself_and_captures_live() {
     std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_vswitch"), &program).expect("a link");
     let folders = ok(Command::new("tshark").args(["-G", "folders"])).stdout;
     let folders = String::from_utf8(folders).expect("text");
-    let place = folders.lines().find_map(|line| line.strip_prefix("Extcap path:"));
+    let place = folders
+        .lines()
+        .find_map(|line| line.strip_prefix("Extcap path:"));
     let place = place.expect("Wireshark's extcap folder").trim();
     // Root's tshark looks there alone, so this one's mounts have ours in its place.
-    let mount = format!("mount --bind {} {place} && exec tshark \"$@\"", folder.display());
+    let mount = format!(
+        "mount --bind {} {place} && exec tshark \"$@\"",
+        folder.display()
+    );
     let tshark = |lab: &Lab| {
         let mut command = Command::new("unshare");
         command
@@ -342,10 +349,22 @@ fn tshark_finds_the_ports_by_itself_and_captures_live() {
     };
     let listed = ok(tshark(&lab).arg("-D"));
     let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
-    assert!(listed.contains("vswitch-one (vswitch port one)"), "{listed}");
+    assert!(
+        listed.contains("vswitch-one (vswitch port one)"),
+        "{listed}"
+    );
 
     let mut command = tshark(&lab);
-    command.args(["-n", "-l", "-i", "vswitch-one", "-f", "allow icmp", "-c", "6"]);
+    command.args([
+        "-n",
+        "-l",
+        "-i",
+        "vswitch-one",
+        "-f",
+        "allow icmp",
+        "-c",
+        "6",
+    ]);
     command.args(["-T", "fields"]);
     for field in ["frame.packet_flags_direction", "icmp.type", "icmp.seq"] {
         command.args(["-e", field]);
@@ -358,7 +377,10 @@ fn tshark_finds_the_ports_by_itself_and_captures_live() {
     let mut stdout = live.stdout().expect("piped");
     stdout.read_to_string(&mut text).expect("text");
     assert!(live.ended("tshark ends").success());
-    let rows: Vec<Vec<&str>> = text.lines().map(|line| line.split('\t').collect()).collect();
+    let rows: Vec<Vec<&str>> = text
+        .lines()
+        .map(|line| line.split('\t').collect())
+        .collect();
     assert_eq!(rows.len(), 6, "{text}");
     for (number, row) in rows.iter().enumerate() {
         // From the VM and into the switch goes what asks; what answers comes back.

@@ -50,7 +50,10 @@ fn each_port_has_a_session_of_its_own_and_all_one_budget_until_the_feed_goes() {
     let sessions = mirrors.sessions();
     let slots: HashSet<usize> = sessions.iter().map(|session| session.slot).collect();
     assert_eq!((sessions.len(), slots.len()), (4, 4));
-    let budgets: HashSet<_> = sessions.iter().map(|s| Arc::as_ptr(&s.ready.budget)).collect();
+    let budgets: HashSet<_> = sessions
+        .iter()
+        .map(|s| Arc::as_ptr(&s.ready.budget))
+        .collect();
     assert_eq!(budgets.len(), 2);
     for session in sessions {
         assert!(matches!(session.way, Some(Way::Memory(..))));
@@ -88,7 +91,10 @@ fn what_is_not_the_owners_or_makes_no_sense_is_refused() {
     };
     for (fields, expected) in [
         (json!({ "sources": [] }), "1 to 256 sources"),
-        (json!({ "sources": [{ "port": "z" }] }), "port z does not exist"),
+        (
+            json!({ "sources": [{ "port": "z" }] }),
+            "port z does not exist",
+        ),
         (port(json!({ "owner": "evil" })), "not tenant \"evil\"'s"),
         (port(json!({ "filter": ["allow tpc"] })), "column 7"),
         (port(json!({ "truncate_bytes": 10 })), "at least 78"),
@@ -102,12 +108,20 @@ fn what_is_not_the_owners_or_makes_no_sense_is_refused() {
     assert_eq!(control.captures(), []);
     assert!(!mirrored(&world).is_active());
     let feeds: Vec<Feed> = (0..16)
-        .map(|_| control.start_capture(wanted(port(json!({}))), WHO).expect("sound"))
+        .map(|_| {
+            control
+                .start_capture(wanted(port(json!({}))), WHO)
+                .expect("sound")
+        })
         .collect();
     let said = refused(&control, port(json!({})));
     assert!(said.contains("16 captures go on already"), "{said}");
     drop(feeds);
-    drop(control.start_capture(wanted(port(json!({}))), WHO).expect("one may again"));
+    drop(
+        control
+            .start_capture(wanted(port(json!({}))), WHO)
+            .expect("one may again"),
+    );
 }
 
 #[test]

@@ -206,14 +206,18 @@ fn port_row(tap: &Tap) -> CapturePort {
 }
 
 /// What ended captures is told, and written down.
-pub(super) fn commit(hands: &mut Hands, captures: Vec<Capture>, lost: Vec<Lost>) -> Vec<Capture> {
-    for lost in &lost {
+pub(super) fn commit(hands: &mut Hands, captures: Vec<Capture>, lost: &[Lost]) -> Vec<Capture> {
+    for lost in lost {
         let audit = &mut hands.mirrors.audit;
         let name = name(lost.id);
-        audit.note(Who::Switch, (&lost.tenant, &name), "ended", lost.why.clone());
+        audit.note(
+            Who::Switch,
+            (&lost.tenant, &name),
+            "ended",
+            lost.why.clone(),
+        );
     }
-    let (stay, over): (Vec<_>, Vec<_>) =
-        captures.into_iter().partition(|c| !c.sources.is_empty());
+    let (stay, over): (Vec<_>, Vec<_>) = captures.into_iter().partition(|c| !c.sources.is_empty());
     for capture in over {
         let last = lost.iter().rfind(|lost| lost.id == capture.id);
         let why = last.map(|lost| lost.why.clone()).unwrap_or_default();

@@ -453,8 +453,8 @@ impl Control {
 
     /// What was resolved is in force: readers see it, and it is written down.
     pub(super) fn commit(&self, hands: &mut Hands, mut resolution: Resolution) {
-        let (captures, lost) = (&mut resolution.captures, &mut resolution.lost);
-        let captures = captures::commit(hands, std::mem::take(captures), std::mem::take(lost));
+        let captures = std::mem::take(&mut resolution.captures);
+        let captures = captures::commit(hands, captures, &resolution.lost);
         let sessions = &mut hands.mirrors;
         for (request, why) in &resolution.ended {
             let name = (request.owner.as_str(), request.name.as_str());

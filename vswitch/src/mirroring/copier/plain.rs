@@ -81,8 +81,7 @@ impl Making<'_> {
         self.counters.wanted.add(1);
         let budget = &self.session.ready.budget;
         let bytes = plain.overhead_bytes + plan.len_bytes;
-        if !self.own.purse.pay(budget, bytes, self.received.now_ns)
-        {
+        if !self.own.purse.pay(budget, bytes, self.received.now_ns) {
             self.counters.skip(Skip::OverBudget);
             return true;
         }

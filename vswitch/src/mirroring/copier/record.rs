@@ -34,7 +34,11 @@ impl Making<'_> {
             if let Some((_, prefix)) = self.prefixes.allocate() {
                 prefix[..own.len()].copy_from_slice(own);
             }
-            let restored = if chosen.beside.is_some() { TAG_BYTES } else { 0 };
+            let restored = if chosen.beside.is_some() {
+                TAG_BYTES
+            } else {
+                0
+            };
             let note = Note {
                 time_ns: self.received.wall_ns,
                 original_len: (chosen.plan.wire_len() + restored) as u32,
