@@ -51,7 +51,7 @@ pub(super) struct Extcap {
     list: List,
     /// Wireshark's version
     #[arg(long = "extcap-version", value_name = "VERSION", num_args = 0..=1, default_missing_value = "")]
-    version: Option<String>,
+    wireshark: Option<String>,
     /// The interface that is meant
     #[arg(long = "extcap-interface", value_name = "INTERFACE")]
     interface: Option<String>,
@@ -60,7 +60,7 @@ pub(super) struct Extcap {
     capture: bool,
     /// The capture filter; without --capture it is checked only
     #[arg(long = "extcap-capture-filter", value_name = "RULES")]
-    filter: Option<String>,
+    capture_filter: Option<String>,
     /// Where the capture goes
     #[arg(long, value_name = "FIFO")]
     fifo: Option<PathBuf>,
@@ -105,7 +105,7 @@ impl Extcap {
             print(&options())?;
         } else if self.capture {
             self.capture_at(port, shared)?;
-        } else if let Some(filter) = &self.filter {
+        } else if let Some(filter) = &self.capture_filter {
             // Whatever is printed is what is wrong with it.
             if let Err(error) = capturing::rules(filter) {
                 print(&error)?;
@@ -119,7 +119,7 @@ impl Extcap {
     fn capture_at(&self, port: &str, shared: &Shared) -> anyhow::Result<()> {
         let fifo = self.fifo.as_deref().context("where to? Give --fifo FIFO")?;
         let sources = vec![MirrorSource::Port(port.to_owned())];
-        let filter = self.filter.as_deref();
+        let filter = self.capture_filter.as_deref();
         let request = self.wanted.request(sources, filter)?;
         let output = OpenOptions::new().write(true).open(fifo);
         let output = output.with_context(|| format!("cannot write to {}", fifo.display()))?;

@@ -65,6 +65,18 @@ impl Client {
     }
 }
 
+/// A client that has begun to write.
+fn writing(lab: &Lab, name: &str) -> Client {
+    let path = lab.path(name);
+    let words = format!("--port one --write {}", path.display());
+    let client = Client::start(lab, &words, Stdio::null(), 1);
+    eventually("it writes", || {
+        let written = fs::metadata(&path).is_ok_and(|file| file.len() > 0);
+        written.then_some(())
+    });
+    client
+}
+
 /// What tshark makes of a capture.
 fn dissected(path: &Path, fields: &[&str]) -> Vec<Vec<String>> {
     let mut command = Command::new("tshark");
@@ -274,12 +286,12 @@ fn a_capture_ends_with_its_client_however_that_ends() {
     assert!(said.contains("port two does not exist any more"), "{said}");
     assert_eq!(captures(&lab), []);
     // The switch ends.
-    let mut left = Client::start(&lab, "--port one", Stdio::null(), 1);
+    let mut left = writing(&lab, "left");
     assert!(lab.end(Signal::TERM).success());
     let said = left.ended();
     assert!(said.contains("vswitch stops"), "{said}");
     lab.start_again();
-    let mut orphan = Client::start(&lab, "--port one", Stdio::null(), 1);
+    let mut orphan = writing(&lab, "orphan");
     lab.end(Signal::KILL);
     assert!(!orphan.task.ended("the client ends").success());
     let said = fs::read_to_string(&orphan.said).expect("a log");
