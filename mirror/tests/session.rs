@@ -60,7 +60,7 @@ fn a_session() -> Session {
         limits: Limits::default(),
         priority: 100,
         lease_until_s: None,
-        tunnel: tunnel(v4(), carriers(1)[1]),
+        tunnel: Some(tunnel(v4(), carriers(1)[1])),
     }
 }
 
@@ -130,7 +130,7 @@ fn what_would_mirror_nothing_or_half_is_refused() {
         SessionError::Burst { burst: 8000, least }
     );
     assert_eq!(
-        with(&|s| s.tunnel.ttl = 0),
+        with(&|s| s.tunnel.as_mut().expect("one").ttl = 0),
         SessionError::Tunnel(TunnelError::Ttl)
     );
     let filter = |texts: &[&str], position, error| {
@@ -211,7 +211,7 @@ fn copies_are_cut_as_the_session_and_the_mtu_say() {
     let ready = |truncate_bytes, oversize| {
         let mut session = a_session();
         session.truncate_bytes = truncate_bytes;
-        session.tunnel.oversize = oversize;
+        session.tunnel.as_mut().expect("one").oversize = oversize;
         session.prepare(Some(&facts), None).expect("ready")
     };
     let cut = |len, truncated, fragments| {

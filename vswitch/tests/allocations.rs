@@ -5,8 +5,11 @@
 #[allow(dead_code, reason = "the bed serves other test programs too")]
 mod bed;
 
+use std::sync::Arc;
+
 use policy::model::{Action, StormLimits};
 use policy::rule::Match;
+use vswitch::mirroring::{self, Memory};
 
 use bed::{Bed, Options, build::*, frames::*};
 
@@ -98,6 +101,37 @@ fn addresses_that_come_and_go_allocate_nothing() {
     assert_eq!(bed.drops(), []);
 }
 
+/// Captures all that passes these ports. What is copied stays there: nobody reads.
+fn capture(bed: &mut Bed, ports: &[u16]) {
+    let wanted = mirror::session::Session {
+        name: "capture".into(),
+        owner: "tenant".into(),
+        source: mirror::session::Source::Port("port".into()),
+        directions: mirror::session::Directions::Both,
+        filter: policy::rule::RuleList::default(),
+        rejected: true,
+        truncate_bytes: None,
+        sampling: mirror::session::Sampling::All,
+        limits: mirror::session::Limits::default(),
+        priority: 100,
+        lease_until_s: None,
+        tunnel: None,
+    };
+    let facts = mirror::session::SourceFacts {
+        tenant: "tenant".into(),
+        role: mirror::session::Role::Ordinary,
+    };
+    let (memory, _reader) = Memory::with_room(2, 100_000);
+    let session = mirroring::Session {
+        ready: wanted.prepare(Some(&facts), None).expect("a sound session"),
+        shared: Arc::new(mirroring::SessionShared::new(2, 1)),
+        slot: 0,
+        ports: ports.iter().copied().map(policy::PortId).collect(),
+        way: Some(mirroring::Way::Memory(memory, 0)),
+    };
+    bed.mirror(mirroring::Mirrors::new(vec![session], Arc::default()));
+}
+
 #[test]
 fn frames_of_every_fate_allocate_nothing() {
     let networks = [vlan_network(0, 10), vlan_network(1, 20)];
@@ -134,6 +168,10 @@ fn frames_of_every_fate_allocate_nothing() {
     bed.turn();
     let mut frames_judged = 0;
     for round in 0..40 {
+        if round == 20 {
+            capture(&mut bed, &[0, 1, 2, 3, 4]);
+            bed.turn();
+        }
         for (port, frame) in frames(round / 2) {
             bed.send(port, &frame);
         }

@@ -261,7 +261,7 @@ fn mirrors(workers: usize) -> anyhow::Result<Mirrors> {
         limits: session::Limits::default(),
         priority: 100,
         lease_until_s: None,
-        tunnel,
+        tunnel: Some(tunnel),
     };
     let facts = session::SourceFacts {
         tenant: owner,
@@ -272,7 +272,7 @@ fn mirrors(workers: usize) -> anyhow::Result<Mirrors> {
         shared: Arc::new(SessionShared::new(workers, 1)),
         slot: 0,
         ports: vec![INGRESS],
-        way: Some(TUNNEL),
+        way: Some(mirroring::Way::Port(TUNNEL)),
     };
     Ok(Mirrors::new(vec![session], Arc::default()))
 }

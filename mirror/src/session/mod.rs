@@ -31,6 +31,9 @@ pub use filter::{Filter, FilterError};
 pub use sampling::{Sampler, Sampling};
 pub use skip::{CopyCounters, Skip};
 
+/// No frame is longer, in bytes: what IP calls 64 KiB, behind Ethernet and its tags.
+pub const MAX_FRAME_BYTES: u32 = 65_535 + 14 + 4 * 2;
+
 /// The shortest that copies may be cut to, in bytes: Ethernet, a tag, IPv6 and TCP stay whole.
 pub const MIN_TRUNCATE_BYTES: u32 = 78;
 
@@ -104,8 +107,8 @@ pub struct Session {
     pub priority: u16,
     /// When it ends by itself, in seconds since 1970.
     pub lease_until_s: Option<u64>,
-    /// How copies are carried.
-    pub tunnel: Tunnel,
+    /// How copies are carried; `None` for those that stay in this process, as they are.
+    pub tunnel: Option<Tunnel>,
 }
 
 /// What a source is used for.
@@ -206,8 +209,8 @@ impl Session {
         if let Some(bytes) = self.truncate_bytes.filter(|b| *b < MIN_TRUNCATE_BYTES) {
             return Err(SessionError::Truncate(bytes));
         }
-        let template = Template::new(&self.tunnel)?;
-        self.check_limits(&template)?;
+        let template = self.tunnel.as_ref().map(Template::new).transpose()?;
+        self.check_limits(template.as_ref())?;
         let filter = Filter::new(&self.filter);
         let filter =
             filter.map_err(|(position, error)| SessionError::Filter { position, error })?;
@@ -230,7 +233,7 @@ impl Session {
         })
     }
 
-    fn check_limits(&self, template: &Template) -> Result<(), SessionError> {
+    fn check_limits(&self, template: Option<&Template>) -> Result<(), SessionError> {
         let rates = [self.limits.frames, self.limits.bits];
         if rates
             .into_iter()
@@ -239,7 +242,10 @@ impl Session {
         {
             return Err(SessionError::NoBudget);
         }
-        let most = u64::from(self.tunnel.mtu_bytes) + template.len_bytes() as u64;
+        let tunnelled = self.tunnel.as_ref().zip(template).map(|(tunnel, template)| {
+            u64::from(tunnel.mtu_bytes) + template.len_bytes() as u64
+        });
+        let most = tunnelled.unwrap_or(MAX_FRAME_BYTES.into());
         match self.limits.bits {
             Some(Rate { burst, .. }) if burst < most * 8 => {
                 let least = most * 8;
@@ -268,8 +274,8 @@ pub struct Ready {
     lease_until_s: Option<u64>,
     /// How many copies may be made, over all workers.
     pub budget: Arc<Budget>,
-    /// What stands before each copy.
-    pub template: Template,
+    /// What stands before each copy that is carried somewhere.
+    pub template: Option<Template>,
 }
 
 /// How much of a frame is sent.
@@ -301,11 +307,18 @@ impl Ready {
         self.filter.is_some() || matches!(self.sampling, Sampling::Flows(_))
     }
 
-    /// The longest frame that is sent whole, if every frame of its directions is wanted, whatever is
-    /// in it.
+    /// How many bytes a copy is longer than what is copied.
+    #[inline]
+    pub fn overhead_bytes(&self) -> u32 {
+        self.template.as_ref().map_or(0, |t| t.len_bytes() as u32)
+    }
+
+    /// The longest frame that a tunnel carries whole, if every frame of its directions is wanted,
+    /// whatever is in it.
     pub fn plain_most(&self) -> Option<u32> {
         let is_plain = !self.filter.is_some() && self.sampling == Sampling::All;
-        is_plain.then(|| self.truncate_bytes.min(self.template.whole_most()))
+        let template = self.template.as_ref().filter(|_| is_plain)?;
+        Some(self.truncate_bytes.min(template.whole_most()))
     }
 
     /// Whether frames that policy rejects are wanted.
@@ -326,11 +339,12 @@ impl Ready {
     #[inline]
     pub fn cut(&self, frame_len: u32) -> Result<Cut, Skip> {
         let len = frame_len.min(self.truncate_bytes);
-        let (len, fragments) = match self.template.fit(len) {
-            Fit::Whole => (len, false),
-            Fit::Truncated(len) => (len, false),
-            Fit::Fragments => (len, true),
-            Fit::TooLong => return Err(Skip::TooLong),
+        let fit = self.template.as_ref().map(|template| template.fit(len));
+        let (len, fragments) = match fit {
+            None | Some(Fit::Whole) => (len, false),
+            Some(Fit::Truncated(len)) => (len, false),
+            Some(Fit::Fragments) => (len, true),
+            Some(Fit::TooLong) => return Err(Skip::TooLong),
         };
         Ok(Cut {
             len,

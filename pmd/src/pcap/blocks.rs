@@ -1,5 +1,5 @@
-//! Writing pcapng (draft-ietf-opsawg-pcapng): little-endian blocks of one section, Ethernet,
-//! nanosecond stamps.
+//! Writing pcapng (draft-ietf-opsawg-pcapng): little-endian blocks of one section, with Ethernet
+//! interfaces and nanosecond stamps.
 //!
 //! In: frames with what is known of them. Out: bytes in memory, in whole blocks, for a file or a
 //! stream. What must hold: what was taken out ends with a whole block, whenever it is taken; nothing
@@ -24,11 +24,11 @@ const ENDS_BYTES: usize = 1024;
 pub enum Direction {
     /// Nobody said.
     #[default]
-    Unknown,
+    Unknown = 0,
     /// Into the switch, as `epb_flags` inbound.
-    In,
+    In = 1,
     /// Out of the switch, as `epb_flags` outbound.
-    Out,
+    Out = 2,
 }
 
 /// What is known of a frame.
@@ -40,17 +40,25 @@ pub struct Stamp {
     pub original_len: u32,
     /// Which way it went.
     pub direction: Direction,
+    /// Where it was captured: the number of the interface, in the order in which they were told.
+    pub interface: u32,
+    /// What else a person is told of it; nothing when empty. It is cut after 255 bytes.
+    pub comment: &'static str,
 }
 
 /// What is told of an interface beside its frames.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Statistics {
+pub struct Statistics<'a> {
+    /// The number of the interface.
+    pub interface: u32,
     /// When, in nanoseconds since 1970.
     pub time_ns: u64,
     /// Frames that were captured, those that were dropped later included.
     pub received: u64,
     /// Those that are missing in the file because something was too slow.
     pub dropped: u64,
+    /// What else a person is told; nothing when empty. It is cut after 255 bytes.
+    pub comment: &'a str,
 }
 
 /// Blocks on their way to a file or a stream.
@@ -81,6 +89,12 @@ impl Blocks {
     /// The head of a section, with one Ethernet interface that is number 0. `application` and
     /// `interface` are cut after 255 bytes.
     pub fn begin(&mut self, application: &str, interface: &str) {
+        self.section(application);
+        self.interface(interface, "");
+    }
+
+    /// The head of a section. `application` is cut after 255 bytes.
+    pub fn section(&mut self, application: &str) {
         self.block(SECTION_HEADER, |bytes| {
             put32(bytes, BYTE_ORDER_MAGIC);
             // Version 1.0, of unknown length.
@@ -89,10 +103,18 @@ impl Blocks {
             option(bytes, 4, application.as_bytes());
             end_of_options(bytes);
         });
+    }
+
+    /// A further Ethernet interface: its name, and what it is unless that is empty, both cut after 255
+    /// bytes. Frames of it may follow.
+    pub fn interface(&mut self, name: &str, description: &str) {
         self.block(INTERFACE_DESCRIPTION, |bytes| {
             put32(bytes, 1);
             put32(bytes, MAX_RECORD_BYTES);
-            option(bytes, 2, interface.as_bytes());
+            option(bytes, 2, name.as_bytes());
+            if !description.is_empty() {
+                option(bytes, 3, description.as_bytes());
+            }
             // if_tsresol: 10^-9 s.
             option(bytes, 9, &[9]);
             end_of_options(bytes);
@@ -103,7 +125,7 @@ impl Blocks {
     pub fn frame(&mut self, stamp: &Stamp, pieces: &[&[u8]]) {
         let len: usize = pieces.iter().map(|piece| piece.len()).sum();
         self.block(ENHANCED_PACKET, |bytes| {
-            put32(bytes, 0);
+            put32(bytes, stamp.interface);
             time(bytes, stamp.time_ns);
             put32(bytes, len as u32);
             put32(bytes, stamp.original_len.max(len as u32));
@@ -111,21 +133,28 @@ impl Blocks {
                 bytes.extend_from_slice(piece);
             }
             pad(bytes, len);
-            let flags: u32 = match stamp.direction {
-                Direction::Unknown => return,
-                Direction::In => 1,
-                Direction::Out => 2,
-            };
-            option(bytes, 2, &flags.to_le_bytes());
-            end_of_options(bytes);
+            let flags: u32 = stamp.direction as u32;
+            if !stamp.comment.is_empty() {
+                option(bytes, 1, stamp.comment.as_bytes());
+            }
+            if stamp.direction != Direction::Unknown {
+                option(bytes, 2, &flags.to_le_bytes());
+            }
+            // Without options there is no end of them.
+            if flags > 0 || !stamp.comment.is_empty() {
+                end_of_options(bytes);
+            }
         });
     }
 
     /// What became of frames so far.
-    pub fn statistics(&mut self, statistics: &Statistics) {
+    pub fn statistics(&mut self, statistics: &Statistics<'_>) {
         self.block(INTERFACE_STATISTICS, |bytes| {
-            put32(bytes, 0);
+            put32(bytes, statistics.interface);
             time(bytes, statistics.time_ns);
+            if !statistics.comment.is_empty() {
+                option(bytes, 1, statistics.comment.as_bytes());
+            }
             option(bytes, 4, &statistics.received.to_le_bytes());
             option(bytes, 5, &statistics.dropped.to_le_bytes());
             end_of_options(bytes);
@@ -188,6 +217,7 @@ mod tests {
                 time_ns: 1_700_000_000_123_456_789 + at as u64,
                 original_len: 1000,
                 direction,
+                ..Stamp::default()
             };
             blocks.frame(&stamp, &[&frame[..6], &frame[6..]]);
         }
@@ -195,6 +225,7 @@ mod tests {
             time_ns: 1_700_000_001_000_000_000,
             received: 70,
             dropped: 6,
+            ..Statistics::default()
         });
         assert_eq!(blocks.bytes.capacity(), room, "it had to grow");
         let read = Reader::new(blocks.bytes(), "blocks").expect("pcapng");

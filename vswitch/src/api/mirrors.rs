@@ -35,7 +35,7 @@ impl Connected<IncomingStream<'_, UnixListener>> for Peer {
     }
 }
 
-fn who(extensions: &Extensions) -> Who {
+pub(super) fn who(extensions: &Extensions) -> Who {
     let peer = extensions.get::<ConnectInfo<Peer>>();
     peer.map_or(Who::Switch, |peer| peer.0.0)
 }

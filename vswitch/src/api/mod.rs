@@ -4,6 +4,8 @@
 //! never waits for workers on the server's own thread; every route is in the `OpenAPI` document.
 
 pub mod bounded;
+pub mod capture_types;
+mod captures;
 pub mod mirror_types;
 mod mirrors;
 mod stream;
@@ -18,7 +20,7 @@ use axum::{
     extract::{DefaultBodyLimit, Path, Query, State},
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
-    routing::{get, post},
+    routing::{delete, get, post},
 };
 use policy::conntrack::{Exported, transfer::Imported};
 use serde::Deserialize;
@@ -70,6 +72,9 @@ pub const ROUTES: &[(&str, &str)] = &[
     ("get", "/v1/mirrors/{owner}/{name}"),
     ("patch", "/v1/mirrors/{owner}/{name}"),
     ("delete", "/v1/mirrors/{owner}/{name}"),
+    ("get", "/v1/captures"),
+    ("post", "/v1/captures"),
+    ("delete", "/v1/captures/{id}"),
     ("get", "/v1/stats"),
     ("get", "/v1/config"),
     ("post", "/v1/apply"),
@@ -112,6 +117,9 @@ pub const ROUTES: &[(&str, &str)] = &[
         mirrors::mirror,
         mirrors::update_mirror,
         mirrors::delete_mirror,
+        captures::captures,
+        captures::capture,
+        captures::end_capture,
         stats,
         config_text,
         apply,
@@ -170,6 +178,11 @@ pub fn router(control: Arc<Control>) -> Router {
                 .patch(mirrors::update_mirror)
                 .delete(mirrors::delete_mirror),
         )
+        .route(
+            "/v1/captures",
+            get(captures::captures).post(captures::capture),
+        )
+        .route("/v1/captures/{id}", delete(captures::end_capture))
         .route("/v1/stats", get(stats))
         .route("/v1/config", get(config_text))
         .route("/v1/apply", post(apply))

@@ -87,14 +87,8 @@ impl Client {
             .enable_all()
             .build()?;
         runtime.block_on(async {
-            let (response, _connection) = self.send("GET", path, None).await?;
-            let status = response.status();
+            let (response, _connection) = self.open("GET", path, None).await?;
             let mut body = response.into_body();
-            if status != StatusCode::OK {
-                let bytes = body.collect().await.map_err(|error| broken(&error))?;
-                let text = String::from_utf8_lossy(&bytes.to_bytes()).into_owned();
-                return Err(Failed::Refused(failure(status, &text)).into());
-            }
             let mut rest = Vec::new();
             while let Some(frame) = body.frame().await {
                 let frame = frame.map_err(|error| broken(&error))?;
@@ -110,22 +104,35 @@ impl Client {
         })
     }
 
-    async fn exchange(
+    /// Sends a request and returns the answer, if it is one to be read, before its body has come. The
+    /// body goes on as long as the connection is kept.
+    pub(crate) async fn open(
+        &self,
+        method: &str,
+        path: &str,
+        body: Option<String>,
+    ) -> Result<(Response<Incoming>, Connection), Failed> {
+        let (response, connection) = self.send(method, path, body).await?;
+        let status = response.status();
+        if status == StatusCode::OK {
+            return Ok((response, connection));
+        }
+        let bytes = response.into_body().collect().await;
+        let bytes = bytes.map_err(|error| broken(&error))?.to_bytes();
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        Err(Failed::Refused(failure(status, &text)))
+    }
+
+    pub(crate) async fn exchange(
         &self,
         method: &str,
         path: &str,
         body: Option<String>,
     ) -> Result<String, Failed> {
-        let (response, _connection) = self.send(method, path, body).await?;
-        let status = response.status();
+        let (response, _connection) = self.open(method, path, body).await?;
         let body = response.into_body().collect();
         let body = body.await.map_err(|error| broken(&error))?.to_bytes();
-        let text = String::from_utf8_lossy(&body).into_owned();
-        if status == StatusCode::OK {
-            Ok(text)
-        } else {
-            Err(Failed::Refused(failure(status, &text)))
-        }
+        Ok(String::from_utf8_lossy(&body).into_owned())
     }
 
     /// Sends a request. The answer goes on as long as the connection is kept.
@@ -154,6 +161,7 @@ impl Client {
             .uri(path)
             .header("host", "vswitch")
             .header("content-type", "application/toml")
+            .header("te", "trailers")
             .body(Full::new(Bytes::from(body.unwrap_or_default())))
             .map_err(|error| broken(&error))?;
         let response = sender.send_request(request);
@@ -163,7 +171,7 @@ impl Client {
 }
 
 /// What moves the bytes of one connection; they stop when it is dropped.
-struct Connection(tokio::task::JoinHandle<hyper::Result<()>>);
+pub(crate) struct Connection(tokio::task::JoinHandle<hyper::Result<()>>);
 
 impl Drop for Connection {
     fn drop(&mut self) {

@@ -117,10 +117,20 @@ pub(super) struct Fields {
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
-enum Direction {
+pub(super) enum Direction {
     In,
     Out,
     Both,
+}
+
+impl From<Direction> for MirrorDirection {
+    fn from(direction: Direction) -> Self {
+        match direction {
+            Direction::In => Self::In,
+            Direction::Out => Self::Out,
+            Direction::Both => Self::Both,
+        }
+    }
 }
 
 /// What can be taken back.
@@ -134,7 +144,7 @@ pub(super) enum Setting {
     Lease,
 }
 
-fn sample(text: &str) -> Result<(u32, MirrorSampling), String> {
+pub(super) fn sample(text: &str) -> Result<(u32, MirrorSampling), String> {
     let (number, by) = match text.strip_suffix("flows") {
         Some(number) => (number, MirrorSampling::Flows),
         None => (text, MirrorSampling::Frames),
@@ -161,11 +171,7 @@ impl Fields {
         };
         put("source", source.map(serde_json::to_value).transpose()?);
         put("target", self.to.map(Value::from));
-        let direction = self.direction.map(|direction| match direction {
-            Direction::In => MirrorDirection::In,
-            Direction::Out => MirrorDirection::Out,
-            Direction::Both => MirrorDirection::Both,
-        });
+        let direction = self.direction.map(MirrorDirection::from);
         put(
             "direction",
             direction.map(serde_json::to_value).transpose()?,
@@ -250,7 +256,7 @@ impl Setting {
     }
 }
 
-fn source(source: &MirrorSource) -> String {
+pub(super) fn source(source: &MirrorSource) -> String {
     match source {
         MirrorSource::Vnic(name) => format!("vnic {name}"),
         MirrorSource::Port(name) => format!("port {name}"),

@@ -5,13 +5,16 @@
 //! apart: 0 done, 1 refused or failed, 2 wrong usage, 3 no switch runs on the socket.
 
 mod capture;
+mod capturing;
 pub(crate) mod client;
 mod compare;
 mod decap;
 mod decap_tables;
 mod drops;
 mod explain;
+mod extcap;
 mod mirror;
+mod pipe;
 mod tables;
 
 use std::{
@@ -105,6 +108,10 @@ enum Command {
     /// Mirror sessions: copies of a tenant's frames for its sniffers
     #[command(subcommand)]
     Mirror(mirror::Mirror),
+    /// Capture frames of ports as they pass: pcapng for Wireshark, tcpdump or a file
+    Capture(Box<capturing::Capturing>),
+    /// What Wireshark calls to list the switch's ports and to capture at them
+    Extcap(Box<extcap::Extcap>),
     /// Forget connections, or carry a VM's to another host
     #[command(subcommand)]
     Connections(Connections),
@@ -295,7 +302,7 @@ enum Connections {
 
 /// Does what the command line says.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::parse_from(extcap::arguments(std::env::args_os()));
     match cli.execute() {
         Ok(code) => code,
         Err(error) => {
@@ -344,6 +351,8 @@ impl Cli {
                 worker,
             }) => assign(&shared, port, queue, worker)?,
             Command::Mirror(mirror) => mirror.execute(&shared)?,
+            Command::Capture(capture) => capture.execute(&shared)?,
+            Command::Extcap(extcap) => return extcap.execute(&shared),
             Command::Connections(connections) => connections.execute(&shared)?,
             Command::Decap(decap) => decap.execute(&shared)?,
             Command::Doctor { config } => return diagnose(&shared, config),

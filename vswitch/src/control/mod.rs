@@ -58,7 +58,7 @@ use policy::{
 pub use apply::Applied;
 pub use datapath::Datapath;
 pub use drivers::{Drivers, Opener};
-pub use mirrors::Who;
+pub use mirrors::{Feed, Who};
 pub use watch::{DropFeed, WatchRequest};
 
 use crate::{
@@ -128,6 +128,7 @@ struct State {
     rules: Rules,
     ports: BTreeMap<Arc<str>, PortState>,
     mirrors: Arc<Vec<mirrors::Entry>>,
+    captures: Arc<Vec<mirrors::captures::Capture>>,
 }
 
 /// How a port is doing.
@@ -273,6 +274,7 @@ impl Control {
                 rules: Rules::default(),
                 ports: BTreeMap::new(),
                 mirrors: Arc::default(),
+                captures: Arc::default(),
             }),
         }
     }

@@ -50,6 +50,7 @@ impl Meta {
             time_ns: self.time_ns,
             original_len: self.original_len,
             direction: self.direction,
+            ..Stamp::default()
         }
     }
 }

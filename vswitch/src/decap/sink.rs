@@ -195,10 +195,11 @@ pub(super) fn encode(blocks: &mut Blocks, mac: Mac, own: &[Mirrored<'_>]) -> u64
 }
 
 /// What a capture is told of frames so far.
-pub(super) fn statistics(now_ns: u64, counters: &SnifferCounters) -> Statistics {
+pub(super) fn statistics(now_ns: u64, counters: &SnifferCounters) -> Statistics<'static> {
     Statistics {
         time_ns: now_ns,
         received: counters.offered.frames.get(),
         dropped: counters.lost_total(),
+        ..Statistics::default()
     }
 }

@@ -1,7 +1,7 @@
 //! A worker's part of mirroring: which frames of a burst are copied, and the copies.
 //!
 //! In: the bundle's sessions, the burst's frames, which of them were rejected, and what left by tapped
-//! ports. Out: copies at the tunnels' ports, counts in the sessions. What must hold:
+//! ports. Out: copies at the tunnels' ports or in memory, counts in the sessions. What must hold:
 //!
 //! - originals have left before the first copy is made;
 //! - of each session, `wanted = copied + Σ skipped`; a copy that the tunnel's port did not take counts
@@ -10,7 +10,7 @@
 //!
 //! A session's frames are chosen first, up to a burst of them, and then written and sent together: so
 //! one look at its counter numbers them all, and what the port took of them is one session's. Most
-//! frames of most sessions take the short way of `plain`.
+//! frames of most sessions take the short way of `plain`. Copies that stay in memory are made by `record`.
 
 use std::sync::{Arc, atomic::Ordering::Relaxed};
 
@@ -18,14 +18,15 @@ use arrayvec::ArrayVec;
 use mirror::{
     flow,
     session::{Budget, CopyCounters, Cut, Purse, Sampler, Sampling, Skip},
-    wire::{Fields, MAX_PREFIX_BYTES as TUNNEL_BYTES, Tag},
+    wire::{Fields, MAX_PREFIX_BYTES as TUNNEL_BYTES, Tag, Template},
 };
 use pmd::{BURST, Frame, MAX_PREFIX_BYTES, PrefixArena, TxBurst, TxPlan, TxReport};
 use policy::{FlowKey, PortId, key::ethertype, reader::Exact, rule::Direction};
 
 mod plain;
+mod record;
 
-use super::{Mirrors, Session, sent::Sent};
+use super::{Mirrors, Session, Way, sent::Sent};
 use crate::intake::Groups;
 
 const MACS_BYTES: usize = 12;
@@ -64,6 +65,8 @@ struct Chosen {
     cut: Cut,
     /// The frame was leaving.
     sent: bool,
+    /// Policy let it pass.
+    accepted: bool,
     /// The tag that came beside the frame.
     beside: Option<u16>,
     entropy: u16,
@@ -222,6 +225,7 @@ impl Copier {
                 let mut making = Making {
                     mirrors,
                     session,
+                    worker: self.worker,
                     place: *place,
                     own,
                     counters,
@@ -263,6 +267,7 @@ fn concern(concerned: &mut Vec<u32>, places: &[u32]) {
 struct Making<'a> {
     mirrors: &'a Mirrors,
     session: &'a Session,
+    worker: usize,
     place: u32,
     own: &'a mut Own,
     counters: &'a CopyCounters,
@@ -333,7 +338,7 @@ impl Making<'_> {
     fn consider(&mut self, plan: TxPlan, beside: Option<u16>, sent: bool, accepted: bool) {
         let ready = &self.session.ready;
         let mut entropy = 0;
-        if ready.reads_key() || ready.template.has_entropy() {
+        if ready.reads_key() || ready.template.as_ref().is_some_and(Template::has_entropy) {
             let key = self.key(&plan, beside);
             let direction = if sent { Direction::In } else { Direction::Out };
             if !ready.wants(&mut Exact(&key), direction, accepted) {
@@ -368,6 +373,7 @@ impl Making<'_> {
                     plan,
                     cut,
                     sent,
+                    accepted,
                     beside,
                     entropy,
                 });
@@ -396,7 +402,7 @@ impl Making<'_> {
             return Err(Skip::Unreachable);
         }
         let cut = ready.cut(len)?;
-        let bytes = ready.template.len_bytes() as u32 + cut.len;
+        let bytes = ready.overhead_bytes() + cut.len;
         if !self
             .own
             .purse
@@ -438,8 +444,12 @@ impl Making<'_> {
         if copies == 0 {
             return;
         }
+        if let Some(Way::Memory(memory, interface)) = &self.session.way {
+            return self.record(memory, *interface);
+        }
+        let template = self.session.ready.template.as_ref();
         let first = self.session.shared.sequence.fetch_add(copies, Relaxed);
-        let datagram = if self.session.ready.template.may_fragment() {
+        let datagram = if template.is_some_and(Template::may_fragment) {
             self.mirrors.datagrams.fetch_add(copies, Relaxed)
         } else {
             0
@@ -478,7 +488,9 @@ impl Making<'_> {
     /// Plans a copy that is one packet. `own` are the bytes that stand before `source` in it.
     #[inline]
     fn plan_whole(&mut self, mut fields: Fields, own: &[u8], source: &TxPlan) {
-        let template = &self.session.ready.template;
+        let Some(template) = &self.session.ready.template else {
+            return self.counters.skip(Skip::Unreachable);
+        };
         let (mut own_len, mut len) = (own.len(), fields.inner_len as usize);
         if own_len > 0 {
             // Headers that a prefix has no room for are cut off, and with them what follows.
@@ -535,7 +547,9 @@ impl Making<'_> {
     /// Sends a copy in outer fragments. It is copied when the port has taken all of them.
     #[cold]
     fn send_pieces(&mut self, fields: &Fields, own: &[u8], source: &TxPlan) {
-        let template = &self.session.ready.template;
+        let Some(template) = &self.session.ready.template else {
+            return self.counters.skip(Skip::Unreachable);
+        };
         if own.len() + TUNNEL_BYTES > MAX_PREFIX_BYTES {
             return self.counters.skip(Skip::NoRoom);
         }
@@ -594,7 +608,7 @@ impl Making<'_> {
             prefixes: self.prefixes,
             plans: self.plans,
         };
-        let report = match self.session.way {
+        let report = match self.session.exit() {
             // A copy of a super-segment is a copy of what the VM left: it is not cut into segments.
             Some(way) if frames.iter().any(|frame| frame.segment_bytes > 0) => {
                 let frames: ArrayVec<Frame<'_>, BURST> = frames

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   control ──Mirrors──► Bundle ─► walk ─┬─ received frames of tapped ports ─┬─► Copier ─► tunnel port
-//!                                        └─ plans that left by tapped ports ─┘
+//!                                        └─ plans that left by tapped ports ─┘    or memory ─► capture
 //! ```
 //!
 //! What must hold: a bundle without sessions costs a burst one branch; what workers share of a
@@ -10,9 +10,10 @@
 //! on; no session taps the port that its copies leave by.
 //!
 //! Rooms: `copier` (a worker's part: which frames, how many, with which prefix), `sent` (what left by
-//! tapped ports).
+//! tapped ports), [`memory`] (where copies stay that go nowhere else).
 
 mod copier;
+pub mod memory;
 mod sent;
 
 use std::{
@@ -28,6 +29,7 @@ use mirror::{
 use policy::{Field, PortId, key::shape, rule::Direction};
 
 pub use copier::{Copier, Received};
+pub use memory::Memory;
 
 /// What workers share of a session, for as long as it exists.
 #[derive(Debug)]
@@ -64,8 +66,27 @@ pub struct Session {
     pub slot: usize,
     /// The ports that it taps.
     pub ports: Vec<PortId>,
-    /// The port that copies leave by; `None` while there is no way to the decapsulator.
-    pub way: Option<PortId>,
+    /// Where copies go; `None` while there is no way to the decapsulator.
+    pub way: Option<Way>,
+}
+
+/// Where a session's copies go.
+#[derive(Clone, Debug)]
+pub enum Way {
+    /// They leave by a port, behind the session's tunnel.
+    Port(PortId),
+    /// They stay, for who reads a memory, where they are told to be of this interface.
+    Memory(Arc<Memory>, u32),
+}
+
+impl Session {
+    /// The port that copies leave by, if they do and there is a way.
+    pub(crate) fn exit(&self) -> Option<PortId> {
+        match self.way {
+            Some(Way::Port(port)) => Some(port),
+            Some(Way::Memory(..)) | None => None,
+        }
+    }
 }
 
 /// The sessions that tap a port, by their place in [`Mirrors::sessions`].
@@ -105,7 +126,7 @@ impl Mirrors {
             for port in session
                 .ports
                 .iter()
-                .filter(|port| Some(**port) != session.way)
+                .filter(|port| Some(**port) != session.exit())
             {
                 if taps.len() <= port.index() {
                     taps.resize_with(port.index() + 1, Taps::default);
@@ -120,8 +141,8 @@ impl Mirrors {
                 }
             }
         }
-        let identity = |session: &Session| session.ready.template.identity();
-        let ends = sessions.iter().map(identity);
+        let templates = sessions.iter().filter_map(|s| s.ready.template.as_ref());
+        let ends = templates.map(mirror::wire::Template::identity);
         Self {
             tunnels: ends.map(|id| (id.source(), id.destination())).collect(),
             slots: sessions.iter().map(|s| s.slot + 1).max().unwrap_or(0),

@@ -9,6 +9,7 @@ mod model;
 mod bridge;
 mod budget;
 mod captures;
+mod capturing;
 mod connections;
 mod effects;
 mod explain;

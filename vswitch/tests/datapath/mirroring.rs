@@ -22,7 +22,7 @@ use policy::{
     model::{Action, Model},
     rule::{Match, Origin, Rule, RuleList, Sets, WrittenRule},
 };
-use vswitch::mirroring::{Mirrors, Session, SessionShared};
+use vswitch::mirroring::{Mirrors, Session, SessionShared, Way};
 
 use crate::bed::{Bed, Options, build::*, frames::*};
 
@@ -92,7 +92,7 @@ fn tunnel(addresses: Addresses, carrier: Carrier) -> Tunnel {
 }
 
 /// What a tenant asks for unless a test says otherwise: all that passes, by ERSPAN type II.
-fn wanted() -> Wanted {
+pub(crate) fn wanted() -> Wanted {
     Wanted {
         name: "look".into(),
         owner: "tenant".into(),
@@ -105,11 +105,11 @@ fn wanted() -> Wanted {
         limits: Limits::default(),
         priority: 100,
         lease_until_s: None,
-        tunnel: tunnel(v4(), erspan_ii(7)),
+        tunnel: Some(tunnel(v4(), erspan_ii(7))),
     }
 }
 
-fn ready(wanted: &Wanted) -> Ready {
+pub(crate) fn ready(wanted: &Wanted) -> Ready {
     let facts = SourceFacts {
         tenant: "tenant".into(),
         role: Role::Ordinary,
@@ -123,7 +123,7 @@ fn in_force(wanted: &Wanted, slot: usize, ports: &[u16]) -> Session {
         shared: Arc::new(SessionShared::new(2, 0x5eed)),
         slot,
         ports: ports.iter().copied().map(PortId).collect(),
-        way: Some(PortId(TUNNEL)),
+        way: Some(Way::Port(PortId(TUNNEL))),
     }
 }
 
@@ -134,12 +134,12 @@ fn mirror(bed: &mut Bed, wanted: &Wanted, ports: &[u16]) -> Session {
     session
 }
 
-fn put(bed: &mut Bed, sessions: Vec<Session>) {
+pub(crate) fn put(bed: &mut Bed, sessions: Vec<Session>) {
     bed.mirror(Mirrors::new(sessions, Arc::new(AtomicU32::new(0))));
 }
 
 /// What a session counted: wanted, copied, and skips.
-fn counts(session: &Session) -> (u64, u64, Vec<(Skip, u64)>) {
+pub(crate) fn counts(session: &Session) -> (u64, u64, Vec<(Skip, u64)>) {
     let workers = || session.shared.counters.iter();
     let wanted = workers().map(|c| c.wanted.get()).sum();
     let copied = workers().map(|c| c.copied.get()).sum();
@@ -155,7 +155,7 @@ fn counts(session: &Session) -> (u64, u64, Vec<(Skip, u64)>) {
 }
 
 /// Two VMs (ports 0 and 1), a stranger (port 2) and the tunnel (port 3), each in its place.
-fn world() -> Model {
+pub(crate) fn world() -> Model {
     let one = vnic(mac(1)).ipv4("10.0.0.1/32").ipv6("fd00::1/128");
     let two = vnic(mac(2)).ipv4("10.0.0.2/32").ipv6("fd00::2/128");
     let two = two.inbound(Action::Allow, [deny(1, to_port(99))]);
@@ -179,7 +179,7 @@ fn to_port(port: u16) -> Match {
     }
 }
 
-fn bed() -> Bed {
+pub(crate) fn bed() -> Bed {
     let options = Options {
         port: memory::Config {
             slots: 256,
@@ -197,7 +197,7 @@ fn bed() -> Bed {
 }
 
 /// A datagram of VM 1 to VM 2.
-fn datagram(to: u16, len: usize) -> Vec<u8> {
+pub(crate) fn datagram(to: u16, len: usize) -> Vec<u8> {
     let mut payload = vec![0x5a; len];
     payload[..12].copy_from_slice(&udp(1000, to));
     payload[4..6].copy_from_slice(&(len as u16).to_be_bytes());
@@ -209,7 +209,7 @@ fn datagram(to: u16, len: usize) -> Vec<u8> {
     )
 }
 
-fn answer(len: usize) -> Vec<u8> {
+pub(crate) fn answer(len: usize) -> Vec<u8> {
     let mut frame = datagram(5, len);
     frame[..12].copy_from_slice(&[mac(1).0, mac(2).0].concat());
     frame[26..34].copy_from_slice(&[10, 0, 0, 2, 10, 0, 0, 1]);
@@ -232,7 +232,7 @@ fn copies_are_byte_exact_in_every_format_over_both_families() {
         for carrier in carriers() {
             let mut bed = bed();
             let wanted = Wanted {
-                tunnel: tunnel(addresses, carrier),
+                tunnel: Some(tunnel(addresses, carrier)),
                 ..wanted()
             };
             let session = mirror(&mut bed, &wanted, &[0]);
@@ -250,7 +250,7 @@ fn copies_are_byte_exact_in_every_format_over_both_families() {
                 assert_eq!(copy[..12], [DECAPSULATOR.0, mac(0xd1).0].concat());
                 let (decoded, inner) = decoded(copy);
                 assert_eq!(inner, frame, "{carrier:?}");
-                assert_eq!(decoded.identity, session.ready.template.identity());
+                assert_eq!(decoded.identity, session.ready.template.as_ref().expect("one").identity());
                 if matches!(decoded.header, Header::TypeIII(_)) {
                     assert_eq!(decoded.header.egress(), Some(egress));
                 }
@@ -379,10 +379,10 @@ fn a_copy_that_is_too_long_is_cut_or_fragmented_or_counted() {
         for oversize in [Oversize::Truncate, Oversize::Fragment, Oversize::Count] {
             let mut bed = bed();
             let wanted = Wanted {
-                tunnel: Tunnel {
+                tunnel: Some(Tunnel {
                     oversize,
                     ..tunnel(addresses, erspan_ii(7))
-                },
+                }),
                 ..wanted()
             };
             let session = mirror(&mut bed, &wanted, &[0]);
@@ -650,7 +650,7 @@ fn copies_are_never_copied() {
 fn a_tenants_own_vxlan_is_copied_and_a_mirrors_is_not() {
     let mut bed = bed();
     let vxlan = Wanted {
-        tunnel: tunnel(v4(), carriers()[4]),
+        tunnel: Some(tunnel(v4(), carriers()[4])),
         ..wanted()
     };
     let session = mirror(&mut bed, &vxlan, &[2]);
@@ -675,7 +675,7 @@ fn each_session_sees_its_own_source_and_no_other() {
         let wanted = Wanted {
             name: name.into(),
             directions: Directions::Out,
-            tunnel: tunnel(v4(), erspan_ii(number)),
+            tunnel: Some(tunnel(v4(), erspan_ii(number))),
             ..wanted()
         };
         in_force(&wanted, slot, &[port])

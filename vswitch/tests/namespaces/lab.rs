@@ -15,7 +15,7 @@ use std::{
     num::NonZero,
     os::fd::AsFd,
     path::{Path, PathBuf},
-    process::{Child, Command, ExitStatus, Output, Stdio},
+    process::{Child, ChildStdout, Command, ExitStatus, Output, Stdio},
     sync::atomic::{AtomicBool, AtomicU32, Ordering},
 };
 
@@ -46,7 +46,12 @@ impl Task {
         eventually(what, || self.0.try_wait().expect("wait"))
     }
 
-    fn signal(&self, signal: Signal) {
+    /// Its standard output, if that is piped and nobody has taken it.
+    pub(crate) fn stdout(&mut self) -> Option<ChildStdout> {
+        self.0.stdout.take()
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
         let pid = Pid::from_child(&self.0);
         kill_process(pid, signal).expect("send a signal");
     }

@@ -2,6 +2,7 @@
 //! Needs root; without it each test says that it skipped.
 #![allow(clippy::doc_markdown, reason = "names of protocols in prose")]
 
+mod capturing;
 mod drivers;
 mod explaining;
 mod frames;

@@ -15,9 +15,12 @@
 //! - whatever changes a session leaves a line of audit.
 //!
 //! Rooms: `source` (whose traffic it is), `way` (where copies leave), `request` (what is asked for),
-//! `file` (kept over a restart), `audit`.
+//! `captures` (sessions whose copies stay here), `file` (kept over a restart), `audit`.
 
 mod audit;
+#[cfg(test)]
+mod capture_tests;
+pub(super) mod captures;
 mod file;
 mod request;
 mod source;
@@ -48,9 +51,11 @@ use crate::{
         mirroring::{MirrorTarget, Way},
         problem::nearest,
     },
-    mirroring::{Mirrors, Session, SessionShared},
+    mirroring::{self, Mirrors, Session, SessionShared},
 };
 use audit::{Audit, now_s};
+pub use captures::Feed;
+use captures::{Capture, free_slot, slots};
 use file::Kept;
 use source::Sources;
 use way::Surroundings;
@@ -97,6 +102,9 @@ type Ways = BTreeMap<Arc<str>, Result<way::Found, String>>;
 #[derive(Default)]
 pub(super) struct Sessions {
     entries: Vec<Entry>,
+    captures: Vec<Capture>,
+    /// The number of the last one.
+    last_capture: u32,
     ways: Ways,
     datagrams: Arc<AtomicU32>,
     audit: Audit,
@@ -108,6 +116,8 @@ pub(super) struct Resolution {
     entries: Vec<Entry>,
     /// Those whose source is gone, and why they end.
     ended: Vec<(MirrorRequest, String)>,
+    captures: Vec<Capture>,
+    lost: Vec<captures::Lost>,
     ways: Ways,
     pub(super) mirrors: Arc<Mirrors>,
 }
@@ -139,7 +149,7 @@ impl Control {
             let filter = request::filter(&kept.request.filter);
             match filter.and_then(|filter| request::check(&kept.request).map(|()| filter)) {
                 Ok(filter) => {
-                    let entry = self.entry(&hands.mirrors.entries, kept, filter);
+                    let entry = self.entry(&hands.mirrors, kept, filter);
                     hands.mirrors.entries.push(entry);
                 }
                 Err(error) => {
@@ -149,17 +159,14 @@ impl Control {
         }
     }
 
-    fn entry(&self, others: &[Entry], kept: Kept, filter: RuleList) -> Entry {
-        let taken: HashSet<usize> = others.iter().map(|entry| entry.slot).collect();
+    fn entry(&self, others: &Sessions, kept: Kept, filter: RuleList) -> Entry {
         let workers = self.datapath.worker_counts().len();
         Entry {
             request: kept.request,
             filter,
             number: kept.number,
             lease_until_s: kept.lease_until_s,
-            slot: (0..=taken.len())
-                .find(|slot| !taken.contains(slot))
-                .unwrap_or_default(),
+            slot: free_slot(&slots(&others.entries, &others.captures)),
             shared: Arc::new(SessionShared::new(
                 workers,
                 RandomState::new().build_hasher().finish(),
@@ -228,7 +235,7 @@ impl Control {
         };
         request::check(&kept.request).map_err(ControlError::Refused)?;
         let filter = request::filter(&kept.request.filter).map_err(ControlError::Refused)?;
-        let entry = self.entry(entries, kept, filter);
+        let entry = self.entry(&hands.mirrors, kept, filter);
         let mut entries = entries.clone();
         entries.push(entry);
         let index = entries.len() - 1;
@@ -309,7 +316,8 @@ impl Control {
                 help: nearest(&request.target, known),
             });
         }
-        let resolution = self.resolve(hands, entries, &config, None);
+        let captures = hands.mirrors.captures.clone();
+        let resolution = self.resolve(hands, (entries, captures), &config, None);
         let mine =
             |other: &MirrorRequest| other.owner == request.owner && other.name == request.name;
         if let Some((_, why)) = resolution.ended.iter().find(|(other, _)| mine(other)) {
@@ -345,7 +353,8 @@ impl Control {
             .position(|entry| entry.is_called(owner, name));
         let index = found.ok_or_else(|| not_found(&entries, owner, name))?;
         let gone = entries.remove(index);
-        let resolution = self.resolve(&hands, entries, &self.config(), None);
+        let captures = hands.mirrors.captures.clone();
+        let resolution = self.resolve(&hands, (entries, captures), &self.config(), None);
         self.datapath
             .publish_mirrors(Arc::clone(&resolution.mirrors))?;
         let last = row(&gone);
@@ -366,23 +375,27 @@ impl Control {
         config: &Config,
         snapshot: &Snapshot,
     ) -> Resolution {
-        self.resolve(hands, hands.mirrors.entries.clone(), config, Some(snapshot))
+        let (entries, captures) = (&hands.mirrors.entries, &hands.mirrors.captures);
+        let all = (entries.clone(), captures.clone());
+        self.resolve(hands, all, config, Some(snapshot))
     }
 
     fn resolve(
         &self,
         hands: &Hands,
-        entries: Vec<Entry>,
+        (entries, mut captures): (Vec<Entry>, Vec<Capture>),
         config: &Config,
         snapshot: Option<&Snapshot>,
     ) -> Resolution {
         let mut resolution = Resolution {
             entries: Vec::with_capacity(entries.len()),
             ended: Vec::new(),
+            captures: Vec::new(),
+            lost: Vec::new(),
             ways: Ways::new(),
             mirrors: Arc::default(),
         };
-        if entries.is_empty() {
+        if entries.is_empty() && captures.is_empty() {
             return resolution;
         }
         let outlook = self.datapath.outlook();
@@ -401,6 +414,7 @@ impl Control {
         let sources = Sources::new(config, transports(config, around.snapshot));
         let mut numbers = Numbers::default();
         let mut sessions = Vec::with_capacity(entries.len());
+        let mut slots = slots(&entries, &captures);
         for mut entry in entries {
             let target = config
                 .mirror_targets
@@ -415,7 +429,7 @@ impl Control {
                         shared: Arc::clone(&entry.shared),
                         slot: entry.slot,
                         ports: ports.collect(),
-                        way,
+                        way: way.map(mirroring::Way::Port),
                     });
                     resolution.entries.push(entry);
                 }
@@ -427,13 +441,20 @@ impl Control {
                 Err(Obstacle::Gone(why)) => resolution.ended.push((entry.request, why)),
             }
         }
+        let around = (&hands.ids, self.datapath.worker_counts().len());
+        for capture in &mut captures {
+            sessions.extend(capture.resolve(&sources, around, &mut slots, &mut resolution.lost));
+        }
+        resolution.captures = captures;
         let datagrams = Arc::clone(&hands.mirrors.datagrams);
         resolution.mirrors = Arc::new(Mirrors::new(sessions, datagrams));
         resolution
     }
 
     /// What was resolved is in force: readers see it, and it is written down.
-    pub(super) fn commit(&self, hands: &mut Hands, resolution: Resolution) {
+    pub(super) fn commit(&self, hands: &mut Hands, mut resolution: Resolution) {
+        let (captures, lost) = (&mut resolution.captures, &mut resolution.lost);
+        let captures = captures::commit(hands, std::mem::take(captures), std::mem::take(lost));
         let sessions = &mut hands.mirrors;
         for (request, why) in &resolution.ended {
             let name = (request.owner.as_str(), request.name.as_str());
@@ -471,7 +492,11 @@ impl Control {
         let differs = now != kept(&sessions.entries);
         sessions.entries = resolution.entries;
         sessions.ways = resolution.ways;
-        self.state.write().mirrors = Arc::new(sessions.entries.clone());
+        sessions.captures = captures;
+        let mut state = self.state.write();
+        state.mirrors = Arc::new(sessions.entries.clone());
+        state.captures = Arc::new(sessions.captures.clone());
+        drop(state);
         if let Some(path) = sessions.file.as_ref().filter(|_| differs)
             && let Err(error) = file::write(path, now)
         {
@@ -491,7 +516,8 @@ impl Control {
         let is_over = |entry: &Entry| entry.lease_until_s.is_some_and(|until| until <= now);
         let (over, stay): (Vec<_>, Vec<_>) =
             hands.mirrors.entries.iter().cloned().partition(is_over);
-        let mut resolution = self.resolve(hands, stay, &self.config(), None);
+        let captures = hands.mirrors.captures.clone();
+        let mut resolution = self.resolve(hands, (stay, captures), &self.config(), None);
         if over.is_empty() && resolution.ways == hands.mirrors.ways {
             return;
         }
@@ -624,18 +650,41 @@ fn not_found(entries: &[Entry], owner: &str, name: &str) -> ControlError {
     }
 }
 
-fn row(entry: &Entry) -> MirrorSession {
-    let counters = &entry.shared.counters;
+/// What all workers counted of a session.
+struct Counted {
+    wanted: u64,
+    copied: u64,
+    bytes: u64,
+    truncated: u64,
+    fragments: u64,
+    /// Only what happened.
+    skipped: BTreeMap<String, u64>,
+}
+
+fn counted(shared: &SessionShared) -> Counted {
+    let counters = &shared.counters;
     let sum = |count: fn(&CopyCounters) -> u64| counters.iter().map(count).sum();
+    let skipped = Skip::ALL.iter().map(|skip| {
+        let frames = counters.iter().map(|c| c.skipped[*skip as usize].get());
+        (skip.name().to_owned(), frames.sum::<u64>())
+    });
+    Counted {
+        wanted: sum(|c| c.wanted.get()),
+        copied: sum(|c| c.copied.get()),
+        bytes: sum(|c| c.bytes.get()),
+        truncated: sum(|c| c.truncated.get()),
+        fragments: sum(|c| c.fragments.get()),
+        skipped: skipped.filter(|(_, frames)| *frames > 0).collect(),
+    }
+}
+
+fn row(entry: &Entry) -> MirrorSession {
+    let counted = counted(&entry.shared);
     let (state, reason) = match &entry.standing {
         Standing::Active => ("active", String::new()),
         Standing::Unreachable(why) => ("unreachable", why.clone()),
         Standing::Suspended(why) => ("suspended", why.clone()),
     };
-    let skipped = Skip::ALL.iter().map(|skip| {
-        let frames = counters.iter().map(|c| c.skipped[*skip as usize].get());
-        (skip.name().to_owned(), frames.sum::<u64>())
-    });
     MirrorSession {
         request: MirrorRequest {
             lease_s: entry
@@ -647,11 +696,11 @@ fn row(entry: &Entry) -> MirrorSession {
         state: state.into(),
         reason,
         ports: entry.ports.iter().map(ToString::to_string).collect(),
-        wanted: sum(|c| c.wanted.get()),
-        copied: sum(|c| c.copied.get()),
-        bytes: sum(|c| c.bytes.get()),
-        truncated: sum(|c| c.truncated.get()),
-        fragments: sum(|c| c.fragments.get()),
-        skipped: skipped.filter(|(_, frames)| *frames > 0).collect(),
+        wanted: counted.wanted,
+        copied: counted.copied,
+        bytes: counted.bytes,
+        truncated: counted.truncated,
+        fragments: counted.fragments,
+        skipped: counted.skipped,
     }
 }

@@ -16,7 +16,10 @@ use policy::{
 
 use super::Entry;
 use crate::{
-    api::mirror_types::{MirrorDirection, MirrorRequest, MirrorSampling, MirrorSource},
+    api::{
+        capture_types::CaptureRequest,
+        mirror_types::{MirrorDirection, MirrorRequest, MirrorSampling, MirrorSource},
+    },
     config::mirroring::MirrorTarget,
 };
 
@@ -139,43 +142,112 @@ pub(super) fn tunnel(
     })
 }
 
-/// The session that an entry stands for.
-pub(super) fn session(entry: &Entry, tunnel: Tunnel) -> Session {
-    let request = &entry.request;
-    let source = match &request.source {
+/// A source, as the session has it.
+pub(super) fn source(source: &MirrorSource) -> Source {
+    match source {
         MirrorSource::Vnic(name) => Source::Vnic(name.as_str().into()),
         MirrorSource::Port(name) => Source::Port(name.as_str().into()),
         MirrorSource::Network(name) => Source::Network(name.as_str().into()),
-    };
-    let rate = |per_second: u64, least: u64| Rate {
-        per_second,
-        burst: (per_second / BURSTS_A_SECOND).max(least),
-    };
+    }
+}
+
+/// What mirror sessions and captures are asked for alike.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asked<'a> {
+    name: &'a str,
+    owner: &'a str,
+    source: &'a MirrorSource,
+    filter: &'a RuleList,
+    direction: MirrorDirection,
+    rejected: bool,
+    truncate_bytes: Option<u32>,
+    sample: (Option<u32>, MirrorSampling),
+    frames_per_second: Option<u64>,
+    bits_per_second: Option<u64>,
+    priority: u16,
+}
+
+impl<'a> Asked<'a> {
+    /// One source of a capture. Whose it is, is not known yet; it is served last.
+    pub(super) fn capture(
+        name: &'a str,
+        request: &CaptureRequest,
+        source: &'a MirrorSource,
+        filter: &'a RuleList,
+    ) -> Self {
+        Self {
+            name,
+            owner: "",
+            source,
+            filter,
+            direction: request.direction,
+            rejected: request.rejected,
+            truncate_bytes: request.truncate_bytes,
+            sample: (request.sample, request.sample_by),
+            frames_per_second: request.frames_per_second,
+            bits_per_second: request.bits_per_second,
+            priority: u16::MAX,
+        }
+    }
+
+    fn mirror(request: &'a MirrorRequest, filter: &'a RuleList) -> Self {
+        Self {
+            name: &request.name,
+            owner: &request.owner,
+            source: &request.source,
+            filter,
+            direction: request.direction,
+            rejected: request.rejected,
+            truncate_bytes: request.truncate_bytes,
+            sample: (request.sample, request.sample_by),
+            frames_per_second: request.frames_per_second,
+            bits_per_second: request.bits_per_second,
+            priority: request.priority,
+        }
+    }
+
+    /// The session, without lease and tunnel. A budget's burst has room for a copy of `longest` bits.
+    pub(super) fn session(&self, longest: u64) -> Session {
+        let rate = |per_second: u64, least: u64| Rate {
+            per_second,
+            burst: (per_second / BURSTS_A_SECOND).max(least),
+        };
+        let (one_in, by) = self.sample;
+        Session {
+            name: self.name.into(),
+            owner: self.owner.into(),
+            source: source(self.source),
+            directions: match self.direction {
+                MirrorDirection::In => Directions::In,
+                MirrorDirection::Out => Directions::Out,
+                MirrorDirection::Both => Directions::Both,
+            },
+            filter: self.filter.clone(),
+            rejected: self.rejected,
+            truncate_bytes: self.truncate_bytes,
+            sampling: match (one_in.and_then(NonZeroU32::new), by) {
+                (None, _) => Sampling::All,
+                (Some(one_in), MirrorSampling::Frames) => Sampling::Frames(one_in),
+                (Some(one_in), MirrorSampling::Flows) => Sampling::Flows(one_in),
+            },
+            limits: Limits {
+                frames: self.frames_per_second.map(|frames| rate(frames, 1)),
+                bits: self.bits_per_second.map(|bits| rate(bits, longest)),
+            },
+            priority: self.priority,
+            lease_until_s: None,
+            tunnel: None,
+        }
+    }
+}
+
+/// The session that an entry stands for.
+pub(super) fn session(entry: &Entry, tunnel: Tunnel) -> Session {
     // The longest copy must be possible.
     let longest = (u64::from(tunnel.mtu_bytes) + MAX_PREFIX_BYTES as u64) * 8;
     Session {
-        name: request.name.as_str().into(),
-        owner: request.owner.as_str().into(),
-        source,
-        directions: match request.direction {
-            MirrorDirection::In => Directions::In,
-            MirrorDirection::Out => Directions::Out,
-            MirrorDirection::Both => Directions::Both,
-        },
-        filter: entry.filter.clone(),
-        rejected: request.rejected,
-        truncate_bytes: request.truncate_bytes,
-        sampling: match (request.sample.and_then(NonZeroU32::new), request.sample_by) {
-            (None, _) => Sampling::All,
-            (Some(one_in), MirrorSampling::Frames) => Sampling::Frames(one_in),
-            (Some(one_in), MirrorSampling::Flows) => Sampling::Flows(one_in),
-        },
-        limits: Limits {
-            frames: request.frames_per_second.map(|frames| rate(frames, 1)),
-            bits: request.bits_per_second.map(|bits| rate(bits, longest)),
-        },
-        priority: request.priority,
         lease_until_s: entry.lease_until_s,
-        tunnel,
+        tunnel: Some(tunnel),
+        ..Asked::mirror(&entry.request, &entry.filter).session(longest)
     }
 }

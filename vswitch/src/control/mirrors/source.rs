@@ -48,6 +48,16 @@ impl<'c> Sources<'c> {
         }
     }
 
+    /// What a source is for whoever it is.
+    pub(super) fn find_anyones(&self, source: &MirrorSource) -> Option<Found> {
+        let mut networks = self.config.networks.iter();
+        let owner = match source {
+            MirrorSource::Network(name) => networks.find(|n| *n.name == **name),
+            MirrorSource::Vnic(_) | MirrorSource::Port(_) => None,
+        };
+        self.find(source, owner.map_or("", |network| &*network.tenant))
+    }
+
     fn of_port(&self, name: &str) -> Option<Found> {
         let port = self.config.ports.iter().find(|port| *port.name == *name)?;
         let facts = SourceFacts {

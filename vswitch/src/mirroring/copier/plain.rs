@@ -27,6 +27,8 @@ pub(super) struct Plain {
     stamp: Stamp,
     /// The longest frame that is sent whole.
     most: u32,
+    /// What a copy is longer than its frame.
+    overhead_bytes: u32,
 }
 
 /// Whether a frame is TCP or UDP over IPv4 without a tag, and no tunnel's.
@@ -46,11 +48,15 @@ fn is_plain(frame: &Frame<'_>) -> bool {
 impl Making<'_> {
     /// How its plain frames are copied, if any is.
     pub(super) fn plain(&self, sent: bool) -> Option<Plain> {
-        self.session.way?;
+        self.session.exit()?;
         let ready = &self.session.ready;
         let most = ready.plain_most()?;
-        let stamp = ready.template.stamp(sent, self.received.wall_ns)?;
-        Some(Plain { stamp, most })
+        let stamp = ready.template.as_ref()?;
+        Some(Plain {
+            stamp: stamp.stamp(sent, self.received.wall_ns)?,
+            most,
+            overhead_bytes: ready.overhead_bytes(),
+        })
     }
 
     /// Plans the copy of a plain frame, or counts why not. False: it is to go the long way.
@@ -73,12 +79,9 @@ impl Making<'_> {
             self.make_way(plain);
         }
         self.counters.wanted.add(1);
-        let ready = &self.session.ready;
-        let bytes = ready.template.len_bytes() as u32 + plan.len_bytes;
-        if !self
-            .own
-            .purse
-            .pay(&ready.budget, bytes, self.received.now_ns)
+        let budget = &self.session.ready.budget;
+        let bytes = plain.overhead_bytes + plan.len_bytes;
+        if !self.own.purse.pay(budget, bytes, self.received.now_ns)
         {
             self.counters.skip(Skip::OverBudget);
             return true;
