@@ -29,7 +29,7 @@ use super::{
 };
 
 /// Prefixes in a room from which on it has a page; at half as many it goes.
-const MIN_PREFIXES: u32 = 64;
+const MIN_PREFIXES: u32 = 16;
 /// Leading bits that addresses of a room have in common.
 pub(super) const ROOM_BITS: u8 = 12;
 /// Leading bits that addresses of a number have in common.
