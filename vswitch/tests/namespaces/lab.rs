@@ -211,14 +211,19 @@ impl Lab {
         ok(Command::new("ip").args(["netns", "exec", &self.netns_of(member), "sh", "-ec", line]));
     }
 
+    /// Pings until an answer comes.
+    pub(crate) fn reaches(&self, from: &str, words: &str) {
+        eventually("an answer to a ping", || {
+            let mut ping = self.at(from, &format!("ping -n -q -c 1 -W 1 {words}"));
+            ping.output().expect("ping").status.success().then_some(())
+        });
+    }
+
     /// Pings until an answer comes; then `count` pings must all be answered.
     pub(crate) fn ping(&self, from: &str, words: &str, count: u32) {
-        let ping = |words: &str| self.at(from, &format!("ping -n -q {words}"));
-        eventually("an answer to a ping", || {
-            let first = ping(&format!("-c 1 -W 1 {words}")).output().expect("ping");
-            first.status.success().then_some(())
-        });
-        let output = ok(&mut ping(&format!("-c {count} -i 0.01 -W 10 {words}")));
+        self.reaches(from, words);
+        let many = format!("ping -n -q -c {count} -i 0.01 -W 10 {words}");
+        let output = ok(&mut self.at(from, &many));
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         assert!(text.contains(" 0% packet loss"), "{text}");
     }
