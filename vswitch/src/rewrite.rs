@@ -6,7 +6,11 @@
 //! touched, and checksums that were right are right afterwards (RFC 1624), wrong ones wrong.
 
 use pmd::{MAX_PREFIX_BYTES, REWRITTEN_HEAD_BYTES};
-use policy::{Mac, NetworkId, VlanId, key::ethertype, parse::Parsed};
+use policy::{
+    Mac, NetworkId, VlanId,
+    key::{ethertype, shape},
+    parse::Parsed,
+};
 
 use crate::{adjacency::Adjacency, outbox::OwnTag};
 
@@ -144,7 +148,7 @@ fn ethernet(
 }
 
 /// Writes the headers of the answer to an echo request (RFC 792, RFC 4443 §4.2) that `parsed` was
-/// parsed from: what stands behind them in the frame is its data.
+/// parsed from, or to one of its fragments: what stands behind them in the frame is its data.
 pub(crate) fn echo_reply(
     prefix: &mut [u8; MAX_PREFIX_BYTES],
     head: &[u8],
@@ -153,8 +157,16 @@ pub(crate) fn echo_reply(
 ) -> Option<Prefix> {
     const TTL: u8 = 64;
     const ICMP_BYTES: usize = 4;
-    let (l3, l4) = (usize::from(parsed.l3_offset), usize::from(parsed.l4_offset));
+    let l3 = usize::from(parsed.l3_offset);
     let packet = head.get(l3..)?;
+    // ICMP's header is in the first fragment alone.
+    let icmp = (!parsed.key.has(shape::LATER_FRAGMENT))
+        .then(|| usize::from(parsed.l4_offset).saturating_sub(l3));
+    let header_bytes = match icmp {
+        Some(icmp) => icmp + ICMP_BYTES,
+        None if is_ipv6(packet) => 40,
+        None => usize::from(packet.first()? & 15) * 4,
+    };
     let back = Adjacency {
         to: parsed.key.eth_src(),
         from: parsed.key.eth_dst(),
@@ -168,11 +180,10 @@ pub(crate) fn echo_reply(
         clamp_mss: false,
     };
     let ip = ethernet(prefix, packet, own, &back);
-    let headers = head.get(l3..l4 + ICMP_BYTES)?;
+    let headers = packet.get(..header_bytes)?;
     let len = ip + headers.len();
     let reply = prefix.get_mut(ip..len)?;
     reply.copy_from_slice(headers);
-    let icmp = l4 - l3;
     let (kind, addresses) = if is_ipv6(packet) {
         reply[7] = TTL;
         (129, 8..40)
@@ -186,14 +197,16 @@ pub(crate) fn echo_reply(
     };
     let (one, other) = reply[addresses.clone()].split_at_mut(addresses.len() / 2);
     one.swap_with_slice(other);
-    let before = u16::from_be_bytes([reply[icmp], reply[icmp + 1]]);
-    reply[icmp] = kind;
-    let after = u16::from_be_bytes([reply[icmp], reply[icmp + 1]]);
-    let checksum = u16::from_be_bytes([reply[icmp + 2], reply[icmp + 3]]);
-    reply[icmp + 2..].copy_from_slice(&updated(checksum, before, after).to_be_bytes());
+    if let Some(icmp) = icmp {
+        let before = u16::from_be_bytes([reply[icmp], reply[icmp + 1]]);
+        reply[icmp] = kind;
+        let after = u16::from_be_bytes([reply[icmp], reply[icmp + 1]]);
+        let checksum = u16::from_be_bytes([reply[icmp + 2], reply[icmp + 3]]);
+        reply[icmp + 2..].copy_from_slice(&updated(checksum, before, after).to_be_bytes());
+    }
     Some(Prefix {
         len,
-        skip: l4 + ICMP_BYTES,
+        skip: l3 + header_bytes,
     })
 }
 

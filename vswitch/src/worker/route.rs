@@ -335,7 +335,7 @@ impl Walk<'_> {
     /// nobody (RFC 1812 §4.3.3.6, RFC 4443 §4.2).
     fn answer_for_router(&mut self, frames: &[Frame<'_>], index: usize, parsed: &Parsed) {
         let ingress = parsed.key.ingress();
-        if is_echo_request(parsed) {
+        if is_of_echo_request(parsed) {
             if let Some(counters) = port_counters(self.bundle, ingress, self.id) {
                 counters.taken.add(1);
             }
@@ -452,16 +452,20 @@ fn is_dhcp(parsed: &Parsed) -> bool {
     policy::rogue::asks_dhcp(&mut key, false) || policy::rogue::asks_dhcp(&mut key, true)
 }
 
-fn is_echo_request(parsed: &Parsed) -> bool {
+/// Whether it is an echo request or, as far as can be told, a piece of one. A request in fragments is
+/// answered piece by piece, without one waiting for another: all that changes behind the IP header is in
+/// the first. What other ICMP messages have in their later fragments goes back to their sender, too,
+/// who has no beginning for it.
+fn is_of_echo_request(parsed: &Parsed) -> bool {
     const ECHO: u64 = 8;
     const ECHO_V6: u64 = 128;
     let key = &parsed.key;
     let kind = key.get(Field::L4_SRC) >> 8;
-    key.has(shape::L4)
-        && !key.has(shape::FIRST_FRAGMENT)
-        && match key.get(Field::PROTOCOL) as u8 {
-            protocol::ICMP => kind == ECHO,
-            protocol::ICMPV6 => kind == ECHO_V6,
-            _ => false,
-        }
+    let begins_as = |echo| key.has(shape::L4) && kind == echo;
+    let goes_on = key.has(shape::LATER_FRAGMENT);
+    match key.get(Field::PROTOCOL) as u8 {
+        protocol::ICMP => key.has(shape::IPV4) && (goes_on || begins_as(ECHO)),
+        protocol::ICMPV6 => key.has(shape::IPV6) && (goes_on || begins_as(ECHO_V6)),
+        _ => false,
+    }
 }
