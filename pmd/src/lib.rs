@@ -48,7 +48,7 @@ pub use frame::{Frame, PartialChecksum, Run};
 pub use port::{
     Counts, Details, Health, Monitor, OpenError, Port, PortInfo, RxQueue, TxQueue, TxReport, Wait,
 };
-pub use transmit::{MAX_PREFIX_BYTES, PrefixArena, TxBurst, TxPlan};
+pub use transmit::{MAX_PREFIX_BYTES, PrefixArena, REWRITTEN_HEAD_BYTES, TxBurst, TxPlan};
 
 /// The most frames that are lent, judged and transmitted in one go.
 pub const BURST: usize = 64;

@@ -151,8 +151,10 @@ enum Straight {
     To(PortId),
     /// If the connection, or its absence, still stands.
     Tracked(PortId),
-    /// To a router's neighbour, by rules without a limit, if both still stand.
+    /// Untagged to a router's neighbour, by rules without a limit, if it still stands.
     Routed(AdjacencyId),
+    /// The same, if the connection still stands too.
+    RoutedTracked(AdjacencyId),
 }
 
 impl Entry {
@@ -160,9 +162,7 @@ impl Entry {
     pub fn new(key: FlowKey, epoch: Epoch, verdict: Verdict) -> Self {
         let straight = match verdict {
             Verdict::Unicast(to) if is_plain(to, &key) => Straight::To(to.port),
-            Verdict::Routed(to, id) if to.denied.is_none() && to.meter.is_none() => {
-                Straight::Routed(id)
-            }
+            Verdict::Routed(to, id) if is_plain(to, &key) => Straight::Routed(id),
             _ => Straight::No,
         };
         Self {
@@ -187,6 +187,7 @@ impl Entry {
     pub fn resting_on(self, token: Token) -> Self {
         let straight = match self.straight {
             Straight::To(port) if token != Token::UNTRACKED => Straight::Tracked(port),
+            Straight::Routed(id) if token != Token::UNTRACKED => Straight::RoutedTracked(id),
             other => other,
         };
         Self {
@@ -449,10 +450,10 @@ impl FlowCache {
         Some((entry, port))
     }
 
-    /// As [`FlowCache::tracked`], for entries whose frames routers send on: the candidate answers
-    /// if `fits` has its neighbour, too.
+    /// As [`FlowCache::straight`], for entries whose frames routers send on, and which rest on a
+    /// token if `TRACKED`: the candidate answers if `fits` has its neighbour and `follows` says so.
     #[inline(always)]
-    pub fn routed<T>(
+    pub fn routed<const TRACKED: bool, T>(
         &mut self,
         candidate: Candidate,
         key: &FlowKey,
@@ -462,14 +463,16 @@ impl FlowCache {
     ) -> Option<(&mut Entry, T)> {
         let index = candidate.0 as usize;
         let entry = self.entries.get_mut(index)?;
-        let Straight::Routed(id) = entry.straight else {
-            return None;
+        let id = match entry.straight {
+            Straight::Routed(id) if !TRACKED => id,
+            Straight::RoutedTracked(id) if TRACKED => id,
+            _ => return None,
         };
         if !entry.answers(key, now) {
             return None;
         }
         let fit = fits(id)?;
-        if entry.token != Token::UNTRACKED && !follows(entry.token) {
+        if TRACKED && !follows(entry.token) {
             return None;
         }
         entry.hit(|| self.sets[index / WAYS].touch(index % WAYS));

@@ -12,13 +12,12 @@ use pmd::{BURST, Frame, MAX_PREFIX_BYTES, PrefixArena, TxBurst, TxPlan, TxQueue}
 use policy::{Denial, DropReason, PortId};
 
 use crate::{
-    adjacency::Adjacency,
     counters::PortCounters,
     drop_watch::Taps,
     intake::Groups,
     mirroring::{Copier, Received},
     published::Bundle,
-    rewrite::{self, Prefix},
+    rewrite::{Prefix, RewrittenHead},
     verdict::{Destination, VlanTag},
 };
 
@@ -154,20 +153,37 @@ impl Outbox {
         self.push(bundle, frames, port, plan);
     }
 
-    /// Plans that frame number `index` leaves for a router's neighbour, with new addresses and a
-    /// lower TTL: untagged, as it came.
+    /// Plans that frame number `index` leaves by `port` with `head` in place of its first bytes.
     #[inline(always)]
-    pub fn plan_routed(
+    pub(crate) fn plan_rewritten(
         &mut self,
         bundle: &Bundle,
         frames: &[Frame<'_>],
-        index: usize,
-        to: &Adjacency,
+        (index, port): (usize, PortId),
+        head: RewrittenHead,
     ) {
-        let frame = &frames[index];
-        self.plan_with_prefix(bundle, frames, (index, to.port), |prefix| {
-            rewrite::routed_plain(prefix, frame.head(), to)
-        });
+        let mut plan = TxPlan {
+            frame: index as u8,
+            prefix_len_bytes: head.len() as u8,
+            skip_bytes: head.len() as u16,
+            len_bytes: (frames[index].len() - head.len()) as u32,
+            ..TxPlan::default()
+        };
+        let Some(mut lane) = self.lanes.get_mut(port.index()) else {
+            return self.refuse(bundle, frames, port, &[plan]);
+        };
+        if lane.plans.is_full() || self.prefixes.is_full() {
+            self.transmit(bundle, frames);
+            lane = &mut self.lanes[port.index()];
+        }
+        if lane.plans.is_empty() {
+            self.busy.push(port);
+        }
+        if let Some((number, prefix)) = self.prefixes.allocate() {
+            prefix[..head.len()].copy_from_slice(&head);
+            plan.prefix = number;
+            lane.plans.push(plan);
+        }
     }
 
     /// Plans that frame number `index` leaves by `port` with a prefix as `write` makes it, before

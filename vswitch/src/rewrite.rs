@@ -5,8 +5,12 @@
 //! smaller segment size or the headers of a fragment. What must hold: the frame itself is not
 //! touched, and checksums that were right are right afterwards (RFC 1624), wrong ones wrong.
 
-use pmd::MAX_PREFIX_BYTES;
-use policy::{NetworkId, VlanId, key::ethertype, parse::Parsed};
+use pmd::{MAX_PREFIX_BYTES, REWRITTEN_HEAD_BYTES};
+use policy::{
+    Mac, NetworkId, VlanId,
+    key::{ethertype, shape},
+    parse::Parsed,
+};
 
 use crate::{adjacency::Adjacency, outbox::OwnTag};
 
@@ -16,6 +20,9 @@ const TPID: [u8; 2] = ethertype::CUSTOMER_TAG.to_be_bytes();
 pub(crate) const IPV4_REWRITTEN: usize = 12;
 /// Of the IPv6 header, up to and with the hop limit.
 pub(crate) const IPV6_REWRITTEN: usize = 8;
+
+/// The first bytes of a frame, before or after they were rewritten.
+pub(crate) type RewrittenHead = [u8; REWRITTEN_HEAD_BYTES];
 
 /// A prefix: how long it is, and how many bytes of the frame it replaces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,34 +78,47 @@ pub(crate) fn routed(
     })
 }
 
-/// As [`routed`], for a frame without a tag that leaves without one: what most of them are.
+/// As [`routed`], for a frame without a tag that leaves without one: what most of them are. The
+/// first bytes of the frame become those of the neighbour's; `None` where the TTL or hop limit does
+/// not suffice.
 #[inline(always)]
 pub(crate) fn routed_plain(
-    prefix: &mut [u8; MAX_PREFIX_BYTES],
-    head: &[u8],
+    head: &RewrittenHead,
+    is_ipv6: bool,
     to: &Adjacency,
-) -> Option<Prefix> {
-    const IP: usize = 14;
-    const HEAD: usize = 32;
-    let head = head.first_chunk::<HEAD>()?;
-    let first = prefix.first_chunk_mut::<HEAD>()?;
-    *first = *head;
-    first[..6].copy_from_slice(&to.to.0);
-    first[6..MACS_BYTES].copy_from_slice(&to.from.0);
-    let len = if head[IP] >> 4 == 6 {
-        first[IP + 7] = head[IP + 7].wrapping_sub(to.hops);
-        IP + IPV6_REWRITTEN
-    } else {
-        first[IP + 8] = head[IP + 8].wrapping_sub(to.hops);
-        let checksum = u16::from_be_bytes([head[IP + 10], head[IP + 11]]);
-        // The TTL is the high byte of its word.
-        let less = u16::from(to.hops) << 8;
-        let sum = u32::from(!checksum) + u32::from(!less);
-        let sum = !(((sum & 0xffff) + (sum >> 16)) as u16);
-        [first[IP + 10], first[IP + 11]] = sum.to_be_bytes();
-        IP + IPV4_REWRITTEN
+) -> Option<RewrittenHead> {
+    let word = |number: usize| {
+        let bytes = head[8 * number..].first_chunk();
+        u64::from_le_bytes(*bytes.unwrap_or(&[0; 8]))
     };
-    Some(Prefix { len, skip: len })
+    // Where in its word the byte stands.
+    let shift = if is_ipv6 { 40 } else { 48 };
+    let hops = u64::from(to.hops);
+    if word(2) >> shift & 0xff <= hops {
+        return None;
+    }
+    let (Mac([a, b, c, d, e, f]), Mac([g, h, i, j, k, l])) = (to.to, to.from);
+    let more = u64::from(u32::from_le_bytes([i, j, k, l]));
+    // RFC 1624, equation 3, for a word that becomes smaller by `hops`. The TTL is a byte of a word
+    // of the header, as the checksum is one: their sum is updated in either byte order (RFC 1071
+    // §2 (B)).
+    let sum = (word(3) & 0xffff) + hops;
+    let sum = (sum + u64::from(sum >= 0xffff)) & 0xffff;
+    let words = [
+        u64::from_le_bytes([a, b, c, d, e, f, g, h]),
+        word(1) >> 32 << 32 | more,
+        word(2) - (hops << shift),
+        if is_ipv6 {
+            word(3)
+        } else {
+            word(3) >> 16 << 16 | sum
+        },
+    ];
+    let mut rewritten = [0; REWRITTEN_HEAD_BYTES];
+    for (bytes, word) in rewritten.chunks_exact_mut(8).zip(words) {
+        bytes.copy_from_slice(&word.to_le_bytes());
+    }
+    Some(rewritten)
 }
 
 /// Writes the Ethernet header of a routed frame, and says how long it is.
@@ -128,7 +148,7 @@ fn ethernet(
 }
 
 /// Writes the headers of the answer to an echo request (RFC 792, RFC 4443 §4.2) that `parsed` was
-/// parsed from: what stands behind them in the frame is its data.
+/// parsed from, or to one of its fragments: what stands behind them in the frame is its data.
 pub(crate) fn echo_reply(
     prefix: &mut [u8; MAX_PREFIX_BYTES],
     head: &[u8],
@@ -137,8 +157,16 @@ pub(crate) fn echo_reply(
 ) -> Option<Prefix> {
     const TTL: u8 = 64;
     const ICMP_BYTES: usize = 4;
-    let (l3, l4) = (usize::from(parsed.l3_offset), usize::from(parsed.l4_offset));
+    let l3 = usize::from(parsed.l3_offset);
     let packet = head.get(l3..)?;
+    // ICMP's header is in the first fragment alone.
+    let icmp = (!parsed.key.has(shape::LATER_FRAGMENT))
+        .then(|| usize::from(parsed.l4_offset).saturating_sub(l3));
+    let header_bytes = match icmp {
+        Some(icmp) => icmp + ICMP_BYTES,
+        None if is_ipv6(packet) => 40,
+        None => usize::from(packet.first()? & 15) * 4,
+    };
     let back = Adjacency {
         to: parsed.key.eth_src(),
         from: parsed.key.eth_dst(),
@@ -152,11 +180,10 @@ pub(crate) fn echo_reply(
         clamp_mss: false,
     };
     let ip = ethernet(prefix, packet, own, &back);
-    let headers = head.get(l3..l4 + ICMP_BYTES)?;
+    let headers = packet.get(..header_bytes)?;
     let len = ip + headers.len();
     let reply = prefix.get_mut(ip..len)?;
     reply.copy_from_slice(headers);
-    let icmp = l4 - l3;
     let (kind, addresses) = if is_ipv6(packet) {
         reply[7] = TTL;
         (129, 8..40)
@@ -170,14 +197,16 @@ pub(crate) fn echo_reply(
     };
     let (one, other) = reply[addresses.clone()].split_at_mut(addresses.len() / 2);
     one.swap_with_slice(other);
-    let before = u16::from_be_bytes([reply[icmp], reply[icmp + 1]]);
-    reply[icmp] = kind;
-    let after = u16::from_be_bytes([reply[icmp], reply[icmp + 1]]);
-    let checksum = u16::from_be_bytes([reply[icmp + 2], reply[icmp + 3]]);
-    reply[icmp + 2..].copy_from_slice(&updated(checksum, before, after).to_be_bytes());
+    if let Some(icmp) = icmp {
+        let before = u16::from_be_bytes([reply[icmp], reply[icmp + 1]]);
+        reply[icmp] = kind;
+        let after = u16::from_be_bytes([reply[icmp], reply[icmp + 1]]);
+        let checksum = u16::from_be_bytes([reply[icmp + 2], reply[icmp + 3]]);
+        reply[icmp + 2..].copy_from_slice(&updated(checksum, before, after).to_be_bytes());
+    }
     Some(Prefix {
         len,
-        skip: l4 + ICMP_BYTES,
+        skip: l3 + header_bytes,
     })
 }
 
@@ -386,14 +415,15 @@ mod tests {
                 hops,
                 clamp_mss: false,
             };
-            let (mut long, mut short) = ([0; MAX_PREFIX_BYTES], [0; MAX_PREFIX_BYTES]);
+            let mut long = [0; MAX_PREFIX_BYTES];
             let by_long = routed(&mut long, &head, 14, None, &to).expect("a packet");
-            let by_short = routed_plain(&mut short, &head, &to).expect("a packet");
-            prop_assert_eq!(by_long, by_short);
-            prop_assert_eq!(&long[..by_long.len], &short[..by_long.len]);
+            let by_short = routed_plain(head.first_chunk().expect("a packet"), is_v6, &to);
+            let by_short = by_short.expect("hops enough");
+            prop_assert_eq!(by_long.len, by_long.skip);
+            prop_assert_eq!(&long[..by_long.len], &by_short[..by_long.len]);
+            prop_assert_eq!(&by_short[by_long.len..], &head[by_long.len..REWRITTEN_HEAD_BYTES]);
             if !is_v6 {
-                head[..26].copy_from_slice(&short[..26]);
-                prop_assert_eq!(sum(&head[14..34]), 0xffff);
+                prop_assert_eq!(sum(&[&by_short[14..], &head[32..34]].concat()), 0xffff);
             }
         }
     }

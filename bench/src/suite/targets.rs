@@ -110,6 +110,7 @@ pub fn all(results: &Results) -> Vec<Target> {
         isolation(results),
         mirror(results),
         update(results),
+        routes(results),
     ]
     .concat()
 }
@@ -263,4 +264,22 @@ fn update(results: &Results) -> Vec<Target> {
         "ms",
         first.median(results, "vswitch"),
     )]
+}
+
+fn routes(results: &Results) -> Vec<Target> {
+    let of = |metric, case| plain("routes", metric, Some(case), None).median(results, "vswitch");
+    vec![
+        at_most(
+            "a lookup among 1,000,000 IPv4 routes",
+            40.0,
+            "ns",
+            of("ns a lookup", "1,000,000 IPv4 routes"),
+        ),
+        at_most(
+            "from adding a route to the first frame that it routes: 100,000 routes",
+            1.0,
+            "ms",
+            of("ms to the first frame", "100,000 routes"),
+        ),
+    ]
 }

@@ -2,6 +2,8 @@
 
 use std::{path::PathBuf, process::Command};
 
+use ::vswitch::api::types::RouteChange;
+
 use crate::process::{self, Process};
 
 /// What the switch has to do with the frames.
@@ -131,6 +133,14 @@ pub(super) trait Contender {
     fn enforce(&mut self, case: Case) -> anyhow::Result<()> {
         process::run(&mut self.change(case)?)?;
         self.settle()
+    }
+
+    /// Changes routes of the router that takes what the first port sends in [`Case::Routed`].
+    ///
+    /// # Errors
+    /// When the switch refuses, or cannot.
+    fn change_routes(&mut self, _change: &RouteChange) -> anyhow::Result<()> {
+        anyhow::bail!("{} has no routes", self.name())
     }
 
     /// The process that moves frames.

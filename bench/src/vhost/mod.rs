@@ -45,6 +45,7 @@ mod peer;
 pub(crate) mod port;
 mod reply;
 mod report;
+mod route_updates;
 mod rules;
 mod testpmd;
 mod vswitch;
@@ -53,6 +54,7 @@ pub use contender::Case;
 pub use mirroring::mirroring;
 pub use peer::Peer;
 pub use report::{Finding, InOrder, Report, RoundTrip, Row, Segments};
+pub use route_updates::route_updates;
 
 use bed::{Bed, Kind};
 use contender::{Contender, Settings};

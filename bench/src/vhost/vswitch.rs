@@ -5,14 +5,17 @@
 //! checked and whose outbound frames meet the rules.
 
 use std::{
-    fmt::Write,
+    fmt::Write as _,
     fs,
+    io::{Read, Write as _},
+    os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
 };
 
-use anyhow::Context;
+use ::vswitch::api::types::RouteChange;
+use anyhow::{Context, ensure};
 
 use super::{
     contender::{Case, Contender, Settings, socket_names},
@@ -29,6 +32,9 @@ const START: Duration = Duration::from_secs(10);
 /// The generator's addresses, by port, and the address that its packets come from.
 pub(super) const MACS: [&str; 2] = ["00:01:02:03:04:00", "00:01:02:03:04:01"];
 const SENDER: &str = "10.254.0.0";
+
+/// All that the generator sends to.
+pub(super) const DESTINATIONS: &str = "10.252.0.0/14";
 
 /// Where [`Contender::mirror`] has copies sent: what is behind the third port takes any.
 const MIRROR_TARGET: &str = "
@@ -111,6 +117,22 @@ impl Contender for Vswitch {
         process::run(&mut command).map(drop)
     }
 
+    fn change_routes(&mut self, change: &RouteChange) -> anyhow::Result<()> {
+        let body = serde_json::to_string(change)?;
+        let mut stream = UnixStream::connect(self.directory.join("socket"))?;
+        write!(
+            stream,
+            "POST /v1/routers/from-v0/routes HTTP/1.1\r\nHost: vswitch\r\nConnection: close\r\n\
+             Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        )?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        let status = answer.lines().next().unwrap_or_default();
+        ensure!(status.contains(" 200 "), "changing routes: {answer}");
+        Ok(())
+    }
+
     fn process(&mut self) -> &mut Process {
         &mut self.daemon
     }
@@ -175,7 +197,7 @@ fn config(directory: &Directory, settings: &Settings, case: Case) -> String {
 }
 
 /// The address by which routers know a vNIC.
-fn next_hop(index: usize) -> String {
+pub(super) fn next_hop(index: usize) -> String {
     format!("10.{index}.0.5")
 }
 
@@ -200,7 +222,7 @@ fn routers() -> String {
         let via = next_hop(usize::from(1 - from));
         let _ = write!(
             text,
-            "\n[[router.route]]\nto = \"10.252.0.0/14\"\nvia = \"{via}\"\n"
+            "\n[[router.route]]\nto = \"{DESTINATIONS}\"\nvia = \"{via}\"\n"
         );
     }
     text

@@ -19,7 +19,7 @@ pub(super) struct Builder<B> {
 }
 
 /// What a tree is made of, in the order of addresses, then lengths.
-type Sorted<B> = (B, u8, Entry);
+pub(super) type Sorted<B> = (B, u8, Entry);
 
 impl<B> Default for Builder<B> {
     fn default() -> Self {
@@ -43,8 +43,8 @@ impl<B: Bits> Builder<B> {
         self.routes.push((bits, len, candidate));
     }
 
-    /// The tree of all that was added.
-    pub(super) fn build(mut self) -> Result<Family, RouteError> {
+    /// The tree of all that was added, and what it was made of.
+    pub(super) fn build(mut self) -> Result<(Family, Vec<Sorted<B>>), RouteError> {
         self.routes.sort_by_key(|(bits, len, _)| (*bits, *len));
         let mut family = Family::default();
         let mut entries = Vec::with_capacity(self.routes.len());
@@ -63,7 +63,7 @@ impl<B: Bits> Builder<B> {
             entries.extend(entry.map(|entry| (bits, len, entry)));
         }
         family.root = node(&entries, 0);
-        Ok(family)
+        Ok((family, entries))
     }
 }
 

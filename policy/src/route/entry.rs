@@ -39,7 +39,7 @@ pub(super) struct Many {
 impl Entry {
     /// What a frame follows.
     #[inline]
-    pub(super) fn best(&self) -> &Target {
+    pub(super) fn best(&self) -> &Arc<Target> {
         match self {
             Self::One(candidate) => &candidate.target,
             Self::Many(many) => &many.best,

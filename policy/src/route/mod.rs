@@ -15,7 +15,7 @@
 //! IPv6; what it reads of the rest of a flow, by [`RouteTable::is_multipath_v4`].
 //!
 //! Rooms: `target` (where a route leads, ECMP), `entry` (the routes of one prefix), `tree`
-//! (longest prefix match, by `bits`), `family` (a tree with its counts), `build` (many routes at once), `iter`
+//! (longest prefix match, by `bits`), `front` (its answers where IPv4 prefixes are many), `family` (a tree with its counts), `build` (many routes at once), `iter`
 //! (all of them in order), `error`.
 
 use std::{
@@ -32,6 +32,7 @@ mod build;
 mod entry;
 mod error;
 mod family;
+mod front;
 mod iter;
 mod target;
 mod tree;
@@ -42,6 +43,7 @@ pub use target::{MAX_NEXT_HOPS, NextHop, NextHops, Target};
 use build::{Builder, Targets};
 use entry::Candidate;
 use family::Family;
+use front::{Answer, Front};
 use iter::Routes;
 
 /// Where a prefix leads, by one who says so.
@@ -74,6 +76,7 @@ pub enum Origin {
 #[derive(Clone, Debug, Default)]
 pub struct RouteTable {
     v4: Family,
+    front_v4: Front,
     v6: Family,
 }
 
@@ -98,10 +101,10 @@ impl RouteTable {
                 IpNet::V6(net) => v6.add(u128::from(net.network()), net.prefix_len(), candidate),
             }
         }
-        Ok(Self {
-            v4: v4.build()?,
-            v6: v6.build()?,
-        })
+        let (v4, prefixes) = v4.build()?;
+        let front_v4 = Front::new(&prefixes);
+        let (v6, _) = v6.build()?;
+        Ok(Self { v4, front_v4, v6 })
     }
 
     /// Adds a route. Others of the prefix stay.
@@ -145,7 +148,16 @@ impl RouteTable {
     ) -> Result<(), RouteError> {
         let len = prefix.prefix_len();
         match prefix.network() {
-            IpAddr::V4(bits) => self.v4.change(bits.to_bits(), len, change),
+            IpAddr::V4(bits) => {
+                let bits = bits.to_bits();
+                let is_there = |v4: &Family| v4.root.get(bits, len).is_some();
+                let was_there = is_there(&self.v4);
+                self.v4.change(bits, len, change)?;
+                let tree = &self.v4.root;
+                self.front_v4
+                    .follow(tree, (bits, len), was_there, is_there(&self.v4));
+                Ok(())
+            }
             IpAddr::V6(bits) => self.v6.change(bits.to_bits(), len, change),
         }
     }
@@ -153,8 +165,13 @@ impl RouteTable {
     /// Where frames to an IPv4 address go; `None` if there is no route.
     #[inline]
     pub fn lookup_v4(&self, destination: Ipv4Addr) -> Option<&Target> {
-        let entry = self.v4.root.lookup(destination.to_bits())?;
-        Some(entry.best())
+        let (tree, bits) = (&self.v4.root, destination.to_bits());
+        let entry = match self.front_v4.lookup(bits) {
+            Answer::Target(target) => return Some(target),
+            Answer::Shorter => tree.lookup_in(front::ROOM_BITS / bits::STRIDE, bits),
+            Answer::Tree => tree.lookup(bits),
+        };
+        Some(entry?.best())
     }
 
     /// Where frames to an IPv6 address go; `None` if there is no route.
@@ -229,14 +246,16 @@ impl RouteTable {
     /// allocator adds left out. Visits every route.
     pub fn memory_bytes(&self) -> usize {
         let nodes = self.v4.root.heap_bytes() + self.v6.root.heap_bytes();
+        let front = self.front_v4.heap_bytes();
         let mut seen = HashSet::new();
         let mut targets = 0;
-        for target in self.v4.root.targets().chain(self.v6.root.targets()) {
+        let trees = self.v4.root.targets().chain(self.v6.root.targets());
+        for target in trees.chain(self.front_v4.targets()) {
             if seen.insert(Arc::as_ptr(target)) {
                 targets += tree::ARC_BYTES + size_of::<Target>() + target.heap_bytes();
             }
         }
-        size_of::<Self>() + nodes + targets
+        size_of::<Self>() + nodes + front + targets
     }
 }
 

@@ -26,6 +26,16 @@ use super::{
     target::Target,
 };
 
+/// What all addresses lead to that begin alike.
+pub(super) enum Alike<'a> {
+    /// To a prefix that is not longer than what they have in common.
+    Entry(&'a Entry),
+    /// To a prefix that is too short to be asked for, or to none.
+    Shorter,
+    /// Not all to the same.
+    Not,
+}
+
 /// What an `Arc` adds to what it holds: two counts.
 pub(super) const ARC_BYTES: usize = 16;
 
@@ -264,10 +274,17 @@ impl Node {
 
     /// The entry of the longest prefix that an address lies in.
     #[inline]
-    pub(super) fn lookup(&self, mut address: impl Bits) -> Option<&Entry> {
+    pub(super) fn lookup(&self, address: impl Bits) -> Option<&Entry> {
+        self.lookup_in(u8::MAX, address)
+    }
+
+    /// The entry of the longest prefix that an address lies in, where it lies in none that is
+    /// longer than so many nodes decide.
+    #[inline(always)]
+    pub(super) fn lookup_in(&self, nodes: u8, mut address: impl Bits) -> Option<&Entry> {
         let mut node = self;
         let (mut found, mut any) = ((self, 0), false);
-        loop {
+        for _ in 0..nodes {
             let slot = address.slot();
             let covers = node.covers(slot);
             found = select_unpredictable(covers, (node, slot), found);
@@ -282,6 +299,41 @@ impl Node {
         }
         let (node, slot) = found;
         if any { node.longest_entry(slot) } else { None }
+    }
+
+    /// What addresses lead to that begin with the first `depth` bits of this one, asked for a
+    /// prefix of more than `least` bits. Nodes end at `depth`.
+    pub(super) fn alike<B: Bits>(&self, address: B, least: u8, depth: u8) -> Alike<'_> {
+        let (mut node, mut left, mut at) = (self, address, 0);
+        let mut found = Alike::Shorter;
+        loop {
+            let slot = left.slot();
+            if node.covers(slot) {
+                let number = node.longest(slot);
+                if at + number.ilog2() as u8 > least {
+                    let entry = node.entries.get(node.place(number));
+                    found = entry.map_or(found, Alike::Entry);
+                }
+            }
+            let child = node.child(slot);
+            (at, left) = (at + STRIDE, left.rest());
+            match child {
+                Some(Child::Node(child)) if at < depth => node = child,
+                Some(Child::Node(_)) => return Alike::Not,
+                Some(Child::Alone(alone)) => {
+                    let len = at + alone.len;
+                    let alike = alone.bits::<B>().alike(left) as u8;
+                    return if len > depth && at + alike >= depth {
+                        Alike::Not
+                    } else if len > least && len <= depth && alike >= alone.len {
+                        Alike::Entry(&alone.entry)
+                    } else {
+                        found
+                    };
+                }
+                None => return found,
+            }
+        }
     }
 
     /// The length of the longest prefix that an address lies in.

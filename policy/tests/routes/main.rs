@@ -7,7 +7,7 @@ mod oracle;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use oracle::{Answer, Oracle, address, lookup, prefix, route};
+use oracle::{Answer, Oracle, address, crowded_route, lookup, prefix, route};
 use policy::route::{Route, RouteError, RouteTable};
 use proptest::{prelude::*, sample::Index};
 
@@ -123,6 +123,64 @@ fn assert_same(table: &RouteTable, oracle: &Oracle, others: &[IpAddr]) {
     assert_eq!(all, wanted);
 }
 
+/// Puts routes in, changes them and takes them out again, and asks each version.
+fn check(crowd: &[Route], changes: &[Change], others: &[IpAddr]) {
+    let (mut table, mut oracle) = (RouteTable::default(), Oracle::default());
+    for route in crowd {
+        make(&Change::Insert(route.clone()), &mut table, &mut oracle);
+    }
+    let mut versions = Vec::new();
+    for change in changes {
+        make(change, &mut table, &mut oracle);
+        versions.push((table.clone(), oracle.clone()));
+    }
+    // Each version is still what it was, whatever came after it.
+    for (table, oracle) in versions.iter().step_by(7).chain(versions.last()) {
+        assert_same(table, oracle, others);
+    }
+    let built = RouteTable::from_routes(oracle.0.clone()).expect("the same routes");
+    assert_same(&built, &oracle, others);
+    let counts = |table: &RouteTable| {
+        (
+            table.depth_bits_v4(),
+            table.depth_bits_v6(),
+            table.is_multipath_v4(),
+            table.is_multipath_v6(),
+        )
+    };
+    assert_eq!(counts(&table), counts(&built));
+    let rest = Oracle(oracle.0.split_off(oracle.0.len() / 2));
+    for route in &oracle.0 {
+        table.remove(route).expect("a route that is there");
+    }
+    assert_same(&table, &rest, others);
+    for route in &rest.0 {
+        table.remove(route).expect("a route that is there");
+    }
+    let empty = RouteTable::default();
+    assert_eq!(
+        table.memory_bytes(),
+        empty.memory_bytes(),
+        "nothing is left behind"
+    );
+    assert_eq!(counts(&table), counts(&empty));
+}
+
+proptest! {
+    // What each case costs grows with the square of its routes.
+    #![proptest_config(ProptestConfig::with_cases(50))]
+
+    /// With as many prefixes in one place as the front has a page for, and not so many again.
+    #[test]
+    fn a_crowded_table_answers_as_a_list_of_all_routes(
+        crowd in proptest::collection::vec(crowded_route(), 5..50),
+        changes in proptest::collection::vec(change(), 0..40),
+        others in proptest::collection::vec(address(), 20),
+    ) {
+        check(&crowd, &changes, &others);
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
@@ -131,29 +189,7 @@ proptest! {
         changes in proptest::collection::vec(change(), 0..60),
         others in proptest::collection::vec(address(), 20),
     ) {
-        let (mut table, mut oracle) = (RouteTable::default(), Oracle::default());
-        let mut versions = Vec::new();
-        for change in &changes {
-            make(change, &mut table, &mut oracle);
-            versions.push((table.clone(), oracle.clone()));
-        }
-        // Each version is still what it was, whatever came after it.
-        for (table, oracle) in versions.iter().step_by(7).chain(versions.last()) {
-            assert_same(table, oracle, &others);
-        }
-        let built = RouteTable::from_routes(oracle.0.clone()).expect("the same routes");
-        assert_same(&built, &oracle, &others);
-        let counts = |table: &RouteTable| (
-            table.depth_bits_v4(), table.depth_bits_v6(),
-            table.is_multipath_v4(), table.is_multipath_v6(),
-        );
-        prop_assert_eq!(counts(&table), counts(&built));
-        for route in &oracle.0 {
-            table.remove(route).expect("a route that is there");
-        }
-        let empty = RouteTable::default();
-        prop_assert_eq!(table.memory_bytes(), empty.memory_bytes(), "nothing is left behind");
-        prop_assert_eq!(counts(&table), counts(&empty));
+        check(&[], &changes, &others);
     }
 
     #[test]

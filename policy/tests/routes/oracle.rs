@@ -151,8 +151,19 @@ fn target(prefix: IpNet) -> impl Strategy<Value = Target> {
 }
 
 pub(crate) fn route() -> BoxedStrategy<Route> {
+    route_to(prefix())
+}
+
+/// In the /12 where most others are, too.
+pub(crate) fn crowded_route() -> BoxedStrategy<Route> {
+    let prefix = (0..1_u32 << 20, 13..=32_u8)
+        .prop_map(|(bits, len)| IpNet::V4(Ipv4Net::new_assert(bits.into(), len).trunc()));
+    route_to(prefix)
+}
+
+fn route_to(prefix: impl Strategy<Value = IpNet> + 'static) -> BoxedStrategy<Route> {
     let origin = prop_oneof![Just(Origin::Network), Just(Origin::Api)];
-    let rest = prefix().prop_flat_map(|prefix| (Just(prefix), target(prefix)));
+    let rest = prefix.prop_flat_map(|prefix| (Just(prefix), target(prefix)));
     (rest, 0..3_u32, origin)
         .prop_map(|((prefix, target), metric, origin)| Route {
             prefix,

@@ -7,7 +7,7 @@
 
 use std::ops::Range;
 
-use pmd::{Frame, TxPlan};
+use pmd::{Frame, REWRITTEN_HEAD_BYTES, TxPlan};
 use policy::{
     Denial, DropReason, Field, PortId,
     key::{protocol, shape},
@@ -21,7 +21,7 @@ use crate::{
     adjacency::{Adjacency, AdjacencyId},
     handoff::Errand,
     outbox::OwnTag,
-    rewrite,
+    rewrite::{self, RewrittenHead},
     router::{self, End, MOST_HOPS},
     verdict::{Denied, Destination, Purpose},
 };
@@ -40,32 +40,36 @@ struct Fit {
 }
 
 impl Walk<'_> {
-    /// Plans frames up to the first that no router sends on, or of which more is asked than new
-    /// addresses and a lower TTL. Says which that is.
+    /// Plans frames up to the first that no router sends on, or that rests on a connection if not
+    /// `TRACKED` and on none if it is, or of which more is asked than new addresses and a lower
+    /// TTL. Says which that is.
     #[inline(never)]
-    pub(super) fn match_routed(&mut self, range: Range<usize>, frames: &[Frame<'_>]) -> usize {
+    pub(super) fn match_routed<const TRACKED: bool>(
+        &mut self,
+        range: Range<usize>,
+        frames: &[Frame<'_>],
+    ) -> usize {
         let now = standing(self.bundle, self.shared);
         let (shared, now_s) = (self.shared, self.now.s);
         let slots = &self.slots.frames[range.clone()];
         for (index, (slot, frame)) in range.clone().zip(slots.iter().zip(&frames[range.clone()])) {
-            let adjacencies = &self.slow_path.adjacencies;
             let fits = |id: AdjacencyId| {
-                let adjacency = adjacencies.standing(id, now.generations)?;
-                goes_on(slot, frame, adjacency).then_some(*adjacency)
+                let adjacency = self.slow_path.adjacencies.standing(id, now.generations)?;
+                Some((adjacency.port, goes_on(slot, frame, adjacency)?))
             };
             let follows = |token| follows(shared, token, slot, frame, now_s);
+            let (candidate, key) = (slot.candidate, &slot.key);
             let entry = self
                 .cache
-                .routed(slot.candidate, &slot.key, now, fits, follows);
-            let Some((entry, adjacency)) = entry else {
+                .routed::<TRACKED, _>(candidate, key, now, fits, follows);
+            let Some((entry, (port, head))) = entry else {
                 return index;
             };
             if now_s >= entry.refresh_s {
-                let parsed = slot.parsed(frame);
-                refresh(entry, &parsed, self.bundle, shared, self.now);
+                refresh(entry, slot, frame, self.bundle, shared, self.now);
             }
-            self.outbox
-                .plan_routed(self.bundle, frames, index, &adjacency);
+            let way = (index, port);
+            self.outbox.plan_rewritten(self.bundle, frames, way, head);
         }
         range.end
     }
@@ -331,7 +335,7 @@ impl Walk<'_> {
     /// nobody (RFC 1812 §4.3.3.6, RFC 4443 §4.2).
     fn answer_for_router(&mut self, frames: &[Frame<'_>], index: usize, parsed: &Parsed) {
         let ingress = parsed.key.ingress();
-        if is_echo_request(parsed) {
+        if is_of_echo_request(parsed) {
             if let Some(counters) = port_counters(self.bundle, ingress, self.id) {
                 counters.taken.add(1);
             }
@@ -357,17 +361,20 @@ impl Walk<'_> {
     }
 }
 
-/// Whether a cached routed frame goes on with new addresses and a lower TTL, and nothing else.
+/// The first bytes of a cached routed frame as they leave, if it goes on with new addresses, a lower
+/// TTL, and nothing else.
 #[inline(always)]
-fn goes_on(slot: &Slot, frame: &Frame<'_>, to: &Adjacency) -> bool {
+fn goes_on(slot: &Slot, frame: &Frame<'_>, to: &Adjacency) -> Option<RewrittenHead> {
     const L3: usize = 14;
-    if slot.key.has(shape::TAGGED) || to.tag.is_some() || frame.segment_bytes != 0 {
-        return false;
+    if to.tag.is_some()
+        || frame.segment_bytes != 0
+        || frame.len() > L3 + usize::from(to.mtu)
+        || to.clamp_mss && is_syn(slot)
+    {
+        return None;
     }
-    let head = frame.head();
-    let at = if slot.key.has(shape::IPV6) { 7 } else { 8 };
-    let has_hops = head.get(L3 + at).is_some_and(|ttl| *ttl > to.hops);
-    has_hops && frame.len() <= L3 + usize::from(to.mtu) && !(to.clamp_mss && is_syn(slot))
+    let head = frame.head().first_chunk::<REWRITTEN_HEAD_BYTES>()?;
+    rewrite::routed_plain(head, slot.key.has(shape::IPV6), to)
 }
 
 #[inline]
@@ -445,16 +452,20 @@ fn is_dhcp(parsed: &Parsed) -> bool {
     policy::rogue::asks_dhcp(&mut key, false) || policy::rogue::asks_dhcp(&mut key, true)
 }
 
-fn is_echo_request(parsed: &Parsed) -> bool {
+/// Whether it is an echo request or, as far as can be told, a piece of one. A request in fragments is
+/// answered piece by piece, without one waiting for another: all that changes behind the IP header is in
+/// the first. What other ICMP messages have in their later fragments goes back to their sender, too,
+/// who has no beginning for it.
+fn is_of_echo_request(parsed: &Parsed) -> bool {
     const ECHO: u64 = 8;
     const ECHO_V6: u64 = 128;
     let key = &parsed.key;
     let kind = key.get(Field::L4_SRC) >> 8;
-    key.has(shape::L4)
-        && !key.has(shape::FIRST_FRAGMENT)
-        && match key.get(Field::PROTOCOL) as u8 {
-            protocol::ICMP => kind == ECHO,
-            protocol::ICMPV6 => kind == ECHO_V6,
-            _ => false,
-        }
+    let begins_as = |echo| key.has(shape::L4) && kind == echo;
+    let goes_on = key.has(shape::LATER_FRAGMENT);
+    match key.get(Field::PROTOCOL) as u8 {
+        protocol::ICMP => key.has(shape::IPV4) && (goes_on || begins_as(ECHO)),
+        protocol::ICMPV6 => key.has(shape::IPV6) && (goes_on || begins_as(ECHO_V6)),
+        _ => false,
+    }
 }

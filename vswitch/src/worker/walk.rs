@@ -208,17 +208,21 @@ impl Walk<'_> {
         let (start, end) = (group.start as usize, group.end as usize);
         let mut planned = self.match_straight(start..end, frames);
         if planned < end {
+            planned = self.match_routed::<false>(planned..end, frames);
+        }
+        if planned < end {
             self.prefetch_connections(planned..end);
         }
         // Frames with a connection, routed ones and others, in turns.
         while planned < end {
             let tracked = self.match_tracked(planned..end, frames);
-            let routed = self.match_routed(tracked..end, frames);
-            let plain = self.match_straight(routed..end, frames);
-            if plain == planned {
+            let both = self.match_routed::<true>(tracked..end, frames);
+            let straight = self.match_straight(both..end, frames);
+            let routed = self.match_routed::<false>(straight..end, frames);
+            if routed == planned {
                 break;
             }
-            planned = plain;
+            planned = routed;
         }
         planned - start
     }
@@ -251,8 +255,7 @@ impl Walk<'_> {
                 return index;
             };
             if now_s >= entry.refresh_s {
-                let parsed = slot.parsed(frame);
-                refresh(entry, &parsed, self.bundle, shared, self.now);
+                refresh(entry, slot, frame, self.bundle, shared, self.now);
             }
             let plan = TxPlan::whole(index, frame);
             self.outbox.push(self.bundle, frames, port, plan);
@@ -273,13 +276,7 @@ impl Walk<'_> {
                 return index;
             };
             if self.now.s >= entry.refresh_s {
-                refresh(
-                    entry,
-                    &slot.parsed(frame),
-                    self.bundle,
-                    self.shared,
-                    self.now,
-                );
+                refresh(entry, slot, frame, self.bundle, self.shared, self.now);
             }
             let plan = TxPlan::whole(index, frame);
             self.outbox.push(self.bundle, frames, port, plan);
@@ -300,8 +297,8 @@ impl Walk<'_> {
             return None;
         }
         if self.now.s >= entry.refresh_s {
-            let parsed = slot.parsed(&frames[index]);
-            refresh(entry, &parsed, self.bundle, self.shared, self.now);
+            let frame = &frames[index];
+            refresh(entry, slot, frame, self.bundle, self.shared, self.now);
         }
         let (verdict, meter) = (entry.verdict, entry.outbound_meter());
         if !is_good(&verdict, self.slow_path, now.generations) {
@@ -749,14 +746,16 @@ pub(super) fn standing<'a>(bundle: &Bundle, shared: &'a Shared) -> Standing<'a> 
 /// Tells the bridge that the sender of a cached flow is still there: a few times in its ageing
 /// time, not once a frame.
 #[cold]
+#[inline(never)]
 pub(super) fn refresh(
     entry: &mut Entry,
-    parsed: &Parsed,
+    slot: &Slot,
+    frame: &Frame<'_>,
     bundle: &Bundle,
     shared: &Shared,
     now: Now,
 ) {
-    let key = &parsed.key;
+    let key = &slot.parsed(frame).key;
     shared
         .bridge
         .refresh(entry.network, key.eth_src(), key.ingress(), now.s);

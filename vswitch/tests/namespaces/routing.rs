@@ -6,7 +6,7 @@ use std::process::Command;
 use vswitch::api::types;
 
 use super::{
-    lab::{Lab, Link, mac_text, ok, port},
+    lab::{Lab, Link, Task, mac_text, ok, port},
     netns::eventually,
 };
 
@@ -76,13 +76,58 @@ fn hosts_of_two_networks_reach_each_other_and_their_gateways() {
         let text = output(&mut lab.at("blue", &format!("ping -n -c 1 -W 5 {address}")));
         assert!(text.contains("ttl=63"), "{text}");
     }
-    // Echoes that are cut on their way.
-    lab.ping("blue", "-s 4000 10.2.0.5", 3);
-    lab.ping("blue", "-s 4000 fd02::5", 3);
+    // Echoes that are cut on their way, and those that their sender cuts for the gateway.
+    for address in ["10.2.0.5", "fd02::5", "10.1.0.1", "fd01::1"] {
+        lab.ping("blue", &format!("-s 4000 {address}"), 3);
+    }
     let report = lab.iperf3("blue", "red", "--client 10.2.0.5 --bytes 5000000");
     let sent = report["end"]["sum_sent"]["bytes"].as_u64();
     assert!(sent.is_some_and(|bytes| bytes >= 5_000_000), "{report}");
     lab.iperf3("blue", "red", "-6 --client fd02::5 --bytes 2M");
+    lab.check_conservation();
+}
+
+/// What docs/networking.md explains, as it stands in the file.
+#[test]
+fn the_example_routes_between_its_networks_and_to_the_outside() {
+    let Some(mut lab) = Lab::new() else {
+        return;
+    };
+    for name in ["web-1", "db-1", "uplink"] {
+        lab.member(name, Link::default());
+    }
+    lab.start(include_str!("../../../examples/networking.toml"));
+    settle(&lab, "web-1", "10.1.0", "fd01");
+    settle(&lab, "db-1", "10.2.0", "fd02");
+    lab.sh(
+        "uplink",
+        "ip addr add 192.0.2.254/24 dev eth0 && ip addr add 203.0.113.1/32 dev lo &&
+         ip route add 10.0.0.0/8 via 192.0.2.1",
+    );
+    for target in ["10.2.0.5", "fd02::5", "203.0.113.1"] {
+        lab.ping("web-1", target, 3);
+    }
+    // Rules of the database let in what is for its own port.
+    let connect = |port| {
+        let command = format!("busybox nc -w 1 10.2.0.5 {port}");
+        let mut command = lab.at("web-1", &command);
+        command.stdin(std::process::Stdio::null());
+        command.output().expect("busybox").status.success()
+    };
+    for (port, well) in [(5432, true), (5433, false)] {
+        let serve = format!("busybox nc -l -p {port}");
+        let mut serve = lab.at("db-1", &serve);
+        serve.stdin(std::process::Stdio::null());
+        let _server = Task::spawn(&mut serve);
+        let open = format!(":{port} ");
+        eventually("the server listens", || {
+            output(&mut lab.at("db-1", "ss -Hlnt"))
+                .contains(&open)
+                .then_some(())
+        });
+        assert_eq!(connect(port), well, "port {port}");
+    }
+    assert!(lab.dropped("web-1", "acl_in") > 0);
     lab.check_conservation();
 }
 

@@ -1,5 +1,5 @@
 //! Clients that nobody here wrote, on a link with nothing but the services: busybox' udhcpc, ISC dhclient,
-//! arping, rdisc6, and the kernel's own IPv6; dnsmasq behind the relay. Needs root; a program that is not
+//! dhcpcd, arping, rdisc6, and the kernel's own IPv6; dnsmasq behind the relay. Needs root; a program that is not
 //! there is left out.
 
 use std::{fs, net::Ipv4Addr, sync::Arc};
@@ -170,6 +170,30 @@ fn the_kernel_takes_its_router_and_dhclient_its_address() {
     let state = link.state();
     assert!(
         state.contains("fd00:1::fe dev eth0 lladdr 02:00:00:00:00:fe router"),
+        "{text}{state}"
+    );
+}
+
+#[test]
+fn dhcpcd_takes_what_the_router_says_and_its_own_address() {
+    let mut plan = a_plan();
+    plan.networks[0].advertisements = Some(advertisements());
+    let Some(mut link) = Link::new(plan) else {
+        return;
+    };
+    if link.run("dhcpcd --version").is_none() {
+        return;
+    }
+    // It keeps its leases and sockets by the interface's name, which is no other's in these mounts.
+    let script = "mount -t tmpfs none /var/lib/dhcpcd && mount -t tmpfs none /run &&
+        exec dhcpcd -6 --oneshot --persistent --timeout 20 --config /dev/null --script /bin/true eth0";
+    fs::write(link.path("dhcpcd"), script).expect("written");
+    link.run("sysctl -qw net.ipv6.conf.eth0.disable_ipv6=0");
+    let (well, text) = link.run("sh FOLDER/dhcpcd").expect("sh");
+    let state = link.state();
+    assert!(well && state.contains("inet6 fd00:1::1/"), "{text}{state}");
+    assert!(
+        state.contains("default via fe80::ff:fe00:fe dev eth0"),
         "{text}{state}"
     );
 }

@@ -94,6 +94,11 @@ impl Link {
         self.server = Some((PacketSocket::open("port1"), server));
     }
 
+    /// A file of the test's own, which a command may name as `FOLDER/name`.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
     fn command(&self, line: &str) -> Command {
         let line = line.replace("FOLDER", &self.folder.path().display().to_string());
         let mut command = Command::new("ip");

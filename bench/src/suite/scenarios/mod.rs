@@ -5,6 +5,7 @@ use super::Run;
 mod guests;
 mod hit_path;
 mod instructions;
+mod routes;
 mod scale;
 mod veth;
 mod walk;
@@ -38,7 +39,7 @@ pub struct Scenario {
 }
 
 /// All of them, in the order in which they are measured.
-pub const SCENARIOS: [Scenario; 12] = [
+pub const SCENARIOS: [Scenario; 13] = [
     hit_path::SCENARIO,
     guests::SET_UP,
     guests::UPDATE,
@@ -50,5 +51,6 @@ pub const SCENARIOS: [Scenario; 12] = [
     walk::BURST,
     walk::CORES,
     instructions::SCENARIO,
+    routes::SCENARIO,
     scale::SCENARIO,
 ];

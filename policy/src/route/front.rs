@@ -1,0 +1,246 @@
+//! The front of the IPv4 tree: where prefixes are many, what the tree would answer for each /24,
+//! one load away.
+//!
+//! In come the tree, when a prefix of it has changed, and an address; out goes what the tree would
+//! answer for the address, or which part of the tree is to be asked.
+//!
+//! ```text
+//!   address   6 bits ─► block   6 bits ─► room, its page   12 bits ─► number ─► palette ─► Target
+//! ```
+//!
+//! A long table lies in memory, not in the caches, and a lookup in the tree is two or three loads
+//! from there, each of which waits for the one before. Here only the number in a page is that far
+//! away: blocks take 66 kB at most, and routes lead to few places.
+//!
+//! What must hold: a number stands for a prefix of more than [`ROOM_BITS`] bits and at most
+//! [`PAGE_BITS`]. Shorter ones are left to the first nodes of the tree, which caches hold, so a
+//! change writes into one page at most, whatever it is; a /24 with longer ones in it is left to the
+//! whole tree. Versions share blocks and pages. Only a room with many prefixes has a page, which
+//! then takes no more than [`MIN_PREFIXES`] allows for each of them.
+
+use std::{array, ops::Range, sync::Arc};
+
+use hashbrown::HashMap;
+
+use super::{
+    build::Sorted,
+    target::Target,
+    tree::{ARC_BYTES, Alike, Node},
+};
+
+/// Prefixes in a room from which on it has a page; at half as many it goes.
+const MIN_PREFIXES: u32 = 16;
+/// Leading bits that addresses of a room have in common.
+pub(super) const ROOM_BITS: u8 = 12;
+/// Leading bits that addresses of a number have in common.
+pub(super) const PAGE_BITS: u8 = 24;
+/// Blocks, and rooms of each.
+const FAN_OUT: usize = 1 << (ROOM_BITS / 2);
+/// Numbers of a page.
+const NUMBERS: usize = 1 << (PAGE_BITS - ROOM_BITS);
+/// Most targets that have a number, because a change that adds one may copy them all. What leads
+/// elsewhere is left to the tree.
+const MAX_TARGETS: usize = 4096;
+
+/// The number where no prefix of a page is.
+const SHORTER: u16 = 0;
+/// The number of what is left to the tree.
+const TREE: u16 = 1;
+/// The number of the first target.
+const FIRST: u16 = 2;
+
+#[derive(Clone, Debug)]
+pub(super) struct Front {
+    blocks: Arc<[Option<Arc<Block>>; FAN_OUT]>,
+    palette: Arc<Palette>,
+    /// Prefixes of all rooms.
+    prefixes: u32,
+}
+
+type Block = [Room; FAN_OUT];
+type Page = [u16; NUMBERS];
+
+/// All addresses that have [`ROOM_BITS`] in common.
+#[derive(Clone, Debug, Default)]
+struct Room {
+    /// Prefixes in it that are longer.
+    prefixes: u32,
+    page: Option<Arc<Page>>,
+}
+
+/// Targets and their numbers. One that nothing leads to any more stays as long as there are others.
+#[derive(Clone, Debug, Default)]
+struct Palette {
+    targets: Vec<Arc<Target>>,
+    numbers: HashMap<Arc<Target>, u16>,
+}
+
+/// What an address leads to.
+pub(super) enum Answer<'a> {
+    Target(&'a Target),
+    /// To what the longest prefix of at most [`ROOM_BITS`] does.
+    Shorter,
+    /// To what the tree says.
+    Tree,
+}
+
+impl Default for Front {
+    fn default() -> Self {
+        Self {
+            blocks: Arc::new([const { None }; FAN_OUT]),
+            palette: Arc::default(),
+            prefixes: 0,
+        }
+    }
+}
+
+impl Front {
+    /// Of all prefixes of a tree, in the order of addresses, then lengths.
+    pub(super) fn new(prefixes: &[Sorted<u32>]) -> Self {
+        let mut front = Self::default();
+        let long = || prefixes.iter().filter(|(_, len, _)| *len > ROOM_BITS);
+        for (bits, ..) in long() {
+            front.room_mut(*bits).prefixes += 1;
+            front.prefixes += 1;
+        }
+        for (bits, len, entry) in long() {
+            if front.room_mut(*bits).prefixes < MIN_PREFIXES {
+                continue;
+            }
+            let number = if *len > PAGE_BITS {
+                TREE
+            } else {
+                front.number(entry.best())
+            };
+            let page = &mut front.room_mut(*bits).page;
+            let page = page.get_or_insert_with(|| Arc::new([SHORTER; NUMBERS]));
+            Arc::make_mut(page)[range(*bits, *len)].fill(number);
+        }
+        front
+    }
+
+    /// What an address leads to.
+    #[inline]
+    pub(super) fn lookup(&self, address: u32) -> Answer<'_> {
+        let (block, room) = place(address);
+        let page = self.blocks[block]
+            .as_ref()
+            .and_then(|block| block[room].page.as_ref());
+        let Some(page) = page else {
+            return Answer::Tree;
+        };
+        let number = page[(address >> (32 - PAGE_BITS)) as usize % NUMBERS];
+        match self
+            .palette
+            .targets
+            .get(usize::from(number.wrapping_sub(FIRST)))
+        {
+            Some(target) => Answer::Target(target),
+            None if number == SHORTER => Answer::Shorter,
+            None => Answer::Tree,
+        }
+    }
+
+    /// Follows a prefix of the tree that has changed; `was_there` and `is_there` say whether it had
+    /// routes before, and whether it has now.
+    pub(super) fn follow(
+        &mut self,
+        tree: &Node,
+        (bits, len): (u32, u8),
+        was_there: bool,
+        is_there: bool,
+    ) {
+        if len <= ROOM_BITS {
+            return;
+        }
+        self.prefixes = self.prefixes + u32::from(is_there) - u32::from(was_there);
+        if self.prefixes == 0 {
+            *self = Self::default();
+            return;
+        }
+        let room = self.room_mut(bits);
+        room.prefixes = room.prefixes + u32::from(is_there) - u32::from(was_there);
+        let written = match &room.page {
+            Some(_) if room.prefixes < MIN_PREFIXES / 2 => {
+                room.page = None;
+                return;
+            }
+            Some(_) => range(bits, len),
+            None if room.prefixes < MIN_PREFIXES => return,
+            None => 0..NUMBERS,
+        };
+        let mut page = room
+            .page
+            .take()
+            .unwrap_or_else(|| Arc::new([SHORTER; NUMBERS]));
+        let first = bits & !(u32::MAX >> ROOM_BITS);
+        let numbers = Arc::make_mut(&mut page);
+        for place in written {
+            let address = first | (place as u32) << (32 - PAGE_BITS);
+            numbers[place] = match tree.alike(address, ROOM_BITS, PAGE_BITS) {
+                Alike::Entry(entry) => self.number(entry.best()),
+                Alike::Shorter => SHORTER,
+                Alike::Not => TREE,
+            };
+        }
+        self.room_mut(bits).page = Some(page);
+    }
+
+    fn room_mut(&mut self, address: u32) -> &mut Room {
+        let (block, room) = place(address);
+        let block = Arc::make_mut(&mut self.blocks)[block]
+            .get_or_insert_with(|| Arc::new(array::from_fn(|_| Room::default())));
+        &mut Arc::make_mut(block)[room]
+    }
+
+    /// The number of a target, [`TREE`] if it has none.
+    fn number(&mut self, target: &Arc<Target>) -> u16 {
+        if let Some(number) = self.palette.numbers.get(target) {
+            return *number;
+        }
+        let known = self.palette.targets.len();
+        if known == MAX_TARGETS {
+            return TREE;
+        }
+        let palette = Arc::make_mut(&mut self.palette);
+        let number = FIRST + known as u16;
+        palette.targets.push(target.clone());
+        palette.numbers.insert(target.clone(), number);
+        number
+    }
+
+    /// Targets that it keeps alive.
+    pub(super) fn targets(&self) -> impl Iterator<Item = &Arc<Target>> {
+        self.palette.targets.iter()
+    }
+
+    /// Bytes on the heap, targets left out.
+    pub(super) fn heap_bytes(&self) -> usize {
+        let blocks = self.blocks.iter().flatten();
+        let pages = blocks
+            .clone()
+            .flat_map(|block| block.iter())
+            .filter_map(|room| room.page.as_ref());
+        let palette = self.palette.targets.capacity() * size_of::<Arc<Target>>()
+            + self.palette.numbers.allocation_size();
+        2 * ARC_BYTES
+            + size_of_val(&*self.blocks)
+            + size_of::<Palette>()
+            + palette
+            + blocks.count() * (ARC_BYTES + size_of::<Block>())
+            + pages.count() * (ARC_BYTES + size_of::<Page>())
+    }
+}
+
+/// The block and the room of an address.
+#[inline]
+fn place(address: u32) -> (usize, usize) {
+    let room = (address >> (32 - ROOM_BITS)) as usize;
+    (room / FAN_OUT, room % FAN_OUT)
+}
+
+/// Whose numbers a prefix of more than [`ROOM_BITS`] may change.
+fn range(bits: u32, len: u8) -> Range<usize> {
+    let first = (bits >> (32 - PAGE_BITS)) as usize % NUMBERS;
+    first..first + (1 << PAGE_BITS.saturating_sub(len))
+}
