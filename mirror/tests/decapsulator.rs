@@ -418,6 +418,25 @@ fn what_was_mirrored_before_is_refused_and_a_tenants_own_tunnel_is_not() {
 }
 
 #[test]
+fn a_fragment_of_what_was_mirrored_before_is_refused_and_a_tenants_own_is_not() {
+    let carrier = carriers(5)[9];
+    let outer = template(from(3), carriers(9)[1]);
+    let sessions = [
+        reception("inside", "blue", template(v4(), carrier).identity(), &[1]),
+        reception("outside", "blue", outer.identity(), &[1]),
+    ];
+    let mut bed = Bed::with(&sessions, &[sniffer(1, "blue")]);
+    for (sequence, fragment) in (0..).zip(in_fragments(v4(), carrier, 1, &inner(1).repeat(40))) {
+        let again = copy(&outer, sequence, &fragment);
+        assert_eq!(bed.receive(&again), Err(Refusal::Nested));
+    }
+    for (sequence, fragment) in (9..).zip(in_fragments(from(4), carrier, 1, &inner(1).repeat(40))) {
+        let own = copy(&outer, sequence, &fragment);
+        assert_eq!(bed.receive(&own).map(|got| got.len()), Ok(1));
+    }
+}
+
+#[test]
 fn a_session_without_sniffers_delivers_to_nobody() {
     let template = template(v4(), carriers(5)[1]);
     let mut bed = Bed::with(&[reception("s", "blue", template.identity(), &[])], &[]);

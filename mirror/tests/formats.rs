@@ -5,10 +5,11 @@ mod common;
 
 use common::{carriers, encode, tunnel, udp_frame, v4, v6};
 use mirror::wire::{
-    Addresses, Carrier, Fields, Granularity, Header, MAX_PREFIX_BYTES, Oversize, Refusal, Tag,
-    Template, Tunnel, TunnelError, decode,
+    Addresses, Carrier, Fields, Granularity, Header, InnerTunnel, MAX_PREFIX_BYTES, Oversize,
+    Refusal, Tag, Template, Tunnel, TunnelError, decode,
     encode::Fit,
     erspan::{Common, Subheader, TypeII, TypeIII},
+    inner_tunnel,
     refusal::Account,
 };
 use proptest::{collection::vec, prelude::*};
@@ -416,6 +417,46 @@ fn erspan_in_erspan_is_refused() {
             // A tenant may have tunnels of its own.
             let refusal = found.err().map(|refused| refused.refusal);
             assert_eq!(refusal, erspan.then_some(Refusal::Nested), "{inside:?}");
+        }
+    }
+}
+
+#[test]
+fn what_a_fragment_carries_is_told_by_its_beginning_alone() {
+    let ether = |kind: [u8; 2], packet: &[u8]| [&[2; 12], &kind[..], packet].concat();
+    let fragment4 = |protocol: u8, place: u16, payload: &[u8]| {
+        let mut packet = vec![0x45, 0, 5, 0xdc, 0, 1, 0, 0, 64, protocol, 0, 0];
+        packet[6..8].copy_from_slice(&place.to_be_bytes());
+        packet.extend([10, 0, 0, 1, 10, 0, 0, 2]);
+        ether([8, 0], &[&packet, payload].concat())
+    };
+    // Behind hop-by-hop options of 8 bytes; of a packet that is longer than what there is of it.
+    let fragment6 = |protocol: u8, place: u16, payload: &[u8]| {
+        let mut packet = vec![0x60, 0, 0, 0, 5, 0xdc, 0, 64];
+        packet.extend([1; 32]);
+        packet.extend([44, 0, 0, 0, 0, 0, 0, 0]);
+        packet.extend([protocol, 0]);
+        packet.extend(place.to_be_bytes());
+        packet.extend([0, 0, 0, 7]);
+        ether([0x86, 0xdd], &[&packet, payload].concat())
+    };
+    let erspan = [0x10, 0, 0x88, 0xbe, 0, 0, 0, 1];
+    for (protocol, later) in [
+        (47, Some(InnerTunnel::Other)),
+        (17, Some(InnerTunnel::Other)),
+        (6, None),
+        (1, None),
+    ] {
+        assert_eq!(inner_tunnel(&fragment4(protocol, 0x0010, &[0; 64])), later);
+        assert_eq!(inner_tunnel(&fragment6(protocol, 0x0080, &[0; 64])), later);
+    }
+    for first in [
+        fragment4(47, 0x2000, &erspan),
+        fragment6(47, 0x0001, &erspan),
+    ] {
+        assert_eq!(inner_tunnel(&first), Some(InnerTunnel::Erspan));
+        for len in 0..first.len() {
+            let _ = inner_tunnel(&first[..len]);
         }
     }
 }

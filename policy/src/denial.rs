@@ -3,8 +3,6 @@
 //! The table below is all there is to know of a reason: `vswitch drops --reasons` prints it, and
 //! docs/drops.md is checked against it.
 
-use std::fmt;
-
 use crate::{PortId, RuleId};
 
 /// In whose account a drop stands: the port's that the frame came in by, or the port's that it was
@@ -87,43 +85,12 @@ impl Stage {
     }
 }
 
-macro_rules! drop_reasons {
-    ($($variant:ident $name:literal $stage:ident $text:literal, $advice:literal;)*) => {
-        /// Why a frame was dropped.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-        #[repr(u8)]
-        pub enum DropReason {
-            $(#[doc = $text] $variant,)*
-        }
+crate::reasons! {
+    /// Why a frame was dropped.
+    pub enum DropReason;
+    /// Where in the walk it is decided.
+    fn stage -> Stage;
 
-        impl DropReason {
-            /// Every reason, in the order of their numbers.
-            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
-
-            /// The name used in counters, the CLI and the docs.
-            pub const fn name(self) -> &'static str {
-                match self { $(Self::$variant => $name,)* }
-            }
-
-            /// What happened, for a person.
-            pub const fn text(self) -> &'static str {
-                match self { $(Self::$variant => $text,)* }
-            }
-
-            /// What the operator can do about it.
-            pub const fn advice(self) -> &'static str {
-                match self { $(Self::$variant => $advice,)* }
-            }
-
-            /// Where in the walk it is decided.
-            pub const fn stage(self) -> Stage {
-                match self { $(Self::$variant => Stage::$stage,)* }
-            }
-        }
-    };
-}
-
-drop_reasons! {
     Runt "runt" Admission
         "The frame is shorter than its Ethernet header.",
         "The sender or its driver is broken; nothing to do at the switch.";
@@ -295,18 +262,9 @@ drop_reasons! {
 }
 
 impl DropReason {
-    /// How many there are.
-    pub const COUNT: usize = Self::ALL.len();
-
     /// In whose account its drops stand.
     pub const fn side(self) -> Side {
         self.stage().side()
-    }
-}
-
-impl fmt::Display for DropReason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
     }
 }
 

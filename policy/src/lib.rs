@@ -29,6 +29,7 @@ pub mod model;
 pub mod nearest;
 pub mod parse;
 pub mod reader;
+mod reasons;
 pub mod reject;
 pub mod rogue;
 pub mod route;

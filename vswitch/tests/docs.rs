@@ -155,6 +155,26 @@ fn the_example_of_mirroring_is_a_valid_configuration() {
 }
 
 #[test]
+fn in_the_example_of_one_host_the_decapsulator_knows_what_the_target_sends() {
+    let machine = vswitch::config::Machine {
+        cores: vec![0],
+        memory_bytes: 0,
+    };
+    let text = include_str!("../../examples/one-host.toml");
+    let config = vswitch::config::parse("one-host.toml", text, &machine);
+    let config = config.unwrap_or_else(|problems| panic!("{problems}"));
+    let (target, decap) = (&config.mirror_targets[0], config.decapsulator.expect("one"));
+    assert_eq!(decap.addresses, [target.remote]);
+    let identity = decap.sessions[0].identity;
+    assert_eq!(
+        (identity.source(), identity.destination()),
+        (target.local, target.remote)
+    );
+    assert_eq!(identity.kind(), target.kind);
+    assert_eq!(identity.id(), Some(*target.numbers.start()));
+}
+
+#[test]
 fn every_rule_in_the_documents_is_in_its_canonical_form() {
     let mut rules = 0;
     for text in [

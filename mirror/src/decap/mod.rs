@@ -240,7 +240,7 @@ impl Decapsulator {
             return Err(table);
         }
         for (slot, state) in core.states.iter_mut().enumerate() {
-            let since = table.since(slot);
+            let since = table.since(SessionSlot(slot as u32));
             if state.since != since {
                 *state = State {
                     since,
@@ -563,6 +563,12 @@ impl Core {
     /// Whether a frame in a frame is of a session, and not a tenant's own tunnel.
     #[cold]
     fn was_mirrored(&self, inner: &[u8]) -> bool {
+        // What a fragment carries only its addresses tell.
+        if let Ok(outer) = outer::parse(inner)
+            && outer.fragment.is_some()
+        {
+            return self.table.has_ends(outer.source, outer.destination);
+        }
         let identity = match decode(inner) {
             Ok(decoded) => Some(decoded.identity),
             Err(refused) => refused.session.map(|(identity, _)| identity),

@@ -416,7 +416,10 @@ impl Table {
     }
 
     /// The version since which a slot belongs to whom it belongs to.
-    pub(super) fn since(&self, slot: usize) -> Option<Version> {
-        self.routes.get(slot)?.as_ref().map(|route| route.since)
+    pub fn since(&self, slot: SessionSlot) -> Option<Version> {
+        self.routes
+            .get(slot.index())?
+            .as_ref()
+            .map(|route| route.since)
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use policy::{
-    KeyReader,
+    KeyReader, RuleId,
     acl::Classifier,
     model::Action,
     rule::{MatchError, RuleList},
@@ -67,5 +67,10 @@ impl Filter {
         rules
             .decide(reader)
             .is_some_and(|(action, _)| action.passes())
+    }
+
+    /// The rule that decides about frames with a key; `None` when none matches, or there is none.
+    pub(super) fn decider<R: KeyReader>(&self, reader: &mut R) -> Option<RuleId> {
+        Some(self.0.as_ref()?.decide(reader)?.1)
     }
 }

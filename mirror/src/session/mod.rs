@@ -15,7 +15,7 @@
 use std::sync::Arc;
 
 use policy::{
-    KeyReader,
+    KeyReader, RuleId,
     rule::{Direction, RuleList},
 };
 
@@ -280,6 +280,17 @@ pub struct Ready {
     pub template: Option<Template>,
 }
 
+/// Why a session does not want a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unwanted {
+    /// It goes the other way.
+    Direction,
+    /// Policy rejects it, and the session is for what passes.
+    Rejected,
+    /// The filter leaves it out: by this rule, or because none matches.
+    Filter(Option<RuleId>),
+}
+
 /// How much of a frame is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cut {
@@ -301,6 +312,24 @@ impl Ready {
         accepted: bool,
     ) -> bool {
         self.directions.has(direction) && (accepted || self.rejected) && self.filter.selects(reader)
+    }
+
+    /// Why the session does not want what [`wants`](Self::wants) is false for.
+    pub fn unwanted<R: KeyReader>(
+        &self,
+        reader: &mut R,
+        direction: Direction,
+        accepted: bool,
+    ) -> Option<Unwanted> {
+        if self.wants(reader, direction, accepted) {
+            None
+        } else if !self.directions.has(direction) {
+            Some(Unwanted::Direction)
+        } else if !accepted && !self.rejected {
+            Some(Unwanted::Rejected)
+        } else {
+            Some(Unwanted::Filter(self.filter.decider(reader)))
+        }
     }
 
     /// Whether it depends on a frame's key which frames of its directions are wanted or copied.

@@ -1,44 +1,11 @@
 //! Why a frame that a session wanted was not copied, and what is counted of its copies.
 
-use std::fmt;
-
 use crate::counter::Counter;
 
-macro_rules! skips {
-    ($($variant:ident $name:literal $text:literal, $advice:literal;)*) => {
-        /// Why a frame that a session wanted was not copied.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-        #[repr(u8)]
-        pub enum Skip {
-            $(#[doc = $text] $variant,)*
-        }
+policy::reasons! {
+    /// Why a frame that a session wanted was not copied.
+    pub enum Skip;
 
-        impl Skip {
-            /// Every reason, in the order of their numbers.
-            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
-
-            /// How many there are.
-            pub const COUNT: usize = Self::ALL.len();
-
-            /// The name used in counters, the CLI and the docs.
-            pub const fn name(self) -> &'static str {
-                match self { $(Self::$variant => $name,)* }
-            }
-
-            /// What happened, for a person.
-            pub const fn text(self) -> &'static str {
-                match self { $(Self::$variant => $text,)* }
-            }
-
-            /// What the operator can do about it.
-            pub const fn advice(self) -> &'static str {
-                match self { $(Self::$variant => $advice,)* }
-            }
-        }
-    };
-}
-
-skips! {
     NotSampled "not_sampled"
         "The session asks for one in so many.",
         "Nothing; to see more, sample less.";
@@ -55,14 +22,8 @@ skips! {
         "There is no way to the decapsulator, or its port is down.",
         "See `vswitch show ports`, and the route to the decapsulator.";
     Nested "carries_mirrored"
-        "The frame carries a mirrored frame itself.",
+        "The frame was mirrored before, or carries one that was.",
         "Mirror where the traffic comes from, not what carries its copies.";
-}
-
-impl fmt::Display for Skip {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.name())
-    }
 }
 
 /// What one worker counts of one session. What must hold, whenever no burst is under way:

@@ -184,7 +184,8 @@ fn in_vxlan(outer: &Outer, payload: &[u8]) -> Result<(Decoded, bool), Refusal> {
 pub enum InnerTunnel {
     /// ERSPAN of any type, in a whole packet or a first fragment.
     Erspan,
-    /// Something that only a look at the sessions can tell from a tenant's own tunnel.
+    /// Something that only a look at the sessions can tell from a tenant's own tunnel: Ethernet in
+    /// GRE, VXLAN, or a later fragment of GRE or UDP, of which nobody can tell what it carries.
     Other,
 }
 
@@ -202,19 +203,25 @@ pub fn inner_tunnel(inner: &[u8]) -> Option<InnerTunnel> {
     let at = match (kind, protocol) {
         // Most frames end here.
         (_, protocol::TCP) => return None,
-        (ethertype::IPV4, _) if be16(inner, at + 6)? & OFFSET != 0 => return None,
+        (ethertype::IPV4, _) if be16(inner, at + 6)? & OFFSET != 0 => {
+            return later_fragment(protocol);
+        }
         (ethertype::IPV4, GRE | protocol::UDP) => at + usize::from(inner[at] & 0xf) * 4,
         (ethertype::IPV6, GRE | protocol::UDP) => at + outer::IPV6_LEN,
-        // Behind extension headers.
-        (ethertype::IPV6, _) => match outer::parse(inner) {
-            Ok(outer) if outer.fragment.is_none_or(|f| f.offset == 0) => {
-                return tunnel_at(inner, outer.protocol, outer.payload.start);
+        (ethertype::IPV6, _) => {
+            let transport = outer::behind_extensions(inner.get(at..)?)?;
+            if transport.fragment.is_some_and(|f| f.offset > 0) {
+                return later_fragment(transport.protocol);
             }
-            _ => return None,
-        },
+            return tunnel_at(inner, transport.protocol, at + transport.at);
+        }
         _ => return None,
     };
     tunnel_at(inner, protocol, at)
+}
+
+fn later_fragment(protocol: u8) -> Option<InnerTunnel> {
+    matches!(protocol, GRE | protocol::UDP).then_some(InnerTunnel::Other)
 }
 
 fn tunnel_at(inner: &[u8], protocol: u8, at: usize) -> Option<InnerTunnel> {

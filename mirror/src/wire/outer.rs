@@ -124,10 +124,6 @@ fn ipv4(frame: &[u8], at: usize) -> Result<Outer, Refusal> {
 }
 
 fn ipv6(frame: &[u8], at: usize) -> Result<Outer, Refusal> {
-    const HOP_BY_HOP: u8 = 0;
-    const ROUTING: u8 = 43;
-    const FRAGMENT: u8 = 44;
-    const DESTINATION_OPTIONS: u8 = 60;
     /// `::ffff:0:0/96` is no address of an IPv6 packet (RFC 4291 §2.5.5.2), and here IPv4's.
     const MAPPED: u128 = 0xffff;
 
@@ -147,40 +143,61 @@ fn ipv6(frame: &[u8], at: usize) -> Result<Outer, Refusal> {
     if source >> 32 == MAPPED || destination >> 32 == MAPPED {
         return Err(Refusal::OuterMalformed);
     }
-    let mut outer = Outer {
+    let transport = behind_extensions(&packet[..end]).ok_or(Refusal::OuterMalformed)?;
+    Ok(Outer {
         source,
         destination,
-        protocol: fixed[6],
-        payload: at + IPV6_LEN..at + end,
+        protocol: transport.protocol,
+        payload: at + transport.at..at + end,
+        fragment: transport.fragment,
+    })
+}
+
+/// What stands behind an IPv6 packet's headers.
+pub(super) struct Transport {
+    pub(super) protocol: u8,
+    /// Where in the packet.
+    pub(super) at: usize,
+    pub(super) fragment: Option<Fragment>,
+}
+
+/// Passes over extension headers. `packet` is an IPv6 packet, or so much of it that they are in it;
+/// `None` when they are not.
+pub(super) fn behind_extensions(packet: &[u8]) -> Option<Transport> {
+    const HOP_BY_HOP: u8 = 0;
+    const ROUTING: u8 = 43;
+    const FRAGMENT: u8 = 44;
+    const DESTINATION_OPTIONS: u8 = 60;
+
+    let mut transport = Transport {
+        protocol: *packet.get(6)?,
+        at: IPV6_LEN,
         fragment: None,
     };
     for _ in 0..MAX_EXTENSION_HEADERS {
-        let header = &packet[outer.payload.start - at..end];
-        let len = match outer.protocol {
-            HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS => {
-                let units = header.get(1).ok_or(Refusal::OuterMalformed)?;
-                8 + usize::from(*units) * 8
-            }
+        let header = packet.get(transport.at..)?;
+        let len = match transport.protocol {
+            HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS => 8 + usize::from(*header.get(1)?) * 8,
             FRAGMENT => {
-                let place = be16(header, 2).ok_or(Refusal::OuterMalformed)?;
+                let place = be16(header, 2)?;
                 let (offset, more) = (usize::from(place & !7), place & 1 != 0);
                 // An atomic fragment (RFC 6946) is a whole packet.
                 if offset > 0 || more {
-                    let id = be32(header, 4).ok_or(Refusal::OuterMalformed)?;
-                    outer.fragment = Some(Fragment { id, offset, more });
+                    let id = be32(header, 4)?;
+                    transport.fragment = Some(Fragment { id, offset, more });
                 }
                 8
             }
-            _ => return Ok(outer),
+            _ => break,
         };
         if len > header.len() {
-            return Err(Refusal::OuterMalformed);
+            return None;
         }
-        outer.protocol = header[0];
-        outer.payload.start += len;
-        if outer.fragment.is_some() {
-            return Ok(outer);
+        transport.protocol = header[0];
+        transport.at += len;
+        if transport.fragment.is_some() {
+            break;
         }
     }
-    Ok(outer)
+    Some(transport)
 }

@@ -2,8 +2,6 @@
 //!
 //! The table below is all there is to know of a refusal; docs/mirroring.md is checked against it.
 
-use std::fmt;
-
 /// In whose account a refusal stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Account {
@@ -15,46 +13,12 @@ pub enum Account {
     Session,
 }
 
-macro_rules! refusals {
-    ($($variant:ident $name:literal $account:ident $text:literal, $advice:literal;)*) => {
-        /// Why the decapsulator does not deliver a frame.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-        #[repr(u8)]
-        pub enum Refusal {
-            $(#[doc = $text] $variant,)*
-        }
+policy::reasons! {
+    /// Why the decapsulator does not deliver a frame.
+    pub enum Refusal;
+    /// In whose account it stands.
+    fn account -> Account;
 
-        impl Refusal {
-            /// Every refusal, in the order of their numbers.
-            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
-
-            /// How many there are.
-            pub const COUNT: usize = Self::ALL.len();
-
-            /// The name used in counters, the CLI and the docs.
-            pub const fn name(self) -> &'static str {
-                match self { $(Self::$variant => $name,)* }
-            }
-
-            /// What happened, for a person.
-            pub const fn text(self) -> &'static str {
-                match self { $(Self::$variant => $text,)* }
-            }
-
-            /// What the operator can do about it.
-            pub const fn advice(self) -> &'static str {
-                match self { $(Self::$variant => $advice,)* }
-            }
-
-            /// In whose account it stands.
-            pub const fn account(self) -> Account {
-                match self { $(Self::$variant => Account::$account,)* }
-            }
-        }
-    };
-}
-
-refusals! {
     Runt "runt" Frame
         "The frame is shorter than the headers that it begins with.",
         "The sender or its driver is broken; nothing to do here.";
@@ -130,10 +94,4 @@ refusals! {
     NoSniffer "no_sniffer" Session
         "The session has no sniffer.",
         "Give the session a sniffer, or end it.";
-}
-
-impl fmt::Display for Refusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.name())
-    }
 }

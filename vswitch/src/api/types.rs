@@ -552,6 +552,9 @@ pub struct Explanation {
     pub advice: Option<String>,
     /// Where it goes, or would go but for the policy there.
     pub destinations: Vec<ExplainedDestination>,
+    /// The mirror sessions of the ports that it passes, and whether each would copy it.
+    #[serde(default)]
+    pub mirrors: Vec<ExplainedMirror>,
     /// Whether the flow cache would keep the verdict.
     pub cacheable: bool,
     /// Whether the cache would have answered: of each worker that has a queue of the port.
@@ -603,6 +606,26 @@ pub struct ExplainedDestination {
     pub sent: bool,
     /// The reason for which it is not.
     pub reason: Option<String>,
+}
+
+/// What a mirror session would do with a frame.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ExplainedMirror {
+    /// The session's owner.
+    pub owner: String,
+    /// The session.
+    pub session: String,
+    /// The port that it taps.
+    pub port: String,
+    /// `out`: as it is received from the VM; `in`: as it leaves for it.
+    pub direction: String,
+    /// Whether it would be copied.
+    pub copied: bool,
+    /// Why not: `suspended`, `direction`, `rejected`, `filter`, or the reason for which the session
+    /// skips it.
+    pub reason: Option<String>,
+    /// The same in words.
+    pub text: String,
 }
 
 /// What a worker's flow cache has for a frame.

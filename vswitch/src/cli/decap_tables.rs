@@ -34,6 +34,7 @@ pub(super) fn sessions(rows: &[Session]) -> String {
         ("DELIVERED", true),
         ("LOST BEFORE", false),
         ("REFUSED", false),
+        ("LOST BEHIND", false),
         ("LAST SEEN", false),
     ];
     let rows = rows.iter().map(|row| {
@@ -61,6 +62,7 @@ pub(super) fn sessions(rows: &[Session]) -> String {
             row.delivered.to_string(),
             reasons(&told.collect()),
             reasons(&row.refused),
+            reasons(&row.lost),
             last_seen(row.last_seen_s_ago),
         ]
     });

@@ -168,6 +168,18 @@ fn text(row: &Explanation) -> String {
         };
         let _ = write!(out, "\n         {}: {fate}", to.port);
     }
+    for (place, mirror) in row.mirrors.iter().enumerate() {
+        let head = if place == 0 { "mirrors" } else { "" };
+        let fate = match &mirror.reason {
+            None => format!("copies {}", mirror.text),
+            Some(reason) => format!("does not: {reason} ({})", mirror.text),
+        };
+        let _ = write!(
+            out,
+            "\n{head:8} {} of {} at {} {}: {fate}",
+            mirror.session, mirror.owner, mirror.port, mirror.direction
+        );
+    }
     if let Some(advice) = &row.advice {
         let _ = write!(out, "\nadvice   {advice}");
     }

@@ -1,6 +1,9 @@
 //! What differs between the running configuration and another.
 
-use std::fmt::{self, Debug};
+use std::{
+    collections::HashMap,
+    fmt::{self, Debug},
+};
 
 use policy::{
     InterfaceId,
@@ -245,15 +248,15 @@ pub(super) fn must_reopen(running: &Port, wanted: &Port) -> bool {
     running.driver != wanted.driver || running.fault != wanted.fault
 }
 
-fn compare<T>(
+fn compare<'t, T>(
     changes: &mut Vec<Change>,
     kind: &str,
-    running: &[T],
-    wanted: &[T],
-    name: impl Fn(&T) -> &str,
+    running: &'t [T],
+    wanted: &'t [T],
+    name: impl Fn(&'t T) -> &'t str,
     differ: impl Fn(&T, &T) -> Vec<String>,
 ) {
-    let mut push = |change, item: &T, details| {
+    let mut push = |change, item: &'t T, details| {
         changes.push(Change {
             change,
             kind: kind.to_owned(),
@@ -261,8 +264,13 @@ fn compare<T>(
             details,
         });
     };
+    // Names are unique, so one look each.
+    let by_name = |items: &'t [T]| -> HashMap<&'t str, &'t T> {
+        items.iter().map(|item| (name(item), item)).collect()
+    };
+    let (before, after) = (by_name(running), by_name(wanted));
     for old in running {
-        match wanted.iter().find(|new| name(new) == name(old)) {
+        match after.get(name(old)) {
             None => push(ChangeKind::Removed, old, Vec::new()),
             Some(new) => {
                 let details = differ(old, new);
@@ -273,7 +281,7 @@ fn compare<T>(
         }
     }
     for new in wanted {
-        if !running.iter().any(|old| name(old) == name(new)) {
+        if !before.contains_key(name(new)) {
             push(ChangeKind::Added, new, Vec::new());
         }
     }
@@ -493,7 +501,7 @@ fn router(old: &Router, new: &Router) -> Vec<String> {
 }
 
 /// The decapsulator with its sessions and sniffers.
-fn decapsulator(changes: &mut Vec<Change>, running: &Config, wanted: &Config) {
+fn decapsulator<'c>(changes: &mut Vec<Change>, running: &'c Config, wanted: &'c Config) {
     let (old, new) = (&running.decapsulator, &wanted.decapsulator);
     compare(
         changes,
@@ -513,12 +521,13 @@ fn decapsulator(changes: &mut Vec<Change>, running: &Config, wanted: &Config) {
             details
         },
     );
-    let sessions = |d: &Option<Decapsulator>| d.as_ref().map(|d| d.sessions.clone());
+    let [before, after] = [old, new].map(Option::as_ref);
+    let sessions = |d: Option<&'c Decapsulator>| d.map_or(&[][..], |d| &d.sessions);
     compare(
         changes,
         "decapsulator_session",
-        &sessions(old).unwrap_or_default(),
-        &sessions(new).unwrap_or_default(),
+        sessions(before),
+        sessions(after),
         |session| &session.name,
         |old, new| {
             let mut details = Vec::new();
@@ -530,12 +539,12 @@ fn decapsulator(changes: &mut Vec<Change>, running: &Config, wanted: &Config) {
             details
         },
     );
-    let sniffers = |d: &Option<Decapsulator>| d.as_ref().map(|d| d.sniffers.clone());
+    let sniffers = |d: Option<&'c Decapsulator>| d.map_or(&[][..], |d| &d.sniffers);
     compare(
         changes,
         "sniffer",
-        &sniffers(old).unwrap_or_default(),
-        &sniffers(new).unwrap_or_default(),
+        sniffers(before),
+        sniffers(after),
         |sniffer| &sniffer.name,
         |old, new| {
             let mut details = Vec::new();
@@ -680,5 +689,33 @@ rules = [
         let reasons = needs_restart(&parsed(BASE), &parsed(&to));
         assert_eq!(reasons.len(), 2, "{reasons:?}");
         assert!(reasons[0].contains("cores: [0] -> [1]"), "{reasons:?}");
+    }
+
+    #[test]
+    fn what_is_named_is_looked_up_once_however_much_there_is() {
+        const COUNT: usize = 10_000;
+        let names =
+            |skip: usize| -> Vec<String> { (skip..skip + COUNT).map(|n| n.to_string()).collect() };
+        let (running, wanted) = (names(0), names(1));
+        let (asked, differ) = (std::cell::Cell::new(0), std::cell::Cell::new(0));
+        let mut changes = Vec::new();
+        compare(
+            &mut changes,
+            "thing",
+            &running,
+            &wanted,
+            |item| {
+                asked.set(asked.get() + 1);
+                item.as_str()
+            },
+            |_, _| {
+                differ.set(differ.get() + 1);
+                Vec::new()
+            },
+        );
+        assert_eq!(changes.len(), 2);
+        assert_eq!(differ.get(), COUNT - 1);
+        // Of each, for the table and for the look, and of what changed.
+        assert_eq!(asked.get(), 4 * COUNT + 2);
     }
 }

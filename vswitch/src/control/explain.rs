@@ -3,7 +3,7 @@
 //! In: frames as text, or flows. Out: the rows of the API. What must hold: the outcome is that of
 //! [`Explainer`], which is the forwarding code; here is only the telling.
 
-use std::{collections::HashMap, fmt::Write};
+use std::{collections::HashMap, fmt::Write, sync::Arc};
 
 use policy::{
     Denial, DropReason, Field, FlowKey, PortId, RuleId, Stage, VlanId,
@@ -12,7 +12,7 @@ use policy::{
     snapshot::{PortPolicy, Snapshot},
 };
 
-use super::{Control, ControlError, flow_frame, view};
+use super::{Control, ControlError, flow_frame, mirrors::Explaining, view};
 use crate::{
     api::types::{
         CacheAnswer, ExplainRequest, ExplainedDestination, ExplainedStage, Explanation, FrameText,
@@ -114,6 +114,9 @@ impl Control {
         let (places, connections) = ((&shared.bridge, &shared.neighbors), &shared.connections);
         let mut explainer = Explainer::new(snapshot, places, connections, meters, now_ns);
         let names = self.port_names();
+        let (config, entries) = (self.config(), Arc::clone(&self.state.read().mirrors));
+        let now_s = self.datapath.now_s();
+        let mirrors = Explaining::new((&config, &entries), &outlook, &names, now_s);
         let mut explanations = Vec::with_capacity(frames.len());
         for frame in &frames {
             let limits = outlook.bundle.port(port);
@@ -129,6 +132,7 @@ impl Control {
             }
             .tell(frame);
             row.port.clone_from(&request.port);
+            row.mirrors = mirrors.rows(frame.at(port), &explained);
             let masked = &explained.parsed.key & &explained.mask;
             let answers = self.datapath.look_up(port, &masked, snapshot.epoch())?;
             row.cache = answers
@@ -263,6 +267,7 @@ impl Teller<'_> {
             reason: reason.map(|reason| reason.name().into()),
             advice: reason.map(|reason| reason.advice().into()),
             destinations,
+            mirrors: Vec::new(),
             cacheable: self.explained.cacheable,
             cache: Vec::new(),
         }

@@ -8,6 +8,7 @@ use std::{
     fs::{self, File},
     io::{self, Write},
     path::PathBuf,
+    sync::Arc,
 };
 
 use pmd::pcap::Blocks;
@@ -15,8 +16,8 @@ use policy::Mac;
 
 use super::{
     attachment::State,
-    counts::SnifferCounters,
-    sink::{APPLICATION, Fate, Mirrored, encode, statistics},
+    counts::{Fate, SnifferCounters},
+    sink::{APPLICATION, Mirrored, encode, statistics},
 };
 use crate::config::decapsulator::Files;
 
@@ -38,6 +39,7 @@ pub(super) struct FileSink {
     number: u64,
     now_ns: u64,
     blocks: Blocks,
+    counters: Arc<SnifferCounters>,
     pub(super) mac: Mac,
     pub(super) state: State,
 }
@@ -46,8 +48,8 @@ impl FileSink {
     pub(super) fn new(
         config: &Files,
         name: &str,
-        mac: Mac,
-        max_frame_bytes: usize,
+        (mac, max_frame_bytes): (Mac, usize),
+        counters: Arc<SnifferCounters>,
         now_ns: u64,
     ) -> Self {
         let mut sink = Self {
@@ -57,6 +59,7 @@ impl FileSink {
             number: 0,
             now_ns,
             blocks: Blocks::new(max_frame_bytes),
+            counters,
             mac,
             state: State::default(),
         };
@@ -176,12 +179,7 @@ impl FileSink {
         good
     }
 
-    pub(super) fn send(
-        &mut self,
-        own: &[Mirrored<'_>],
-        fate: &mut Fate,
-        counters: &SnifferCounters,
-    ) {
+    pub(super) fn send(&mut self, own: &[Mirrored<'_>], fate: &mut Fate) {
         let bytes = encode(&mut self.blocks, self.mac, own);
         if self.write() {
             fate.sent += own.len() as u64;
@@ -190,7 +188,7 @@ impl FileSink {
             fate.down += own.len() as u64;
         }
         if let Some(last) = own.last().filter(|_| self.is_due()) {
-            self.tend(last.meta.time_ns, counters);
+            self.tend(last.meta.time_ns);
         }
     }
 
@@ -204,18 +202,18 @@ impl FileSink {
     }
 
     /// Begins the next file if it is time, or tries again after a failure.
-    pub(super) fn tend(&mut self, now_ns: u64, counters: &SnifferCounters) {
+    pub(super) fn tend(&mut self, now_ns: u64) {
         self.now_ns = now_ns;
         if self.is_due() {
-            self.close(now_ns, counters);
+            self.close(now_ns);
         }
         if self.open.is_none() {
             self.begin();
         }
     }
 
-    pub(super) fn close(&mut self, now_ns: u64, counters: &SnifferCounters) {
-        self.blocks.statistics(&statistics(now_ns, counters));
+    pub(super) fn close(&mut self, now_ns: u64) {
+        self.blocks.statistics(&statistics(now_ns, &self.counters));
         self.write();
         self.open = None;
     }

@@ -1,6 +1,6 @@
 //! What is told of a mirrored frame on its way to a sniffer: a few bytes before it in the queue.
 
-use mirror::decap::Version;
+use mirror::decap::{SessionSlot, Version};
 use pmd::pcap::{Direction, Stamp};
 
 /// Length of what stands before a frame in a sniffer's queue: no more than is copied as one piece.
@@ -17,6 +17,8 @@ pub(super) struct Meta {
     pub(super) original_len: u32,
     /// Which way it went at the mirrored port.
     pub(super) direction: Direction,
+    /// Whose it is, under that table.
+    pub(super) session: SessionSlot,
 }
 
 impl Meta {
@@ -24,8 +26,9 @@ impl Meta {
         to[..8].copy_from_slice(&self.version.0.to_le_bytes());
         to[8..16].copy_from_slice(&self.time_ns.to_le_bytes());
         to[16..20].copy_from_slice(&self.original_len.to_le_bytes());
-        to[20] = self.direction as u8;
-        to[21..META_BYTES].fill(0);
+        to[20..24].copy_from_slice(&[self.direction as u8, 0, 0, 0]);
+        to[24..28].copy_from_slice(&self.session.0.to_le_bytes());
+        to[28..META_BYTES].fill(0);
     }
 
     /// Reads what was written; `None` for less.
@@ -42,6 +45,7 @@ impl Meta {
                 2 => Direction::Out,
                 _ => Direction::Unknown,
             },
+            session: SessionSlot(u32::from_le_bytes(*tail.get(8..)?.first_chunk()?)),
         })
     }
 
@@ -67,6 +71,7 @@ mod tests {
                 time_ns: u64::MAX - 1,
                 original_len: 1514,
                 direction,
+                session: SessionSlot(0x0102_0304),
             };
             let mut bytes = [0xff; META_BYTES];
             meta.write(&mut bytes);

@@ -73,6 +73,16 @@ pub fn render(all: &Everything) -> String {
             out.sample(&name, &labels, value(session));
         }
     }
+    let name = "vswitch_decap_session_lost_total";
+    let help = "Copies of a session that its sniffers did not get, by reason.";
+    out.family(name, help, "counter");
+    for session in &all.sessions {
+        for (reason, frames) in &session.lost {
+            let tenant = ("tenant", &*session.tenant);
+            let labels = [("session", &*session.name), tenant, ("reason", &**reason)];
+            out.sample(name, &labels, frames);
+        }
+    }
     for (name, help, value) in SNIFFER {
         let name = format!("vswitch_sniffer_{name}_total");
         out.family(&name, help, "counter");

@@ -16,13 +16,13 @@ use arrayvec::ArrayVec;
 use crossbeam::channel::{Receiver as Inbox, Sender, TryRecvError};
 use mirror::decap::{Decapsulator, Delivery, Outcome, SnifferId, Table, UnknownSession};
 use pmd::{
-    BURST, Burst, Clock, Frame, PrefixArena, TxBurst, TxPlan, TxQueue, clock::cycles,
+    BURST, Burst, Clock, Frame, PrefixArena, TxBurst, TxPlan, TxQueue, TxReport, clock::cycles,
     pcap::Direction,
 };
 
 use super::{
     attachment::{Attachment, TEND_EVERY_NS},
-    counts::{OwnCounters, SnifferCounters},
+    counts::{Loss, OwnCounters, SessionLosses, SnifferCounters},
     host::{Host, is_for_host},
     meta::{META_BYTES, Meta},
 };
@@ -54,14 +54,44 @@ pub(super) struct Lane {
     queue: Box<dyn TxQueue>,
     plans: ArrayVec<TxPlan, BURST>,
     counters: Arc<SnifferCounters>,
+    losses: Arc<SessionLosses>,
+    /// The longest frame that the queue takes, with what is told of it, in bytes.
+    longest: usize,
 }
 
 impl Lane {
-    pub(super) fn new(queue: Box<dyn TxQueue>, counters: Arc<SnifferCounters>) -> Self {
+    pub(super) fn new(
+        (queue, longest): (Box<dyn TxQueue>, usize),
+        counters: Arc<SnifferCounters>,
+        losses: Arc<SessionLosses>,
+    ) -> Self {
         Self {
             queue,
             plans: ArrayVec::new(),
             counters,
+            losses,
+            longest,
+        }
+    }
+
+    /// Counts what the queue did not take of what was planned, for each session. The queue takes plans
+    /// in order, until it is full.
+    #[cold]
+    fn count_lost(&self, prefixes: &PrefixArena, report: &TxReport) {
+        let mut sent = report.sent;
+        for plan in &self.plans {
+            let Some(meta) = Meta::read(prefixes.get(plan)) else {
+                continue;
+            };
+            if report.down > 0 {
+                self.losses.count(&meta, Loss::PortDown);
+            } else if plan.wire_len() > self.longest {
+                self.losses.count(&meta, Loss::TooLong);
+            } else if sent > 0 {
+                sent -= 1;
+            } else {
+                self.losses.count(&meta, Loss::QueueFull);
+            }
         }
     }
 
@@ -82,6 +112,9 @@ impl Lane {
             if frames > 0 {
                 counter.add(frames.into());
             }
+        }
+        if (report.sent as usize) < self.plans.len() {
+            self.count_lost(prefixes, &report);
         }
         self.plans.clear();
     }
@@ -105,6 +138,7 @@ pub struct Receiver {
     tend_ns: u64,
     pub(super) counters: Arc<WorkerCounters>,
     pub(super) own: Arc<OwnCounters>,
+    pub(super) losses: Arc<SessionLosses>,
 }
 
 impl Receiver {
@@ -116,6 +150,7 @@ impl Receiver {
         clock: Clock,
     ) -> Self {
         Self {
+            losses: Arc::new(SessionLosses::new(decap.table().room())),
             intake,
             port,
             decap,
@@ -230,6 +265,7 @@ impl Receiver {
                 }
             }
             Order::Adopt(table, reply) => {
+                self.losses.adopt(&table);
                 // Its room is that of the table before.
                 if self.decap.adopt(table).is_ok() {
                     let _ = reply.send(());
@@ -416,6 +452,7 @@ impl Queues<'_> {
             time_ns: self.time_ns,
             original_len: delivery.original_len() as u32,
             direction,
+            session: delivery.session,
         };
         meta.write(bytes);
         Some(TxPlan {

@@ -17,7 +17,7 @@ use rustix::event::{EventfdFlags, eventfd};
 
 use super::{
     attachment::{Attachment, Opener, State as PortState},
-    counts::{OwnCounters, SnifferCounters},
+    counts::{OwnCounters, SessionLosses, SnifferCounters},
     files::FileSink,
     host::Host,
     meta::META_BYTES,
@@ -83,6 +83,7 @@ pub struct Runtime {
     pub(super) counters: Arc<mirror::decap::Counters>,
     pub(super) receiver: Arc<WorkerCounters>,
     pub(super) own: Arc<OwnCounters>,
+    pub(super) losses: Arc<SessionLosses>,
     pub(super) port: PortState,
 }
 
@@ -191,6 +192,7 @@ impl Runtime {
         let (table, counters) = (Arc::clone(decap.table()), Arc::clone(decap.counters()));
         let receiver = Receiver::new(intake, port, decap, host(&config), clock);
         let (busy, own) = (Arc::clone(&receiver.counters), Arc::clone(&receiver.own));
+        let losses = Arc::clone(&receiver.losses);
         let state = receiver.port.state();
         let (core, max_sleep_us) = (config.core, config.max_sleep_us);
         let thread = start("decapsulator", core, move |inbox, wake| {
@@ -214,6 +216,7 @@ impl Runtime {
             counters,
             receiver: busy,
             own,
+            losses,
             port: state,
         };
         runtime.apply(config)?;
@@ -340,6 +343,11 @@ impl Runtime {
             });
         }
         let (name, mac, longest) = (&wanted.name, wanted.mac, wanted.max_frame_bytes);
+        let counters = Arc::new(SnifferCounters::default());
+        let (own, shape) = (
+            (Arc::clone(&counters), Arc::clone(&self.losses)),
+            (mac, longest),
+        );
         let sink = match &wanted.sink {
             config::Sink::Port(driver) => {
                 // Its interface may still be a former sniffer's.
@@ -349,23 +357,24 @@ impl Runtime {
             }
             config::Sink::Files(files) => {
                 let now_ns = epoch_ns(&self.clock).wrapping_add(self.now_ns());
-                let files = FileSink::new(files, name, mac, longest, now_ns);
+                let files = FileSink::new(files, name, shape, own.0, now_ns);
                 Sink::Files(Box::new(files))
             }
             config::Sink::Stream(path) => {
-                Sink::Stream(Box::new(StreamSink::new(path, name, mac, longest)))
+                Sink::Stream(Box::new(StreamSink::new(path, name, shape, own)))
             }
         };
-        let counters = Arc::new(SnifferCounters::default());
         let state = sink.state();
-        let sender = Sender::new(id, intake, sink, Arc::clone(&counters), self.clock);
+        let shared = (Arc::clone(&counters), Arc::clone(&self.losses));
+        let sender = Sender::new(id, intake, sink, shared, self.clock);
         let max_sleep_us = config.max_sleep_us;
         let thread = start(&format!("sniffer-{name}"), None, move |inbox, wake| {
             sender.run(&inbox, &wake, max_sleep_us);
         })?;
         let queue = near.tx.into_iter().next();
         let queue = queue.ok_or_else(|| open(OpenError::Unsupported("no queue".into())))?;
-        let lane = Lane::new(queue, Arc::clone(&counters));
+        let queue = (queue, longest + META_BYTES);
+        let lane = Lane::new(queue, Arc::clone(&counters), Arc::clone(&self.losses));
         let running = Running {
             id,
             config: wanted.clone(),
@@ -467,7 +476,8 @@ pub fn without_threads(
         let (near, far) = pair.map_err(open)?;
         let id = SnifferId(number as u16);
         for queue in near.tx {
-            let lane = Lane::new(queue, Arc::default());
+            let queue = (queue, sniffer.max_frame_bytes + META_BYTES);
+            let lane = Lane::new(queue, Arc::default(), Arc::clone(&receiver.losses));
             receiver.obey(receiver::Order::Attach(id, Box::new(lane)));
         }
         ids.insert(Arc::clone(&sniffer.name), id);

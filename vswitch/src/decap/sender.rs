@@ -18,10 +18,10 @@ use policy::PortId;
 
 use super::{
     attachment::TEND_EVERY_NS,
-    counts::SnifferCounters,
+    counts::{Fate, Loss, SessionLosses, SnifferCounters},
     meta::{META_BYTES, Meta},
     receiver::epoch_ns,
-    sink::{Fate, Mirrored, Sink},
+    sink::{Mirrored, Sink},
 };
 use crate::{
     counters::WorkerCounters,
@@ -50,6 +50,7 @@ pub struct Sender {
     sink: Sink,
     admits_from: Version,
     counters: Arc<SnifferCounters>,
+    losses: Arc<SessionLosses>,
     clock: Clock,
     tend_ns: u64,
     epoch_ns: u64,
@@ -61,7 +62,7 @@ impl Sender {
         id: SnifferId,
         intake: Intake,
         sink: Sink,
-        counters: Arc<SnifferCounters>,
+        (counters, losses): (Arc<SnifferCounters>, Arc<SessionLosses>),
         clock: Clock,
     ) -> Self {
         Self {
@@ -70,6 +71,7 @@ impl Sender {
             sink,
             admits_from: Version::default(),
             counters,
+            losses,
             clock,
             tend_ns: 0,
             epoch_ns: epoch_ns(&clock),
@@ -89,8 +91,8 @@ impl Sender {
         for group in &groups {
             let frames = &burst[group.range()];
             if group.port == QUEUE {
-                let work = (&mut self.sink, &*self.counters);
-                send(work, self.admits_from, frames);
+                let counts = (&*self.counters, &*self.losses);
+                send(&mut self.sink, counts, self.admits_from, frames);
             } else {
                 self.counters.sent.refused.add(frames.len() as u64);
             }
@@ -109,7 +111,7 @@ impl Sender {
             match (inbox.try_recv(), frames) {
                 (Ok(order), _) => self.obey(order),
                 (Err(TryRecvError::Disconnected), _) => {
-                    self.sink.close(self.now_ns(), &self.counters);
+                    self.sink.close(self.now_ns());
                     return;
                 }
                 (Err(TryRecvError::Empty), Some(0)) => {
@@ -134,7 +136,7 @@ impl Sender {
             self.tend_ns = ns + TEND_EVERY_NS;
             self.epoch_ns = epoch_ns(&self.clock);
             let now_ns = self.now_ns();
-            self.sink.tend(now_ns, &mut self.intake, &self.counters);
+            self.sink.tend(now_ns, &mut self.intake);
         }
     }
 
@@ -154,7 +156,12 @@ impl Sender {
 }
 
 /// Sends what is the sniffer's own.
-fn send((sink, counters): (&mut Sink, &SnifferCounters), from: Version, frames: &[Frame<'_>]) {
+fn send(
+    sink: &mut Sink,
+    (counters, losses): (&SnifferCounters, &SessionLosses),
+    from: Version,
+    frames: &[Frame<'_>],
+) {
     let mut own: arrayvec::ArrayVec<Mirrored<'_>, BURST> = arrayvec::ArrayVec::new();
     let mut fate = Fate::default();
     for (index, frame) in frames.iter().enumerate() {
@@ -166,22 +173,34 @@ fn send((sink, counters): (&mut Sink, &SnifferCounters), from: Version, frames: 
                 meta,
                 rest: bytes.get(META_BYTES + MAC_BYTES..).unwrap_or_default(),
             }),
-            _ => fate.former_owner += 1,
+            meta => {
+                fate.former_owner += 1;
+                if let Some(meta) = meta {
+                    losses.count(&meta, Loss::FormerOwner);
+                }
+            }
         }
     }
-    sink.send(frames, &own, &mut fate, counters);
-    let sent = &counters.sent;
-    sent.taken.add(frames.len() as u64);
-    sent.frames.add(fate.sent);
-    sent.bytes.add(fate.sent_bytes);
-    for (counter, frames) in [
-        (&sent.former_owner, fate.former_owner),
-        (&sent.too_long, fate.too_long),
-        (&sent.port_full, fate.full),
-        (&sent.port_down, fate.down),
-    ] {
-        if frames > 0 {
-            counter.add(frames);
-        }
+    sink.send(frames, &own, &mut fate);
+    counters.settle(&fate);
+    if fate.full + fate.too_long + fate.down > 0 {
+        count_lost(&own, &fate, losses);
+    }
+}
+
+/// Counts, for each session, frames that the sink did not take. Which ones it does not say: those that
+/// came last.
+#[cold]
+fn count_lost(own: &[Mirrored<'_>], fate: &Fate, losses: &SessionLosses) {
+    let each = [
+        (Loss::PortDown, fate.down),
+        (Loss::PortFull, fate.full),
+        (Loss::TooLong, fate.too_long),
+    ];
+    let reasons = each
+        .iter()
+        .flat_map(|(loss, frames)| std::iter::repeat_n(*loss, *frames as usize));
+    for (mirrored, loss) in own.iter().rev().zip(reasons) {
+        losses.count(&mirrored.meta, loss);
     }
 }

@@ -1,8 +1,7 @@
 //! Where a sniffer's frames go: a port, files, or a stream.
 //!
 //! In: mirrored frames as they stand in the queue, and what is told of them. Out: what became of each.
-//! What must hold: nothing here waits; `sent` frames are the port's or the system's, but for the rest of
-//! a stream's last burst, which [`Sink::forget`] takes back.
+//! What must hold: nothing here waits; `sent` frames are the port's or the system's.
 
 use std::os::fd::OwnedFd;
 
@@ -15,7 +14,7 @@ use policy::Mac;
 
 use super::{
     attachment::{Attachment, State},
-    counts::SnifferCounters,
+    counts::{Fate, SnifferCounters},
     files::FileSink,
     meta::{META_BYTES, Meta},
     stream::StreamSink,
@@ -36,17 +35,6 @@ pub(super) struct Mirrored<'q> {
     pub(super) rest: &'q [u8],
 }
 
-/// What became of the frames of a burst.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Fate {
-    pub(super) sent: u64,
-    pub(super) sent_bytes: u64,
-    pub(super) full: u64,
-    pub(super) too_long: u64,
-    pub(super) down: u64,
-    pub(super) former_owner: u64,
-}
-
 /// Where a sniffer's frames go.
 pub(super) enum Sink {
     Port(Box<PortSink>),
@@ -55,20 +43,20 @@ pub(super) enum Sink {
 }
 
 impl Sink {
-    /// Sends `own`, which are some of `frames`.
+    /// Sends `own`, which are some of `frames`. What becomes of frames that a stream has not handed over
+    /// when this returns, it counts itself.
     pub(super) fn send(
         &mut self,
         frames: &[Frame<'_>],
         own: &ArrayVec<Mirrored<'_>, BURST>,
         fate: &mut Fate,
-        counters: &SnifferCounters,
     ) {
         if own.is_empty() {
             return;
         }
         match self {
             Self::Port(port) => port.send(frames, own, fate),
-            Self::Files(files) => files.send(own, fate, counters),
+            Self::Files(files) => files.send(own, fate),
             Self::Stream(stream) => stream.send(own, fate),
         }
     }
@@ -89,11 +77,11 @@ impl Sink {
     }
 
     /// Looks after the port, the files or the stream. To be called now and then.
-    pub(super) fn tend(&mut self, now_ns: u64, intake: &mut Intake, counters: &SnifferCounters) {
+    pub(super) fn tend(&mut self, now_ns: u64, intake: &mut Intake) {
         match self {
             Self::Port(port) => port.attachment.tend(intake),
-            Self::Files(files) => files.tend(now_ns, counters),
-            Self::Stream(stream) => stream.tend(now_ns, counters),
+            Self::Files(files) => files.tend(now_ns),
+            Self::Stream(stream) => stream.tend(now_ns),
         }
     }
 
@@ -113,11 +101,11 @@ impl Sink {
     }
 
     /// Ends well.
-    pub(super) fn close(&mut self, now_ns: u64, counters: &SnifferCounters) {
+    pub(super) fn close(&mut self, now_ns: u64) {
         match self {
             Self::Port(_) => {}
-            Self::Files(files) => files.close(now_ns, counters),
-            Self::Stream(stream) => stream.close(now_ns, counters),
+            Self::Files(files) => files.close(now_ns),
+            Self::Stream(stream) => stream.close(now_ns),
         }
     }
 

@@ -1,7 +1,9 @@
 //! One pcapng stream into a FIFO or standard output.
 //!
 //! What must hold: whoever reads sees whole blocks, with a head of its own for each reader of a FIFO;
-//! a reader that is slow makes the thread take no more from the sniffer's queue, and nothing else wait.
+//! a reader that is slow makes the thread take no more from the sniffer's queue, and nothing else wait;
+//! a frame counts as sent when the system has taken all of it, and as lost when it has not and cannot any
+//! more. What a reader that goes leaves in the pipe was sent.
 
 use std::{
     fs::{File, OpenOptions},
@@ -11,10 +13,13 @@ use std::{
         unix::fs::{FileTypeExt, OpenOptionsExt},
     },
     path::{Path, PathBuf},
+    slice,
+    sync::Arc,
     time::Duration,
 };
 
-use pmd::pcap::Blocks;
+use arrayvec::ArrayVec;
+use pmd::{BURST, pcap::Blocks};
 use policy::Mac;
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
@@ -23,14 +28,24 @@ use rustix::{
 
 use super::{
     attachment::State,
-    counts::SnifferCounters,
-    sink::{APPLICATION, Fate, Mirrored, encode, statistics},
+    counts::{Fate, Loss, SessionLosses, SnifferCounters},
+    meta::Meta,
+    sink::{APPLICATION, Mirrored, encode, statistics},
 };
 
 /// Standard output, opened anew: without waiting, and without changing how others see it.
 const STANDARD_OUTPUT: &str = "/proc/self/fd/1";
 /// Longest wait for a reader, so that control sees a living thread.
 const MAX_WAIT: Duration = Duration::from_millis(500);
+
+/// A frame among the blocks that are written.
+struct Pending {
+    /// Where its block ends.
+    end: usize,
+    /// Its length, in bytes.
+    bytes: u64,
+    meta: Meta,
+}
 
 /// A stream that is open or waits for a reader.
 pub(super) struct StreamSink {
@@ -42,6 +57,10 @@ pub(super) struct StreamSink {
     blocks: Blocks,
     /// Bytes of `blocks` that were written.
     written: usize,
+    /// The frames in `blocks`, none of which counts yet.
+    pending: ArrayVec<Pending, BURST>,
+    counters: Arc<SnifferCounters>,
+    losses: Arc<SessionLosses>,
     /// Frames that were offered when statistics were written last.
     told: u64,
     pub(super) mac: Mac,
@@ -49,7 +68,12 @@ pub(super) struct StreamSink {
 }
 
 impl StreamSink {
-    pub(super) fn new(path: &Path, name: &str, mac: Mac, max_frame_bytes: usize) -> Self {
+    pub(super) fn new(
+        path: &Path,
+        name: &str,
+        (mac, max_frame_bytes): (Mac, usize),
+        (counters, losses): (Arc<SnifferCounters>, Arc<SessionLosses>),
+    ) -> Self {
         let is_output = path.as_os_str() == "-";
         let path = if is_output {
             STANDARD_OUTPUT.as_ref()
@@ -63,6 +87,9 @@ impl StreamSink {
             ended: false,
             blocks: Blocks::new(max_frame_bytes),
             written: 0,
+            pending: ArrayVec::new(),
+            counters,
+            losses,
             told: 0,
             mac,
             state: State::default(),
@@ -110,8 +137,13 @@ impl StreamSink {
             fate.down += own.len() as u64;
             return;
         }
-        fate.sent_bytes += encode(&mut self.blocks, self.mac, own);
-        fate.sent += own.len() as u64;
+        // A burst is taken only when the one before is written, so that there is room for it.
+        for mirrored in own {
+            let bytes = encode(&mut self.blocks, self.mac, slice::from_ref(mirrored));
+            let end = self.blocks.bytes().len();
+            let meta = mirrored.meta;
+            self.pending.push(Pending { end, bytes, meta });
+        }
         self.flush();
     }
 
@@ -122,30 +154,60 @@ impl StreamSink {
         };
         while self.written < self.blocks.bytes().len() {
             match file.write(&self.blocks.bytes()[self.written..]) {
-                Ok(0) => return false,
+                Ok(0) => break,
                 Ok(bytes) => self.written += bytes,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return false,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => {
                     let why = match error.kind() {
                         ErrorKind::BrokenPipe => "its reader has gone".to_owned(),
                         _ => error.to_string(),
                     };
-                    self.end(format!("{}: {why}", self.path.display()));
+                    self.end(Loss::PortDown, format!("{}: {why}", self.path.display()));
                     return true;
                 }
             }
         }
-        self.blocks.clear();
-        self.written = 0;
+        if self.written < self.blocks.bytes().len() {
+            self.count_written();
+            return false;
+        }
+        self.settle(Loss::PortDown);
         self.say(None);
         true
     }
 
-    fn end(&mut self, why: String) {
-        self.file = None;
+    /// Counts the frames that were written.
+    fn count_written(&mut self) {
+        let mut fate = Fate::default();
+        let written = self.pending.iter().take_while(|f| f.end <= self.written);
+        let written = written.count();
+        for frame in self.pending.drain(..written) {
+            fate.sent += 1;
+            fate.sent_bytes += frame.bytes;
+        }
+        self.counters.settle(&fate);
+    }
+
+    /// Counts the frames that were written, the others as lost, and begins anew.
+    fn settle(&mut self, loss: Loss) {
+        self.count_written();
+        let mut fate = Fate::default();
+        for frame in self.pending.drain(..) {
+            self.losses.count(&frame.meta, loss);
+            match loss {
+                Loss::FormerOwner => fate.former_owner += 1,
+                _ => fate.down += 1,
+            }
+        }
+        self.counters.settle(&fate);
         self.blocks.clear();
         self.written = 0;
+    }
+
+    fn end(&mut self, loss: Loss, why: String) {
+        self.file = None;
+        self.settle(loss);
         self.ended = self.path.as_os_str() == STANDARD_OUTPUT;
         self.say(Some(why));
     }
@@ -154,7 +216,8 @@ impl StreamSink {
     /// ended nor left out: the stream ends, and its next reader begins anew.
     pub(super) fn forget(&mut self) {
         if self.written < self.blocks.bytes().len() {
-            self.end("ended, for a frame of a session that was taken away was being read".into());
+            let why = "ended, for a frame of a session that was taken away was being read";
+            self.end(Loss::FormerOwner, why.into());
         }
     }
 
@@ -170,27 +233,28 @@ impl StreamSink {
     }
 
     /// Looks for a reader, or tells it what was lost.
-    pub(super) fn tend(&mut self, now_ns: u64, counters: &SnifferCounters) {
+    pub(super) fn tend(&mut self, now_ns: u64) {
         if self.file.is_none() && !self.ended {
             self.open();
         } else if self.file.is_some() && self.flush() {
-            self.tell(now_ns, counters);
+            self.tell(now_ns);
         }
     }
 
-    fn tell(&mut self, now_ns: u64, counters: &SnifferCounters) {
-        let offered = counters.offered.frames.get();
+    fn tell(&mut self, now_ns: u64) {
+        let offered = self.counters.offered.frames.get();
         if self.file.is_some() && offered != self.told {
             self.told = offered;
-            self.blocks.statistics(&statistics(now_ns, counters));
+            self.blocks.statistics(&statistics(now_ns, &self.counters));
             self.flush();
         }
     }
 
-    pub(super) fn close(&mut self, now_ns: u64, counters: &SnifferCounters) {
+    pub(super) fn close(&mut self, now_ns: u64) {
         self.told = u64::MAX;
         if self.flush() {
-            self.tell(now_ns, counters);
+            self.tell(now_ns);
         }
+        self.settle(Loss::PortDown);
     }
 }

@@ -81,6 +81,9 @@ pub struct Session {
     pub copies: u64,
     /// Those that were not delivered, by reason.
     pub refused: BTreeMap<String, u64>,
+    /// What its sniffers did not get of its copies, by reason.
+    #[serde(default)]
+    pub lost: BTreeMap<String, u64>,
     /// What the sequence numbers told.
     pub sequence: Sequence,
     /// Seconds since the last frame; none came when absent.
@@ -106,7 +109,7 @@ pub struct Sniffer {
     pub sent: u64,
     /// Bytes of those.
     pub sent_bytes: u64,
-    /// Those that wait in its queue.
+    /// Those that wait in its queue, or for the reader of its stream.
     pub waiting: u64,
     /// Those that it did not get, by reason.
     pub lost: BTreeMap<String, u64>,
@@ -207,7 +210,9 @@ impl Runtime {
                 mirror::decap::FanOut::All => "all",
                 mirror::decap::FanOut::Spread => "spread",
             };
+            let lost = |loss| self.losses.lost(slot, loss);
             Some(Session {
+                lost: named(lost),
                 name: session.name.to_string(),
                 tenant: session.tenant.to_string(),
                 carried: (&session.identity).into(),
@@ -326,16 +331,20 @@ fn counted(counters: &SessionCounters, now_ns: u64) -> Session {
     }
 }
 
+/// Losses that there were.
+fn named(lost: impl Fn(Loss) -> u64) -> BTreeMap<String, u64> {
+    let all = Loss::ALL.iter();
+    let counted = all.map(|loss| (loss.name().to_owned(), lost(*loss)));
+    counted.filter(|(_, frames)| *frames > 0).collect()
+}
+
 fn got(counters: &SnifferCounters) -> Sniffer {
-    let lost = Loss::ALL
-        .iter()
-        .map(|loss| (loss.name().to_owned(), counters.lost(*loss)));
     Sniffer {
         offered: counters.offered.frames.get(),
         sent: counters.sent.frames.get(),
         sent_bytes: counters.sent.bytes.get(),
         waiting: counters.waiting(),
-        lost: lost.filter(|(_, frames)| *frames > 0).collect(),
+        lost: named(|loss| counters.lost(loss)),
         refused: counters.sent.refused.get(),
         ..Sniffer::default()
     }

@@ -34,6 +34,8 @@ const TAG_BYTES: usize = 4;
 const TPID: [u8; 2] = ethertype::CUSTOMER_TAG.to_be_bytes();
 /// Of a frame whose headers stand in a prefix: what is parsed of it.
 const HEAD_BYTES: usize = 256;
+/// The longest frame that is put together before it is copied: a super-segment, with room for headers.
+const ASSEMBLED_BYTES: usize = (1 << 16) + HEAD_BYTES;
 
 /// What a burst's frames are, and when it is.
 #[derive(Clone, Copy, Debug)]
@@ -87,6 +89,8 @@ pub struct Copier {
     chosen: Box<ArrayVec<Chosen, BURST>>,
     plans: Box<ArrayVec<TxPlan, BURST>>,
     prefixes: PrefixArena,
+    /// Room for one frame.
+    scratch: Vec<u8>,
 }
 
 impl Copier {
@@ -102,6 +106,7 @@ impl Copier {
             chosen: Box::default(),
             plans: Box::default(),
             prefixes: PrefixArena::default(),
+            scratch: vec![0; ASSEMBLED_BYTES],
         }
     }
 
@@ -234,6 +239,7 @@ impl Copier {
                     chosen: &mut self.chosen,
                     plans: &mut self.plans,
                     prefixes: &mut self.prefixes,
+                    scratch: &mut self.scratch,
                     transmit,
                 };
                 making.copy_received(self.dropped);
@@ -276,6 +282,7 @@ struct Making<'a> {
     chosen: &'a mut ArrayVec<Chosen, BURST>,
     plans: &'a mut ArrayVec<TxPlan, BURST>,
     prefixes: &'a mut PrefixArena,
+    scratch: &'a mut Vec<u8>,
     transmit: &'a dyn Fn(PortId, &TxBurst<'_>) -> Option<TxReport>,
 }
 
@@ -473,35 +480,61 @@ impl Making<'_> {
                 egress: chosen.sent,
                 time_ns: self.received.wall_ns,
             };
-            if chosen.cut.fragments {
+            let frames = self.received.frames;
+            let tunnel_bytes = if chosen.cut.fragments {
+                TUNNEL_BYTES
+            } else {
+                self.session.ready.overhead_bytes() as usize
+            };
+            if own.len() + tunnel_bytes > MAX_PREFIX_BYTES {
+                self.transmit_whole(frames);
+                self.send_assembled(&chosen, &fields);
+            } else if chosen.cut.fragments {
                 // Its pieces are counted apart from whole copies.
-                self.transmit_whole();
-                self.send_pieces(&fields, own, &source);
+                self.transmit_whole(frames);
+                self.send_pieces(frames, &fields, own, &source);
             } else {
                 self.plan_whole(fields, own, &source);
             }
         }
-        self.transmit_whole();
+        self.transmit_whole(self.received.frames);
         self.chosen.clear();
+    }
+
+    /// Sends a copy of a frame that left behind more bytes of its own than a prefix has room for
+    /// beside the tunnel's, as the switch's own answers do: it is put together first.
+    #[cold]
+    fn send_assembled(&mut self, chosen: &Chosen, fields: &Fields) {
+        let mut scratch = std::mem::take(self.scratch);
+        if let Some(bytes) = scratch.get_mut(..chosen.plan.wire_len()) {
+            let left = TxBurst {
+                frames: self.received.frames,
+                prefixes: self.sent.prefixes(),
+                plans: &[],
+            };
+            left.write(&chosen.plan, bytes);
+            let frames = [Frame::contiguous(bytes)];
+            let source = TxPlan::whole(0, &frames[0]);
+            if chosen.cut.fragments {
+                self.send_pieces(&frames, fields, &[], &source);
+            } else {
+                self.plan_whole(*fields, &[], &source);
+                self.transmit_whole(&frames);
+            }
+        } else {
+            self.counters.skip(Skip::TooLong);
+        }
+        *self.scratch = scratch;
     }
 
     /// Plans a copy that is one packet. `own` are the bytes that stand before `source` in it.
     #[inline]
-    fn plan_whole(&mut self, mut fields: Fields, own: &[u8], source: &TxPlan) {
+    fn plan_whole(&mut self, fields: Fields, own: &[u8], source: &TxPlan) {
         let Some(template) = &self.session.ready.template else {
             return self.counters.skip(Skip::Unreachable);
         };
-        let (mut own_len, mut len) = (own.len(), fields.inner_len as usize);
-        if own_len > 0 {
-            // Headers that a prefix has no room for are cut off, and with them what follows.
-            let room = MAX_PREFIX_BYTES - template.len_bytes();
-            if own_len > room {
-                (own_len, len) = (room, room.min(len));
-                fields.truncated = true;
-            }
-            own_len = own_len.min(len);
-            fields.inner_len = len as u32;
-        }
+        let len = fields.inner_len as usize;
+        let own_len = own.len().min(len);
         if fields.truncated {
             self.counters.truncated.add(1);
         }
@@ -526,11 +559,11 @@ impl Making<'_> {
     }
 
     /// Hands whole copies to the tunnel's port, and counts what became of them.
-    fn transmit_whole(&mut self) {
+    fn transmit_whole(&mut self, frames: &[Frame<'_>]) {
         if self.plans.is_empty() {
             return;
         }
-        let report = self.transmit();
+        let report = self.transmit(frames);
         self.counters.copied.add(report.sent.into());
         self.counters.bytes.add(report.sent_bytes);
         for (skip, copies) in [
@@ -546,13 +579,10 @@ impl Making<'_> {
 
     /// Sends a copy in outer fragments. It is copied when the port has taken all of them.
     #[cold]
-    fn send_pieces(&mut self, fields: &Fields, own: &[u8], source: &TxPlan) {
+    fn send_pieces(&mut self, frames: &[Frame<'_>], fields: &Fields, own: &[u8], source: &TxPlan) {
         let Some(template) = &self.session.ready.template else {
             return self.counters.skip(Skip::Unreachable);
         };
-        if own.len() + TUNNEL_BYTES > MAX_PREFIX_BYTES {
-            return self.counters.skip(Skip::NoRoom);
-        }
         if fields.truncated {
             self.counters.truncated.add(1);
         }
@@ -580,7 +610,7 @@ impl Making<'_> {
                 self.plans.push(plan);
             }
             if piece.is_none() || self.plans.is_full() {
-                add(&mut all, &self.transmit());
+                add(&mut all, &self.transmit(frames));
                 if piece.is_none() || all.sent < number {
                     break;
                 }
@@ -597,8 +627,7 @@ impl Making<'_> {
     }
 
     /// Hands what is planned to the tunnel's port.
-    fn transmit(&mut self) -> TxReport {
-        let frames = self.received.frames;
+    fn transmit(&mut self, frames: &[Frame<'_>]) -> TxReport {
         let down = TxReport {
             down: self.plans.len() as u32,
             ..TxReport::default()

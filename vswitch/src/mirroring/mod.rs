@@ -10,9 +10,11 @@
 //! on; no session taps the port that its copies leave by.
 //!
 //! Rooms: `copier` (a worker's part: which frames, how many, with which prefix), `sent` (what left by
-//! tapped ports), [`memory`] (where copies stay that go nowhere else).
+//! tapped ports), [`memory`] (where copies stay that go nowhere else), `foresight` (the same questions for a
+//! frame that is not there).
 
 mod copier;
+mod foresight;
 pub mod memory;
 mod sent;
 
@@ -26,9 +28,10 @@ use mirror::{
     session::{CopyCounters, Ready},
     wire::{InnerTunnel, inner_tunnel},
 };
-use policy::{Field, PortId, key::shape, rule::Direction};
+use policy::{Field, Mac, PortId, key::shape, rule::Direction};
 
 pub use copier::{Copier, Received};
+pub use foresight::{Foreseen, Seen};
 pub use memory::Memory;
 
 /// What workers share of a session, for as long as it exists.
@@ -100,6 +103,26 @@ pub(crate) struct Taps {
     pub(crate) rejected: bool,
 }
 
+/// Sniffers' Ethernet addresses.
+#[derive(Debug, Default)]
+struct Sniffers {
+    /// A bit for each, by its last byte: most frames are looked at no further.
+    filter: u64,
+    macs: HashSet<[u8; 6]>,
+}
+
+impl Sniffers {
+    #[inline]
+    fn bit(mac: [u8; 6]) -> u64 {
+        1 << (mac[5] & 63)
+    }
+
+    #[inline]
+    fn has(&self, mac: [u8; 6]) -> bool {
+        self.filter & Self::bit(mac) != 0 && self.macs.contains(&mac)
+    }
+}
+
 /// All sessions in force.
 #[derive(Debug, Default)]
 pub struct Mirrors {
@@ -111,6 +134,7 @@ pub struct Mirrors {
     slots: usize,
     /// Between which addresses copies travel.
     tunnels: HashSet<(IpAddr, IpAddr)>,
+    sniffers: Sniffers,
     /// Tells the packets apart that fragments are made of: one for all sessions, since several may
     /// have the same addresses.
     pub(crate) datagrams: Arc<AtomicU32>,
@@ -145,11 +169,23 @@ impl Mirrors {
         let ends = templates.map(mirror::wire::Template::identity);
         Self {
             tunnels: ends.map(|id| (id.source(), id.destination())).collect(),
+            sniffers: Sniffers::default(),
             slots: sessions.iter().map(|s| s.slot + 1).max().unwrap_or(0),
             sessions,
             taps,
             datagrams,
         }
+    }
+
+    /// What is sent to these Ethernet addresses was mirrored, for it is the decapsulator alone that
+    /// sends to them: it is not mirrored again, should a sniffer's frames come back by some port.
+    #[must_use]
+    pub fn with_sniffers(mut self, macs: impl IntoIterator<Item = Mac>) -> Self {
+        for mac in macs {
+            self.sniffers.filter |= Sniffers::bit(mac.0);
+            self.sniffers.macs.insert(mac.0);
+        }
+        self
     }
 
     /// Whether there is any.
@@ -168,11 +204,20 @@ impl Mirrors {
         self.taps.get(port.index())
     }
 
-    /// Whether a frame carries a mirrored one: ERSPAN, whosever it is, or what travels between a
-    /// target's addresses. `head` is the frame's first bytes, as [`policy::parse()`] wants them.
+    /// Whether a frame is or carries a mirrored one: one for a sniffer; ERSPAN, whosever it is; or
+    /// what travels between a target's addresses. `head` is the frame's first bytes, as
+    /// [`policy::parse()`] wants them.
     #[inline]
     pub(crate) fn is_nested(&self, head: &[u8], len: usize) -> bool {
-        inner_tunnel(head).is_some_and(|kind| self.is_tunnel(kind, head, len))
+        self.is_for_sniffer(head)
+            || inner_tunnel(head).is_some_and(|kind| self.is_tunnel(kind, head, len))
+    }
+
+    /// Whether a frame is for a sniffer of the decapsulator beside this switch.
+    #[inline]
+    pub(crate) fn is_for_sniffer(&self, head: &[u8]) -> bool {
+        head.first_chunk()
+            .is_some_and(|mac| self.sniffers.has(*mac))
     }
 
     #[cold]

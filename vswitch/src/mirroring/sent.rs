@@ -81,6 +81,11 @@ impl Sent {
         self.prefixes.get(plan)
     }
 
+    /// Where plans' prefixes are.
+    pub(super) fn prefixes(&self) -> &PrefixArena {
+        &self.prefixes
+    }
+
     pub(super) fn clear(&mut self) {
         self.plans.clear();
         self.runs.clear();

@@ -179,16 +179,19 @@ fn to_port(port: u16) -> Match {
     }
 }
 
-pub(crate) fn bed() -> Bed {
-    let options = Options {
+fn options() -> Options {
+    Options {
         port: memory::Config {
             slots: 256,
             max_frame_bytes: 4096,
             ..memory::Config::default()
         },
         ..Options::default()
-    };
-    let mut bed = Bed::with(&world(), options);
+    }
+}
+
+pub(crate) fn bed() -> Bed {
+    let mut bed = Bed::with(&world(), options());
     // Everybody is known.
     for (port, who) in [(0, mac(1)), (1, mac(2))] {
         bed.pass(port, &ether(BROADCAST, who, 0x88b5, &[0; 46]));
@@ -633,6 +636,61 @@ fn copies_without_a_way_are_counted_and_originals_pass() {
 }
 
 #[test]
+fn what_the_switch_itself_says_to_a_vm_is_copied_whole() {
+    let one = vnic(mac(1)).ipv4("10.0.0.1/32");
+    let two = vnic(mac(2)).ipv4("10.0.0.2/32").inbound(Action::Reject, []);
+    let ports = [
+        access(0, 0).vnic(one),
+        access(1, 0).vnic(two),
+        access(TUNNEL, 1),
+    ];
+    let model = model([network(0), network(1)], ports);
+    for addresses in [v4(), v6()] {
+        for carrier in carriers() {
+            let mut bed = Bed::with(&model, options());
+            bed.pass(1, &ether(BROADCAST, mac(2), 0x88b5, &[0; 46]));
+            let to_it = Wanted {
+                directions: Directions::In,
+                tunnel: Some(tunnel(addresses, carrier)),
+                ..wanted()
+            };
+            let session = mirror(&mut bed, &to_it, &[0]);
+            // The answer quotes it, as far as an answer may be long.
+            bed.send(0, &datagram(99, 400));
+            bed.run();
+            let (copies, told) = (bed.received(TUNNEL), bed.received(0));
+            assert_eq!(told[0].len(), policy::reject::MAX_REPLY_BYTES);
+            assert_eq!(inner(&copies), told, "{carrier:?}");
+            assert_eq!(counts(&session), (1, 1, vec![]));
+            let cut = session.shared.counters.iter().map(|c| c.truncated.get());
+            assert_eq!(cut.sum::<u64>(), 0);
+        }
+    }
+}
+
+#[test]
+fn what_is_for_a_sniffer_was_mirrored_and_is_not_again() {
+    let mut bed = bed();
+    let session = in_force(&wanted(), 0, &[0]);
+    let mirrors = Mirrors::new(vec![session.clone()], Arc::default());
+    let sniffers = [mac(0xee), mac(0xee ^ 64)];
+    bed.mirror(mirrors.with_sniffers(sniffers));
+    let to = |mac: Mac, mut frame: Vec<u8>| {
+        frame[..6].copy_from_slice(&mac.0);
+        frame
+    };
+    // By the short way and by the long one; the last byte of others is like one of theirs.
+    for (number, sniffer) in (0..).zip(sniffers) {
+        bed.send(0, &to(sniffer, datagram(1, 60)));
+        bed.send(0, &ether(sniffer, mac(1), 0x88b5, &[0; 46]));
+        bed.send(0, &to(mac(0x6e), datagram(number, 60)));
+    }
+    bed.run();
+    let skipped = vec![(Skip::Nested, 4)];
+    assert_eq!(counts(&session), (6, 2, skipped));
+}
+
+#[test]
 fn copies_are_never_copied() {
     let mut bed = bed();
     // The tunnel's own port is a source, too; and VM 1 sends what copies look like.
@@ -669,6 +727,18 @@ fn a_tenants_own_vxlan_is_copied_and_a_mirrors_is_not() {
     let mirrored = packet([192, 0, 2, 1], [192, 0, 2, 9]);
     assert_eq!(bed.ports_of(2, &mirrored), [1]);
     assert_eq!(counts(&session), (2, 1, vec![(Skip::Nested, 1)]));
+    // Later fragments begin with anything: their addresses tell.
+    let later = |from, to| {
+        let packet = ipv4_fragment(from, to, UDP, 0x0010, &[0x5a; 64]);
+        ether(mac(2), mac(9), IPV4, &packet)
+    };
+    let (own, mirrored) = (
+        later([10, 0, 0, 7], [10, 0, 0, 2]),
+        later([192, 0, 2, 1], [192, 0, 2, 9]),
+    );
+    assert_eq!(bed.ports_of(2, &own), [1, TUNNEL]);
+    assert_eq!(bed.ports_of(2, &mirrored), [1]);
+    assert_eq!(counts(&session), (4, 2, vec![(Skip::Nested, 2)]));
 }
 
 #[test]

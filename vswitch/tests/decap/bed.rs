@@ -16,6 +16,8 @@ use vswitch::{
     decap::{ApplyError, Runtime, view},
 };
 
+use crate::laws;
+
 /// How long a condition is waited for.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -122,39 +124,12 @@ impl Bed {
             self.runtime.sniffers().iter().all(|s| s.waiting == 0)
         });
         let all = self.runtime.everything();
-        laws(&all);
+        laws::check(&all).expect("the laws");
         all
     }
 
     /// What a sniffer got since it was asked last.
     pub(crate) fn got(&mut self, name: &str) -> Vec<Vec<u8>> {
         self.sniffer(name).drain()
-    }
-}
-
-/// The laws of `mirror::decap::counts` and `vswitch::decap::counts`.
-pub(crate) fn laws(all: &view::Everything) {
-    let sum = |counts: &std::collections::BTreeMap<String, u64>| counts.values().sum::<u64>();
-    let totals = &all.totals;
-    assert_eq!(totals.received, totals.host + totals.frames);
-    let fragments = totals.joined + totals.held + sum(&totals.refused_fragments);
-    assert_eq!(totals.fragments, fragments);
-    let whole = totals.frames - totals.fragments;
-    assert_eq!(
-        whole + totals.reassembled,
-        totals.mirrored + sum(&totals.refused_frames)
-    );
-    assert_eq!(
-        totals.mirrored,
-        totals.delivered + sum(&totals.refused_mirrored)
-    );
-    for session in &all.sessions {
-        assert_eq!(session.received, session.delivered + sum(&session.refused));
-    }
-    let offered: u64 = all.sniffers.iter().map(|sniffer| sniffer.offered).sum();
-    assert_eq!(totals.copies, offered + totals.retired_offered);
-    for sniffer in &all.sniffers {
-        let known = sniffer.sent + sniffer.waiting + sum(&sniffer.lost);
-        assert_eq!(sniffer.offered, known, "{}", sniffer.name);
     }
 }

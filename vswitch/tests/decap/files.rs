@@ -201,3 +201,44 @@ fn a_stream_has_a_head_for_each_reader_and_a_slow_one_loses_only_its_own() {
     }
     bed.settle();
 }
+
+#[test]
+fn a_stream_that_breaks_has_sent_what_was_written_whole_and_lost_the_rest() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let fifo = folder.path().join("fifo");
+    let mode = rustix::fs::Mode::from_raw_mode(0o600);
+    rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, mode, 0)
+        .expect("a FIFO");
+    let mut mirror = Mirror::new(1, 7);
+    let stream = format!(
+        "[[sniffer]]\nname = \"live\"\ntenant = \"blue\"\nmac = \"02:ff:00:00:00:09\"\n\
+         stream = \"{}\"\n",
+        fifo.display()
+    );
+    let text = TUNNEL.to_owned() + &session("s", "blue", &mirror.identity(), &["live"]) + &stream;
+    let mut bed = Bed::new(&text);
+    let mut file = fs::File::open(&fifo).expect("the stream");
+    wait_for("the stream is up", || {
+        bed.runtime.sniffers()[0].state == "up"
+    });
+    // More than pipe and queue hold, and no more than one frame at once.
+    while !bed.runtime.sniffers()[0].lost.contains_key("queue_full") {
+        bed.send(&mirror.carry(&inner(1)));
+    }
+    let row = bed.runtime.sniffers()[0].clone();
+    let waiting = rustix::io::ioctl_fionread(&file).expect("a pipe") as usize;
+    let mut read = vec![0; waiting];
+    file.read_exact(&mut read).expect("what waits");
+    drop(file);
+    let path = folder.path().join("read.pcapng");
+    fs::write(&path, &read).expect("written");
+    let records = Reader::open(&path).expect("a head");
+    let whole = records.map_while(Result::ok).count() as u64;
+    assert_eq!(row.sent, whole, "{row:?}");
+    // The rest of the queue goes to nobody.
+    wait_for("nothing waits", || bed.runtime.sniffers()[0].waiting == 0);
+    let row = bed.runtime.sniffers()[0].clone();
+    let lost: u64 = row.lost.values().sum();
+    assert_eq!(row.offered, row.sent + lost, "{row:?}");
+    crate::laws::check(&bed.runtime.everything()).expect("the laws");
+}

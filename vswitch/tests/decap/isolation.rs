@@ -148,7 +148,7 @@ fn after_the_acknowledgement_no_frame_goes_to_a_former_owner() {
         sniffers.iter().all(|sniffer| sniffer.waiting == 0)
             && offered == bed.runtime.totals().copies
     });
-    crate::bed::laws(&bed.runtime.everything());
+    crate::laws::check(&bed.runtime.everything()).expect("the laws");
 }
 
 #[test]

@@ -5,6 +5,7 @@ mod bed;
 mod captures;
 mod files;
 mod isolation;
+mod laws;
 #[path = "../../../mirror/tests/common/mod.rs"]
 mod mirrored;
 #[path = "../../../pmd/tests/netns/mod.rs"]

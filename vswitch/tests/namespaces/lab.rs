@@ -438,7 +438,7 @@ impl Drop for Lab {
 }
 
 /// As [`eventually`], for what may fail.
-fn patiently<T>(mut condition: impl FnMut() -> Option<T>) -> Option<T> {
+pub(crate) fn patiently<T>(mut condition: impl FnMut() -> Option<T>) -> Option<T> {
     let deadline = std::time::Instant::now() + super::netns::PATIENCE;
     loop {
         let value = condition();

@@ -3,6 +3,8 @@
 #![allow(clippy::doc_markdown, reason = "names of protocols in prose")]
 
 mod capturing;
+#[path = "../decap/laws.rs"]
+mod decap_laws;
 mod drivers;
 mod explaining;
 mod frames;
@@ -16,6 +18,7 @@ mod lifecycle;
 mod limiting;
 mod loops;
 mod mirroring;
+mod monitoring;
 #[path = "../../../pmd/tests/netns/mod.rs"]
 mod netns;
 

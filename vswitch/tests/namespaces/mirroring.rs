@@ -3,10 +3,11 @@
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
-use vswitch::api::mirror_types::MirrorSession;
+use vswitch::api::{mirror_types::MirrorSession, types::Explanation};
 
 use super::{
-    lab::{Lab, Link, Task, mac_text, ok, port},
+    frames::{collect, ethernet, ipv4, udp, udp_number_of},
+    lab::{Lab, Link, Task, mac, mac_text, ok, port},
     netns::eventually,
 };
 
@@ -181,5 +182,97 @@ fn a_session_survives_a_restart_and_is_shown_and_audited() {
         "{last}"
     );
     assert!(lab.log().contains("action=\"deleted\""), "{}", lab.log());
+    lab.check_conservation();
+}
+
+#[test]
+fn explain_names_the_sessions_that_copy_a_frame_and_says_why_others_do_not() {
+    let targets = target("ii", "erspan-2", "192.0.2.1", "192.0.2.9");
+    let Some(lab) = lab(&targets) else { return };
+    for (name, words, filter) in [
+        ("all", "--port one", &[][..]),
+        ("back", "--port one --direction in", &[]),
+        ("cut", "--network lan --direction in --truncate 78", &[]),
+        ("few", "--port two --sample 1000000", &[]),
+        (
+            "other",
+            "--port two",
+            &["deny udp to any port 80", "allow udp"],
+        ),
+        ("tcp", "--port two", &["allow tcp"]),
+    ] {
+        let words = format!("mirror create {name} --owner acme --to ii {words}");
+        let mut create = lab.client(&words);
+        for rule in filter {
+            create.args(["--filter", rule]);
+        }
+        ok(&mut create);
+        eventually("the neighbour has answered", || {
+            (session(&lab, name).state == "active").then_some(())
+        });
+    }
+    // To an address that nobody has, so that nobody answers.
+    let datagram = udp(9, 80, &7u32.to_be_bytes());
+    let packet = ipv4([10, 0, 0, 1], [10, 0, 0, 77], 17, &datagram);
+    let frame = ethernet(mac(2), mac(1), [8, 0], &packet);
+    let hex: String = frame.iter().map(|byte| format!("{byte:02x}")).collect();
+    let before: Vec<MirrorSession> = lab.get("/v1/mirrors");
+    let json = lab.cli(&format!("--json explain --port one --frame {hex}"));
+    let explained: Explanation = serde_json::from_str(&json).expect("the documented shape");
+    assert_eq!(lab.get::<Vec<MirrorSession>>("/v1/mirrors"), before);
+    let rows = explained.mirrors.iter().map(|row| {
+        let place = (
+            row.session.as_str(),
+            row.port.as_str(),
+            row.direction.as_str(),
+        );
+        (place, row.copied, row.reason.as_deref())
+    });
+    let rows: Vec<_> = rows.collect();
+    let expected = [
+        (("all", "one", "out"), true, None),
+        (("back", "one", "out"), false, Some("direction")),
+        (("cut", "one", "out"), false, Some("direction")),
+        (("cut", "two", "in"), true, None),
+        (("few", "two", "in"), true, None),
+        (("other", "two", "in"), false, Some("filter")),
+        (("tcp", "two", "in"), false, Some("filter")),
+    ];
+    assert_eq!(rows, expected, "{json}");
+    let texts: Vec<&str> = explained.mirrors.iter().map(|row| &*row.text).collect();
+    assert_eq!(texts[0], format!("all {} bytes, to ii", frame.len()));
+    assert!(texts[4].starts_with("one in 1000000 such"), "{texts:?}");
+    assert!(
+        texts[5].ends_with("rule 1 leaves it out: deny udp to any port 80"),
+        "{texts:?}"
+    );
+    assert_eq!(texts[6], "no rule of its filter matches");
+    let text = lab.cli(&format!("explain --port one --frame {hex}"));
+    assert!(
+        text.contains("mirrors  all of acme at one out: copies all"),
+        "{text}"
+    );
+    assert!(
+        text.contains("tcp of acme at two in: does not: filter"),
+        "{text}"
+    );
+
+    // It happens as it was said.
+    let (one, two) = (lab.socket("one"), lab.socket("two"));
+    one.send(&frame);
+    collect(&two, 1, udp_number_of);
+    let copied =
+        |before: &MirrorSession| session(&lab, &before.request.name).copied - before.copied;
+    for was in &before {
+        let name = was.request.name.as_str();
+        let sure = name != "few";
+        let told = expected
+            .iter()
+            .filter(|((of, ..), copied, _)| *of == name && *copied);
+        let told = told.count() as u64;
+        eventually(&format!("{name} copies as told"), || {
+            (!sure || copied(was) == told).then_some(())
+        });
+    }
     lab.check_conservation();
 }

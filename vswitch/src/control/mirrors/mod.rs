@@ -15,12 +15,14 @@
 //! - whatever changes a session leaves a line of audit.
 //!
 //! Rooms: `source` (whose traffic it is), `way` (where copies leave), `request` (what is asked for),
-//! `captures` (sessions whose copies stay here), `file` (kept over a restart), `audit`.
+//! `captures` (sessions whose copies stay here), `file` (kept over a restart), `audit`, `explain` (who
+//! would copy a frame).
 
 mod audit;
 #[cfg(test)]
 mod capture_tests;
 pub(super) mod captures;
+mod explain;
 mod file;
 mod request;
 mod source;
@@ -42,6 +44,7 @@ use mirror::{
 use policy::{Mac, rule::RuleList, snapshot::Snapshot};
 
 pub use audit::Who;
+pub(super) use explain::Explaining;
 
 use super::{Control, ControlError, Hands};
 use crate::{
@@ -447,7 +450,9 @@ impl Control {
         }
         resolution.captures = captures;
         let datagrams = Arc::clone(&hands.mirrors.datagrams);
-        resolution.mirrors = Arc::new(Mirrors::new(sessions, datagrams));
+        let sniffers = config.decapsulator.iter().flat_map(|decap| &decap.sniffers);
+        let macs = sniffers.map(|sniffer| sniffer.mac);
+        resolution.mirrors = Arc::new(Mirrors::new(sessions, datagrams).with_sniffers(macs));
         resolution
     }
 

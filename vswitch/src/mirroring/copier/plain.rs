@@ -20,6 +20,8 @@ const IPV4: [u8; 2] = [0x08, 0x00];
 const NO_OPTIONS: u8 = 0x45;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
+/// Of the byte with a fragment's flags: what belongs to its place.
+const OFFSET_HIGH: u8 = 0x1f;
 const VXLAN: [u8; 2] = 4789_u16.to_be_bytes();
 
 /// How a session's plain copies are made.
@@ -31,7 +33,7 @@ pub(super) struct Plain {
     overhead_bytes: u32,
 }
 
-/// Whether a frame is TCP or UDP over IPv4 without a tag, and no tunnel's.
+/// Whether a frame is TCP or UDP over IPv4 without a tag, and no tunnel's, not even a part of one's.
 #[inline(always)]
 fn is_plain(frame: &Frame<'_>) -> bool {
     let Some(head) = frame.head().first_chunk::<HEAD_BYTES>() else {
@@ -39,7 +41,7 @@ fn is_plain(frame: &Frame<'_>) -> bool {
     };
     let is_open = match head[23] {
         TCP => true,
-        UDP => head[36..] != VXLAN,
+        UDP => head[36..] != VXLAN && head[20] & OFFSET_HIGH | head[21] == 0,
         _ => false,
     };
     is_open && head[12..14] == IPV4 && head[14] == NO_OPTIONS && frame.vlan_tci.is_none()
@@ -71,7 +73,11 @@ impl Making<'_> {
             return false;
         };
         let is_whole = plan.prefix_len_bytes == 0 && plan.skip_bytes == 0;
-        if !is_whole || plan.len_bytes > plain.most || !is_plain(frame) {
+        let is_plain = is_whole
+            && plan.len_bytes <= plain.most
+            && is_plain(frame)
+            && !self.mirrors.is_for_sniffer(frame.head());
+        if !is_plain {
             self.send_plain(Some(plain));
             return false;
         }
@@ -121,6 +127,6 @@ impl Making<'_> {
                 plain.stamp.number(first.wrapping_add(number), tunnel);
             }
         }
-        self.transmit_whole();
+        self.transmit_whole(self.received.frames);
     }
 }
