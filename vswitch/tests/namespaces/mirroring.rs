@@ -215,7 +215,8 @@ fn explain_names_the_sessions_that_copy_a_frame_and_says_why_others_do_not() {
     let datagram = udp(9, 80, &7u32.to_be_bytes());
     let packet = ipv4([10, 0, 0, 1], [10, 0, 0, 77], 17, &datagram);
     let frame = ethernet(mac(2), mac(1), [8, 0], &packet);
-    let hex: String = frame.iter().map(|byte| format!("{byte:02x}")).collect();
+    let hex: Vec<String> = frame.iter().map(|byte| format!("{byte:02x}")).collect();
+    let hex = hex.concat();
     let before: Vec<MirrorSession> = lab.get("/v1/mirrors");
     let json = lab.cli(&format!("--json explain --port one --frame {hex}"));
     let explained: Explanation = serde_json::from_str(&json).expect("the documented shape");

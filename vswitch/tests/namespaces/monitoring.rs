@@ -63,10 +63,11 @@ fn base() -> String {
         config += &port(name, &format!("network = \"{network}\""));
     }
     for (tenant, local) in TENANTS {
-        config += &format!(
+        let target = format!(
             "[[mirror_target]]\nname = \"{tenant}-ids\"\nkind = \"erspan-3\"\nlocal = \"{local}\"\n\
              remote = \"192.0.2.99\"\nrouter = \"transport\"\nmtu = {TUNNEL_MTU}\ntenants = [\"{tenant}\"]\n"
         );
+        config.push_str(&target);
     }
     config += "[[mirror_target]]\nname = \"any\"\nkind = \"gre\"\nlocal = \"192.0.2.1\"\n\
                remote = \"192.0.2.99\"\nrouter = \"transport\"\n";
@@ -282,7 +283,9 @@ fn row(from: &PacketSocket, to: &PacketSocket, (src, dst): (u8, u8), first: u32)
     let frames: Vec<Vec<u8>> = (first..first + 16)
         .map(|number| numbered_udp(src, dst, (u16::from(src), 80), number))
         .collect();
-    frames.iter().for_each(|frame| from.send(frame));
+    for frame in &frames {
+        from.send(frame);
+    }
     assert_eq!(collect(to, 16, |frame| Some(frame.to_vec())), frames);
     frames
 }
