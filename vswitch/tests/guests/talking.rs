@@ -55,8 +55,10 @@ fn two_guests_talk_whichever_end_of_the_socket_they_are() {
         let before = received(&lab, port);
         transfer(&Site::Guest(from), &Site::Guest(to), address, 8 << 10);
         let mean = mean_bytes(&lab, port, before);
+        // Frames of the MTU have at most 1,514 bytes. How much longer segments become is up to the
+        // guest's TCP.
         assert!(
-            mean > 3000,
+            mean > 2000,
             "super-segments leave {port}: {mean} bytes a frame"
         );
     }
