@@ -219,10 +219,10 @@ fn explain_names_the_sessions_that_copy_a_frame_and_says_why_others_do_not() {
     let hex = hex.concat();
     let sessions = || lab.get::<Vec<MirrorSession>>("/v1/mirrors");
     // A member's kernel may send a frame of its own meanwhile.
-    let json = eventually("a frame is explained and nothing is counted", || {
+    let (json, before) = eventually("a frame is explained and nothing is counted", || {
         let before = sessions();
         let json = lab.cli(&format!("--json explain --port one --frame {hex}"));
-        (sessions() == before).then_some(json)
+        (sessions() == before).then_some((json, before))
     });
     let explained: Explanation = serde_json::from_str(&json).expect("the documented shape");
     let rows = explained.mirrors.iter().map(|row| {
@@ -271,12 +271,16 @@ fn explain_names_the_sessions_that_copy_a_frame_and_says_why_others_do_not() {
     for was in &before {
         let name = was.request.name.as_str();
         let sure = name != "few";
+        // Others may copy frames of a member's kernel, too.
+        let is_alone = !was.request.filter.is_empty();
         let told = expected
             .iter()
             .filter(|((of, ..), copied, _)| *of == name && *copied);
         let told = told.count() as u64;
         eventually(&format!("{name} copies as told"), || {
-            (!sure || copied(was) == told).then_some(())
+            let copied = copied(was);
+            let is_told = copied == told || copied > told && !is_alone;
+            (!sure || is_told).then_some(())
         });
     }
     lab.check_conservation();
