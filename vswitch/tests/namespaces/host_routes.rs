@@ -268,8 +268,7 @@ fn a_routing_daemon_advertises_a_vm_and_withdraws_it() {
     // By the route that it learned it reaches the VM.
     lab.host.ip("link set lo up");
     std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").expect("forwarding");
-    // One answer shows it: while the daemons settle, the kernels between may still lose a ping.
-    lab.reaches("peer", "10.1.0.5");
+    lab.ping("peer", "10.1.0.5", 3);
     lab.host.ip("link del far");
     await_learned("the neighbour loses the VM that went", &|shown| {
         !shown.contains("10.1.0.5 ") && shown.contains("10.255.0.5 ")

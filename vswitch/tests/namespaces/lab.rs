@@ -216,18 +216,15 @@ impl Lab {
         ok(Command::new("ip").args(["netns", "exec", &self.netns_of(member), "sh", "-ec", line]));
     }
 
-    /// Pings until an answer comes.
-    pub(crate) fn reaches(&self, from: &str, words: &str) {
-        eventually("an answer to a ping", || {
-            let mut ping = self.at(from, &format!("ping -n -q -c 1 -W 1 {words}"));
-            ping.output().expect("ping").status.success().then_some(())
-        });
-    }
-
     /// Pings until an answer comes; then `count` pings must all be answered.
     pub(crate) fn ping(&self, from: &str, words: &str, count: u32) {
-        self.reaches(from, words);
-        let many = format!("ping -n -q -c {count} -i 0.01 -W 10 {words}");
+        eventually("an answer to a ping", || {
+            let mut first = self.at(from, &format!("ping -n -q -c 1 -W 1 {words}"));
+            first.output().expect("ping").status.success().then_some(())
+        });
+        // All at once: with pauses, ping either waits for the last answers for two round trips only, or
+        // sends more while it waits.
+        let many = format!("ping -n -q -l {count} -c {count} -i 10 -w 10 {words}");
         let output = ok(&mut self.at(from, &many));
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         assert!(text.contains(" 0% packet loss"), "{text}");
