@@ -10,6 +10,7 @@ use std::ops::Range;
 use pmd::{Frame, REWRITTEN_HEAD_BYTES, TxPlan};
 use policy::{
     Denial, DropReason, Field, PortId,
+    conntrack::fragments::{FragmentKey, Grant},
     key::{protocol, shape},
     parse::Parsed,
     reject,
@@ -19,6 +20,7 @@ use policy::{
 use super::walk::{Outcome, Slot, Walk, follows, port_counters, refresh, standing};
 use crate::{
     adjacency::{Adjacency, AdjacencyId},
+    flow_cache::NO_NETWORK,
     handoff::Errand,
     outbox::OwnTag,
     rewrite::{self, RewrittenHead},
@@ -331,11 +333,32 @@ impl Walk<'_> {
         Some((errand, network))
     }
 
+    /// Whether it is an echo request, or a piece of one whose first was answered. A request in
+    /// fragments is answered piece by piece, without one waiting for another: all that changes behind
+    /// the IP header is in the first. Of any other packet no piece is: answers would be answered, and
+    /// two routers could send one to each other without end.
+    fn is_of_echo_request(&self, frame: &Frame<'_>, parsed: &Parsed) -> bool {
+        let fragments = self.shared.connections.fragments();
+        // What routers have answered is in no network's zone.
+        let fragment = || FragmentKey::read(NO_NETWORK.into(), frame.head(), parsed);
+        if parsed.key.has(shape::LATER_FRAGMENT) {
+            return fragment().is_some_and(|key| fragments.follow(&key, self.now.s).is_some());
+        }
+        let is_request = is_echo_request(parsed);
+        if is_request
+            && parsed.key.has(shape::FIRST_FRAGMENT)
+            && let Some(key) = fragment()
+        {
+            fragments.remember(key, Grant { to: None }, self.now.s);
+        }
+        is_request
+    }
+
     /// What comes for a router's own address: echo requests are answered, for all else there is
     /// nobody (RFC 1812 §4.3.3.6, RFC 4443 §4.2).
     fn answer_for_router(&mut self, frames: &[Frame<'_>], index: usize, parsed: &Parsed) {
         let ingress = parsed.key.ingress();
-        if is_of_echo_request(parsed) {
+        if self.is_of_echo_request(&frames[index], parsed) {
             if let Some(counters) = port_counters(self.bundle, ingress, self.id) {
                 counters.taken.add(1);
             }
@@ -452,20 +475,15 @@ fn is_dhcp(parsed: &Parsed) -> bool {
     policy::rogue::asks_dhcp(&mut key, false) || policy::rogue::asks_dhcp(&mut key, true)
 }
 
-/// Whether it is an echo request or, as far as can be told, a piece of one. A request in fragments is
-/// answered piece by piece, without one waiting for another: all that changes behind the IP header is in
-/// the first. What other ICMP messages have in their later fragments goes back to their sender, too,
-/// who has no beginning for it.
-fn is_of_echo_request(parsed: &Parsed) -> bool {
+fn is_echo_request(parsed: &Parsed) -> bool {
     const ECHO: u64 = 8;
     const ECHO_V6: u64 = 128;
     let key = &parsed.key;
     let kind = key.get(Field::L4_SRC) >> 8;
-    let begins_as = |echo| key.has(shape::L4) && kind == echo;
-    let goes_on = key.has(shape::LATER_FRAGMENT);
-    match key.get(Field::PROTOCOL) as u8 {
-        protocol::ICMP => key.has(shape::IPV4) && (goes_on || begins_as(ECHO)),
-        protocol::ICMPV6 => key.has(shape::IPV6) && (goes_on || begins_as(ECHO_V6)),
-        _ => false,
-    }
+    key.has(shape::L4)
+        && match key.get(Field::PROTOCOL) as u8 {
+            protocol::ICMP => kind == ECHO,
+            protocol::ICMPV6 => kind == ECHO_V6,
+            _ => false,
+        }
 }

@@ -358,6 +358,27 @@ fn an_echo_to_a_gateway_is_answered_whatever_its_length_and_other_packets_have_n
 }
 
 #[test]
+fn a_piece_of_an_echo_is_answered_once_its_first_was_and_no_other_is() {
+    let mut bed = Bed::new(&two_networks(1500, &[]));
+    let gateway = [10, 0, 1, 1];
+    let first = |kind: u8| [&[kind, 0, 0, 0, 0, 7, 0, 1][..], &[5; 16]].concat();
+    let piece = |flags_offset: u16, bytes: &[u8]| {
+        out(&ipv4_fragment(ONE, gateway, ICMP, flags_offset, bytes))
+    };
+    let later = piece(3, &[6; 24]);
+    assert!(bed.pass(0, &later).is_empty(), "nobody knows what it is of");
+    // Answers are not answered, or two routers would send one to each other without end.
+    assert!(bed.pass(0, &piece(0x2000, &first(0))).is_empty());
+    assert!(bed.pass(0, &later).is_empty());
+    assert_eq!(bed.drops(), [(0, DropReason::NoService, 3)]);
+    assert_eq!(bed.pass(0, &piece(0x2000, &first(8)))[0].1[34], 0);
+    let answer = &bed.pass(0, &later)[0].1;
+    assert_eq!(answer[20..22], [0, 3], "its place is the same");
+    assert_eq!(answer[26..34], [gateway, ONE].concat());
+    assert_eq!(answer[34..58], [6; 24]);
+}
+
+#[test]
 fn who_has_moved_in_another_network_gets_what_is_routed_to_it_at_once() {
     let mut model = two_networks(1500, &[]);
     let mut bed = Bed::new(&model);
