@@ -2,21 +2,24 @@
 //!
 //! In: every allocation of the program that installs [`Counting`] as its global allocator. Out:
 //! their number by thread, so that what other threads do, a test runner's for one, is not taken
-//! for the stage's. What must hold: memory comes from and goes to the system allocator unchanged.
+//! for the stage's. What must hold: memory comes from and goes to [`HugePages`] unchanged, as
+//! in the program that is measured.
 //!
 //! It stands in this crate because an allocator cannot be written without `unsafe`.
 
 use std::{
-    alloc::{GlobalAlloc, Layout, System},
+    alloc::{GlobalAlloc, Layout},
     cell::Cell,
 };
+
+use crate::huge_pages::HugePages;
 
 thread_local! {
     // Constant and without a destructor: reaching it never allocates and never fails.
     static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
 }
 
-/// The system allocator, counted. Install it with `#[global_allocator]`.
+/// The allocator of the programs, counted. Install it with `#[global_allocator]`.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Counting;
 
@@ -30,29 +33,29 @@ fn count_one() {
     ALLOCATIONS.set(ALLOCATIONS.get() + 1);
 }
 
-// SAFETY: every call goes to the system allocator with the caller's own arguments, so its
-// contract is the system allocator's; counting touches no memory but the counter.
+// SAFETY: every call goes to `HugePages` with the caller's own arguments, so its contract is
+// that one's; counting touches no memory but the counter.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count_one();
         // SAFETY: the caller keeps `GlobalAlloc::alloc`'s contract.
-        unsafe { System.alloc(layout) }
+        unsafe { HugePages.alloc(layout) }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         count_one();
         // SAFETY: the caller keeps `GlobalAlloc::alloc_zeroed`'s contract.
-        unsafe { System.alloc_zeroed(layout) }
+        unsafe { HugePages.alloc_zeroed(layout) }
     }
 
     unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
         count_one();
-        // SAFETY: the caller keeps `GlobalAlloc::realloc`'s contract, and `ptr` came from System.
-        unsafe { System.realloc(ptr, layout, new_size) }
+        // SAFETY: the caller keeps `GlobalAlloc::realloc`'s contract, and `ptr` came from HugePages.
+        unsafe { HugePages.realloc(ptr, layout, new_size) }
     }
 
     unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
-        // SAFETY: the caller keeps `GlobalAlloc::dealloc`'s contract, and `ptr` came from System.
-        unsafe { System.dealloc(ptr, layout) }
+        // SAFETY: the caller keeps `GlobalAlloc::dealloc`'s contract, and `ptr` came from HugePages.
+        unsafe { HugePages.dealloc(ptr, layout) }
     }
 }

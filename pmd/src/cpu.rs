@@ -1,6 +1,4 @@
-//! What the processor and the memory manager are asked for, as safe calls.
-
-use std::ffi::c_void;
+//! What the processor is asked for, as safe calls.
 
 /// Starts bringing the first `LINES` cache lines of `places[index]` into the first-level cache.
 /// Where there is no such place nothing comes of it, so that nobody has to check.
@@ -49,26 +47,6 @@ pub fn equal_lanes(lanes: &Lanes, wanted: u16) -> u32 {
     }
 }
 
-/// `count` copies of `value` in memory for which the kernel is asked for huge pages, so that a
-/// large table costs few TLB misses. Without huge pages it is an ordinary vector.
-pub fn huge_vec<T: Clone>(value: T, count: usize) -> Vec<T> {
-    const PAGE_BYTES: usize = 4096;
-    let mut vec = Vec::with_capacity(count);
-    // Rounded outwards, for the kernel aligns large mappings to huge pages, and the allocator's
-    // few bytes before the vector must not cost it the first one.
-    let start = vec.as_mut_ptr() as usize;
-    let first = start / PAGE_BYTES * PAGE_BYTES;
-    let len = (start + count * size_of::<T>()).next_multiple_of(PAGE_BYTES) - first;
-    // SAFETY: every page of the range holds part of the vector's own allocation, and
-    // MADV_HUGEPAGE changes how memory is backed, never what it holds. A refusal only costs
-    // speed.
-    let _ = unsafe {
-        rustix::mm::madvise(first as *mut c_void, len, rustix::mm::Advice::LinuxHugepage)
-    };
-    vec.resize(count, value);
-    vec
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -88,13 +66,5 @@ mod tests {
             }
             assert_eq!(found >> 16, 0);
         }
-    }
-
-    #[test]
-    fn a_huge_vec_is_a_vec() {
-        assert!(huge_vec(7u8, 0).is_empty());
-        let large = huge_vec(0x0123_4567_u32, 3 << 20);
-        assert_eq!(large.len(), 3 << 20);
-        assert!(large.iter().all(|v| *v == 0x0123_4567));
     }
 }

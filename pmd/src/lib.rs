@@ -22,8 +22,8 @@
 //! that wrap any of them: [`segment`], which lets them take TCP super-segments, and [`fault`].
 //! `guest` touches memory that a guest may write at any time; [`shared_memory`] is such memory, for
 //! programs that play the guest. [`clock`] is the time of a turn,
-//! [`cpu`] what the processor is asked for, [`allocations`] how a bench holds that nothing
-//! allocates.
+//! [`cpu`] what the processor is asked for, [`huge_pages`] where the programs' memory comes from,
+//! [`allocations`] how a bench holds that nothing allocates.
 
 pub mod af_xdp;
 pub mod allocations;
@@ -33,6 +33,7 @@ pub mod cpu;
 pub mod fault;
 pub mod frame;
 mod guest;
+pub mod huge_pages;
 pub mod memory;
 pub mod pcap;
 pub mod port;

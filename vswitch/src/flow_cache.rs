@@ -324,8 +324,8 @@ impl FlowCache {
         let sets = entries.div_ceil(WAYS).next_power_of_two();
         let empty = Entry::new(FlowKey::default(), Epoch(0), Verdict::NOTHING);
         Self {
-            sets: pmd::cpu::huge_vec(Set::default(), sets),
-            entries: pmd::cpu::huge_vec(empty, sets * WAYS),
+            sets: vec![Set::default(); sets],
+            entries: vec![empty; sets * WAYS],
             secret,
             used: 0,
             inserted: 0,

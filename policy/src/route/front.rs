@@ -18,12 +18,13 @@
 //! whole tree. Versions share blocks and pages. Only a room with many prefixes has a page, which
 //! then takes no more than [`MIN_PREFIXES`] allows for each of them.
 
-use std::{array, ops::Range, sync::Arc};
+use std::{ops::Range, sync::Arc};
 
 use hashbrown::HashMap;
 
 use super::{
     build::Sorted,
+    pages::{NUMBERS, Page, Pool},
     target::Target,
     tree::{ARC_BYTES, Alike, Node},
 };
@@ -36,8 +37,6 @@ pub(super) const ROOM_BITS: u8 = 12;
 pub(super) const PAGE_BITS: u8 = 24;
 /// Blocks, and rooms of each.
 const FAN_OUT: usize = 1 << (ROOM_BITS / 2);
-/// Numbers of a page.
-const NUMBERS: usize = 1 << (PAGE_BITS - ROOM_BITS);
 /// Most targets that have a number, because a change that adds one may copy them all. What leads
 /// elsewhere is left to the tree.
 const MAX_TARGETS: usize = 4096;
@@ -51,22 +50,23 @@ const FIRST: u16 = 2;
 
 #[derive(Clone, Debug)]
 pub(super) struct Front {
-    blocks: Arc<[Option<Arc<Block>>; FAN_OUT]>,
+    blocks: Blocks,
+    pool: Pool,
     palette: Arc<Palette>,
     /// Prefixes of all rooms.
     prefixes: u32,
 }
 
-type Block = [Room; FAN_OUT];
-type Page = [u16; NUMBERS];
-
-/// All addresses that have [`ROOM_BITS`] in common.
-#[derive(Clone, Debug, Default)]
-struct Room {
-    /// Prefixes in it that are longer.
-    prefixes: u32,
-    page: Option<Arc<Page>>,
+/// Rooms that lie together, each all addresses that have [`ROOM_BITS`] in common.
+#[derive(Clone, Debug)]
+struct Block {
+    pages: [Option<Page>; FAN_OUT],
+    /// Prefixes in each room that are longer.
+    prefixes: [u32; FAN_OUT],
 }
+
+/// Blocks where any address has a prefix that is longer than a room's.
+type Blocks = Arc<[Option<Arc<Block>>; FAN_OUT]>;
 
 /// Targets and their numbers. One that nothing leads to any more stays as long as there are others.
 #[derive(Clone, Debug, Default)]
@@ -84,10 +84,20 @@ pub(super) enum Answer<'a> {
     Tree,
 }
 
+impl Default for Block {
+    fn default() -> Self {
+        Self {
+            pages: [const { None }; FAN_OUT],
+            prefixes: [0; FAN_OUT],
+        }
+    }
+}
+
 impl Default for Front {
     fn default() -> Self {
         Self {
             blocks: Arc::new([const { None }; FAN_OUT]),
+            pool: Pool::default(),
             palette: Arc::default(),
             prefixes: 0,
         }
@@ -100,21 +110,32 @@ impl Front {
         let mut front = Self::default();
         let long = || prefixes.iter().filter(|(_, len, _)| *len > ROOM_BITS);
         for (bits, ..) in long() {
-            front.room_mut(*bits).prefixes += 1;
+            let (block, room) = room_mut(&mut front.blocks, *bits);
+            block.prefixes[room] += 1;
             front.prefixes += 1;
         }
+        let blocks = front.blocks.iter().flatten();
+        let rooms = blocks.flat_map(|block| block.prefixes);
+        let pages = rooms.filter(|prefixes| *prefixes >= MIN_PREFIXES).count();
+        if pages > 0 {
+            // One more, for the first change.
+            front.pool.reserve(pages + 1);
+        }
         for (bits, len, entry) in long() {
-            if front.room_mut(*bits).prefixes < MIN_PREFIXES {
-                continue;
-            }
             let number = if *len > PAGE_BITS {
                 TREE
             } else {
                 front.number(entry.best())
             };
-            let page = &mut front.room_mut(*bits).page;
-            let page = page.get_or_insert_with(|| Arc::new([SHORTER; NUMBERS]));
-            Arc::make_mut(page)[range(*bits, *len)].fill(number);
+            let pool = &front.pool;
+            let (block, room) = room_mut(&mut front.blocks, *bits);
+            if block.prefixes[room] < MIN_PREFIXES {
+                continue;
+            }
+            let page = block.pages[room].get_or_insert_with(|| pool.filled(SHORTER));
+            for place in range(*bits, *len) {
+                page.set(place, number);
+            }
         }
         front
     }
@@ -125,11 +146,11 @@ impl Front {
         let (block, room) = place(address);
         let page = self.blocks[block]
             .as_ref()
-            .and_then(|block| block[room].page.as_ref());
+            .and_then(|block| block.pages[room].as_ref());
         let Some(page) = page else {
             return Answer::Tree;
         };
-        let number = page[(address >> (32 - PAGE_BITS)) as usize % NUMBERS];
+        let number = page.number((address >> (32 - PAGE_BITS)) as usize % NUMBERS);
         match self
             .palette
             .targets
@@ -158,39 +179,27 @@ impl Front {
             *self = Self::default();
             return;
         }
-        let room = self.room_mut(bits);
-        room.prefixes = room.prefixes + u32::from(is_there) - u32::from(was_there);
-        let written = match &room.page {
-            Some(_) if room.prefixes < MIN_PREFIXES / 2 => {
-                room.page = None;
-                return;
-            }
-            Some(_) => range(bits, len),
-            None if room.prefixes < MIN_PREFIXES => return,
-            None => 0..NUMBERS,
+        let (block, room) = room_mut(&mut self.blocks, bits);
+        let prefixes = block.prefixes[room] + u32::from(is_there) - u32::from(was_there);
+        block.prefixes[room] = prefixes;
+        let (mut page, written) = match block.pages[room].take() {
+            Some(_) if prefixes < MIN_PREFIXES / 2 => return,
+            Some(page) => (self.pool.own(page), range(bits, len)),
+            None if prefixes < MIN_PREFIXES => return,
+            None => (self.pool.filled(SHORTER), 0..NUMBERS),
         };
-        let mut page = room
-            .page
-            .take()
-            .unwrap_or_else(|| Arc::new([SHORTER; NUMBERS]));
         let first = bits & !(u32::MAX >> ROOM_BITS);
-        let numbers = Arc::make_mut(&mut page);
         for place in written {
             let address = first | (place as u32) << (32 - PAGE_BITS);
-            numbers[place] = match tree.alike(address, ROOM_BITS, PAGE_BITS) {
+            let number = match tree.alike(address, ROOM_BITS, PAGE_BITS) {
                 Alike::Entry(entry) => self.number(entry.best()),
                 Alike::Shorter => SHORTER,
                 Alike::Not => TREE,
             };
+            page.set(place, number);
         }
-        self.room_mut(bits).page = Some(page);
-    }
-
-    fn room_mut(&mut self, address: u32) -> &mut Room {
-        let (block, room) = place(address);
-        let block = Arc::make_mut(&mut self.blocks)[block]
-            .get_or_insert_with(|| Arc::new(array::from_fn(|_| Room::default())));
-        &mut Arc::make_mut(block)[room]
+        let (block, room) = room_mut(&mut self.blocks, bits);
+        block.pages[room] = Some(page);
     }
 
     /// The number of a target, [`TREE`] if it has none.
@@ -217,10 +226,6 @@ impl Front {
     /// Bytes on the heap, targets left out.
     pub(super) fn heap_bytes(&self) -> usize {
         let blocks = self.blocks.iter().flatten();
-        let pages = blocks
-            .clone()
-            .flat_map(|block| block.iter())
-            .filter_map(|room| room.page.as_ref());
         let palette = self.palette.targets.capacity() * size_of::<Arc<Target>>()
             + self.palette.numbers.allocation_size();
         2 * ARC_BYTES
@@ -228,8 +233,15 @@ impl Front {
             + size_of::<Palette>()
             + palette
             + blocks.count() * (ARC_BYTES + size_of::<Block>())
-            + pages.count() * (ARC_BYTES + size_of::<Page>())
+            + self.pool.heap_bytes()
     }
+}
+
+/// The block that an address is in, and which room of it.
+fn room_mut(blocks: &mut Blocks, address: u32) -> (&mut Block, usize) {
+    let (block, room) = place(address);
+    let block = Arc::make_mut(blocks)[block].get_or_insert_with(|| Arc::new(Block::default()));
+    (Arc::make_mut(block), room)
 }
 
 /// The block and the room of an address.

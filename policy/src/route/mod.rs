@@ -15,7 +15,7 @@
 //! IPv6; what it reads of the rest of a flow, by [`RouteTable::is_multipath_v4`].
 //!
 //! Rooms: `target` (where a route leads, ECMP), `entry` (the routes of one prefix), `tree`
-//! (longest prefix match, by `bits`), `front` (its answers where IPv4 prefixes are many), `family` (a tree with its counts), `build` (many routes at once), `iter`
+//! (longest prefix match, by `bits`), `front` (its answers where IPv4 prefixes are many, in `pages`), `family` (a tree with its counts), `build` (many routes at once), `iter`
 //! (all of them in order), `error`.
 
 use std::{
@@ -34,6 +34,7 @@ mod error;
 mod family;
 mod front;
 mod iter;
+mod pages;
 mod target;
 mod tree;
 
