@@ -10,13 +10,13 @@
 //!
 //! A long table lies in memory, not in the caches, and a lookup in the tree is two or three loads
 //! from there, each of which waits for the one before. Here only the number in a page is that far
-//! away: blocks take 66 kB at most, and routes lead to few places.
+//! away: blocks take 84 kB at most, and routes lead to few places.
 //!
 //! What must hold: a number stands for a prefix of more than [`ROOM_BITS`] bits and at most
 //! [`PAGE_BITS`]. Shorter ones are left to the first nodes of the tree, which caches hold, so a
 //! change writes into one page at most, whatever it is; a /24 with longer ones in it is left to the
-//! whole tree. Versions share blocks and pages. Only a room with many prefixes has a page, which
-//! then takes no more than [`MIN_PREFIXES`] allows for each of them.
+//! whole tree. Versions share blocks and pages. Only a room with many prefixes has a page. Pages
+//! come from a [`Pool`], which says what they take.
 
 use std::{ops::Range, sync::Arc};
 
@@ -37,6 +37,7 @@ pub(super) const ROOM_BITS: u8 = 12;
 pub(super) const PAGE_BITS: u8 = 24;
 /// Blocks, and rooms of each.
 const FAN_OUT: usize = 1 << (ROOM_BITS / 2);
+const _: () = assert!(NUMBERS == 1 << (PAGE_BITS - ROOM_BITS));
 /// Most targets that have a number, because a change that adds one may copy them all. What leads
 /// elsewhere is left to the tree.
 const MAX_TARGETS: usize = 4096;

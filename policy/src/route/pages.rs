@@ -1,19 +1,18 @@
-//! Pages of the front, by slabs: where allocations of a huge page lie in one, as `pmd`'s allocator
-//! sees to, a lookup costs no walk through the page tables of 32 MiB.
+//! Pages of the front, in slabs of 2 MiB. An allocator that puts such allocations into huge pages,
+//! as the programs' does, spares lookups the walk through page tables.
 //!
 //! In comes who wants a page to write; out goes a page that nobody else reads.
 //!
 //! ```text
-//!   version ─► Pool ─┬─► Slab: up to 256 pages, and for each how many hold it
-//!   version ─► Pool ─┘     ▲
-//!        └───► Page ───────┘ place
+//!   versions of a table ─┬─► Pool ───► Slab: up to 256 pages, and how many hold each
+//!                        └─► Page ──────▲ its place
 //! ```
 //!
 //! What must hold: a page is written only while its one holder is the writer, so that versions
 //! share pages and whoever reads another never meets half of a change. A page that nobody holds is
-//! the next writer's. A slab is never larger than all before it together, so a table with few pages takes
-//! few. It stays as long as one of its pages is held; pages are taken from the first slab that has
-//! one, so that later ones become empty and go.
+//! the next writer's, of whatever version. A slab that is added for one page is not larger than all
+//! before it together, so that a table with few pages takes few. A slab stays as long as one of its
+//! pages is held; pages are taken from the first that has a free one, so that later ones empty.
 
 use std::sync::{
     Arc, Mutex, MutexGuard, PoisonError,
@@ -27,11 +26,11 @@ pub(super) const NUMBERS: usize = 4096;
 /// The most pages of a slab, which are a huge page.
 const SLAB_PAGES: usize = 256;
 
-/// Numbers that are written while one holds them, and read while several do. Loads and stores are relaxed, as
-/// cheap as any others; counting the holders orders them.
+/// Written while one holds them, read while several do. Loads and stores are relaxed, as cheap as
+/// any others; counting the holders orders them.
 type Numbers = [AtomicU16; NUMBERS];
 
-/// All pages of a table's versions: a clone is the same pool.
+/// All pages of the versions of a table: a clone is the same pool.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Pool {
     slabs: Arc<Mutex<Vec<Arc<Slab>>>>,
