@@ -334,7 +334,9 @@ impl SlowPath {
             Route::Flood { kind, cacheable } => {
                 decision.cacheable &= cacheable;
                 onward.observer.step(Step::Flooded(kind));
-                let list = self.flood(&mut onward, network, port)?;
+                let list = self.flood(&mut onward, network, port);
+                let refused = |_: &Denial| decision.rest_on_refusal::<O>(trail.as_ref(), snapshot);
+                let list = list.inspect_err(refused)?;
                 decision.cost += self.lists.get(list).len() as u32;
                 Verdict::Flood(kind, list)
             }
