@@ -25,8 +25,8 @@ use crossbeam::utils::CachePadded;
 use rustix::event::{EventfdFlags, eventfd};
 
 use crate::{
-    Burst, Counts, Frame, Health, Monitor, OpenError, Port, PortInfo, RxQueue, TxBurst, TxQueue,
-    TxReport, Wait,
+    Burst, Counts, Frame, Health, Monitor, OpenError, Port, PortInfo, RxQueue, TxBurst, TxPlan,
+    TxQueue, TxReport, Wait,
 };
 
 /// How a pair of memory ports is made.
@@ -233,6 +233,66 @@ impl Drop for MemoryRx {
     }
 }
 
+/// The producer's way through the free slots of a ring.
+struct Writer {
+    slots: Slots,
+    max_frame_bytes: usize,
+    next: u32,
+}
+
+impl Writer {
+    /// The next slot's buffer.
+    ///
+    /// # Safety
+    ///
+    /// The slot is free, and nobody else is the ring's producer.
+    #[inline(always)]
+    unsafe fn buffer<'a>(&self) -> &'a mut [u8] {
+        let (buffer, _) = self.slots.at(self.next);
+        // SAFETY: slots from `head` to `tail + slots` are the producer's until it stores `head`.
+        // A buffer has `stride` bytes, at least `max_frame_bytes`.
+        unsafe { std::slice::from_raw_parts_mut(buffer, self.max_frame_bytes) }
+    }
+
+    /// The next slot holds a frame of `len` bytes.
+    ///
+    /// # Safety
+    ///
+    /// As [`Writer::buffer`].
+    #[inline(always)]
+    unsafe fn keep(&mut self, len: usize) {
+        let (_, length) = self.slots.at(self.next);
+        // SAFETY: the length is the producer's as long as its buffer.
+        unsafe { *length = len as u32 };
+        self.next = self.next.wrapping_add(1);
+    }
+
+    /// Writes plans up to the first that is not short, and says how many and how many bytes that
+    /// is.
+    ///
+    /// # Safety
+    ///
+    /// As many slots as plans are free, and nobody else is the ring's producer.
+    // A function of its own, without a call: its loop has the registers to itself.
+    #[inline(never)]
+    unsafe fn write_short(&mut self, burst: &TxBurst<'_>, plans: &[TxPlan]) -> (usize, u64) {
+        let (mut writer, mut bytes) = (Self { ..*self }, 0);
+        for plan in plans {
+            // SAFETY: as the caller says.
+            let buffer = unsafe { writer.buffer() };
+            let Some(len) = burst.write_short(plan, buffer) else {
+                break;
+            };
+            // SAFETY: as the caller says.
+            unsafe { writer.keep(len) };
+            bytes += len as u64;
+        }
+        let written = writer.next.wrapping_sub(self.next) as usize;
+        self.next = writer.next;
+        (written, bytes)
+    }
+}
+
 struct MemoryTx {
     ring: Arc<Ring>,
 }
@@ -248,35 +308,35 @@ impl TxQueue for MemoryTx {
         let head = ring.head.load(Ordering::Relaxed);
         let used = head.wrapping_sub(ring.tail.load(Ordering::Acquire));
         let free = ring.lengths.len() as u32 - used;
-        // In locals, which stay in registers.
-        let (mut next, end, mut sent_bytes) = (head, head.wrapping_add(free), 0);
-        let (slots, max_frame_bytes) = (ring.slots(), ring.max_frame_bytes);
-        // Copied, so that what is written to the buffers cannot have changed the plan.
-        for &plan in burst.plans {
-            let len = plan.wire_len();
-            if len > max_frame_bytes {
+        let mut writer = Writer {
+            slots: ring.slots(),
+            max_frame_bytes: ring.max_frame_bytes,
+            next: head,
+        };
+        // SAFETY: `&mut self` makes this the only producer, and so many slots are free.
+        let (written, bytes) = unsafe {
+            let plans = burst.plans.len().min(free as usize);
+            writer.write_short(burst, &burst.plans[..plans])
+        };
+        report.sent_bytes = bytes;
+        let end = head.wrapping_add(free);
+        for plan in &burst.plans[written..] {
+            if plan.wire_len() > writer.max_frame_bytes {
                 report.too_big += 1;
-                continue;
-            }
-            if next == end {
+            } else if writer.next == end {
                 report.full += 1;
-                continue;
+            } else {
+                // SAFETY: as before; this slot is one of them.
+                report.sent_bytes += unsafe {
+                    let len = burst.write(plan, writer.buffer());
+                    writer.keep(len);
+                    len as u64
+                };
             }
-            let (buffer, length) = slots.at(next);
-            // SAFETY: slots from `head` to `tail + slots` are the producer's until it stores
-            // `head`, and `&mut self` makes this the only producer. A buffer has `stride` bytes,
-            // at least `max_frame_bytes`.
-            let buffer = unsafe {
-                *length = len as u32;
-                std::slice::from_raw_parts_mut(buffer, max_frame_bytes)
-            };
-            burst.write(&plan, buffer);
-            next = next.wrapping_add(1);
-            sent_bytes += len as u64;
         }
-        (report.sent, report.sent_bytes) = (next.wrapping_sub(head), sent_bytes);
+        report.sent = writer.next.wrapping_sub(head);
         if report.sent > 0 {
-            ring.head.store(next, Ordering::Release);
+            ring.head.store(writer.next, Ordering::Release);
             ring.wake_consumer();
         }
         report

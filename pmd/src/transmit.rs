@@ -22,6 +22,11 @@ const TUNNEL_PREFIX_BYTES: usize = 64;
 /// Up to this length copies are made of pieces of a length known here.
 const SHORT_FRAME_BYTES: usize = 128;
 
+/// The [`TxPlan::beginning`] of a frame that leaves as it came.
+const AS_IT_CAME: u32 = 0;
+/// The same where a prefix of [`REWRITTEN_HEAD_BYTES`] replaces as many bytes.
+const REWRITTEN: u32 = (REWRITTEN_HEAD_BYTES << 8 | REWRITTEN_HEAD_BYTES) as u32;
+
 /// How many prefixes a burst may use at most.
 pub const MAX_PREFIXES: usize = 256;
 
@@ -32,8 +37,6 @@ pub struct TxPlan {
     pub len_bytes: u32,
     /// Bytes of the original that the prefix replaces.
     pub skip_bytes: u16,
-    /// Which prefix of the burst's [`PrefixArena`].
-    pub prefix: u16,
     /// Length of the prefix; 0 for none.
     pub prefix_len_bytes: u8,
     /// Where in the bytes that leave the range of the transport checksum begins, for a plan that
@@ -41,6 +44,8 @@ pub struct TxPlan {
     /// for every other plan, whose frame says it. The prefix then holds the sum of the segment's
     /// own pseudo header.
     pub checksum_start: u8,
+    /// Which prefix of the burst's [`PrefixArena`].
+    pub prefix: u16,
     /// Which frame of the burst.
     pub frame: u8,
 }
@@ -59,18 +64,11 @@ impl TxPlan {
         }
     }
 
-    /// Whether the frame's first byte is the first that leaves.
-    #[inline]
-    fn begins_as_it_came(&self) -> bool {
-        // One condition, not two: the branch is taken for every frame.
-        u16::from(self.prefix_len_bytes) | self.skip_bytes == 0
-    }
-
-    /// Whether a prefix of [`REWRITTEN_HEAD_BYTES`] replaces as many bytes.
-    #[inline]
-    fn rewrites_head(&self) -> bool {
-        const LEN: u16 = REWRITTEN_HEAD_BYTES as u16;
-        (u16::from(self.prefix_len_bytes) ^ LEN) | (self.skip_bytes ^ LEN) == 0
+    /// What stands before the frame, and in place of how much of it, as one number: it is asked
+    /// of every frame.
+    #[inline(always)]
+    fn beginning(&self) -> u32 {
+        u32::from(self.skip_bytes) << 8 | u32::from(self.prefix_len_bytes)
     }
 
     /// Length on the wire, in bytes, without FCS.
@@ -157,17 +155,44 @@ impl TxBurst<'_> {
     /// frame too long for it is the driver's to refuse.
     #[inline(always)]
     pub fn write(&self, plan: &TxPlan, dst: &mut [u8]) -> usize {
+        if let Some(len) = self.write_short(plan, dst) {
+            return len;
+        }
         let dst = &mut dst[..plan.wire_len()];
         let frame = &self.frames[plan.frame as usize];
-        // What most plans are: the head, or the beginning of it, as it came.
-        if plan.begins_as_it_came()
+        if plan.beginning() == AS_IT_CAME
             && frame.partial_checksum.is_none()
             && let Some(source) = frame.head().get(..dst.len())
         {
-            copy_short(dst, source);
+            dst.copy_from_slice(source);
             return dst.len();
         }
         self.assemble(plan, dst)
+    }
+
+    /// As [`TxBurst::write`], for what most frames are by number: 32 to 128 bytes that leave as
+    /// they came, or 32 to 64 of which the first 32 are rewritten. `None` of all else, and if `dst`
+    /// is too short.
+    ///
+    /// There is no call in it, so that a loop of nothing else has all registers.
+    #[inline(always)]
+    pub(crate) fn write_short(&self, plan: &TxPlan, dst: &mut [u8]) -> Option<usize> {
+        const HALF: usize = REWRITTEN_HEAD_BYTES;
+        let len = plan.wire_len();
+        let frame = self.frames.get(plan.frame as usize)?;
+        if frame.partial_checksum.is_some() {
+            return None;
+        }
+        let (source, dst) = (frame.head().get(..len)?, dst.get_mut(..len)?);
+        match (plan.beginning(), len) {
+            (AS_IT_CAME, HALF..=SHORT_FRAME_BYTES) => copy_short(dst, source),
+            (REWRITTEN, HALF..=64) => {
+                *dst.last_chunk_mut::<HALF>()? = *source.last_chunk()?;
+                *dst.first_chunk_mut::<HALF>()? = *self.prefixes.first_bytes(plan);
+            }
+            _ => return None,
+        }
+        Some(len)
     }
 
     /// What begins with other bytes than the frame. Marked cold so that the loops around
@@ -175,28 +200,6 @@ impl TxBurst<'_> {
     #[cold]
     #[inline(never)]
     fn assemble(&self, plan: &TxPlan, dst: &mut [u8]) -> usize {
-        let frame = &self.frames[plan.frame as usize];
-        // What a short routed frame is: all of it, with other bytes at its start. Apart from the
-        // rest, for it needs few registers, and to save them costs a fifth of it.
-        if plan.rewrites_head()
-            && (REWRITTEN_HEAD_BYTES..=2 * REWRITTEN_HEAD_BYTES).contains(&dst.len())
-            && frame.partial_checksum.is_none()
-            && let Some(source) = frame.head().get(..dst.len())
-        {
-            if let (Some(to), Some(from)) = (
-                dst.last_chunk_mut::<REWRITTEN_HEAD_BYTES>(),
-                source.last_chunk(),
-            ) {
-                *to = *from;
-            }
-            self.begin::<REWRITTEN_HEAD_BYTES>(plan, dst);
-            return dst.len();
-        }
-        self.assemble_any(plan, dst)
-    }
-
-    #[inline(never)]
-    fn assemble_any(&self, plan: &TxPlan, dst: &mut [u8]) -> usize {
         let frame = &self.frames[plan.frame as usize];
         let (skip, len) = (plan.skip_bytes as usize, plan.len_bytes as usize);
         let prefix_len = plan.prefix_len_bytes as usize;

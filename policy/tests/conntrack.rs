@@ -332,7 +332,7 @@ fn the_short_way_is_open_only_where_nothing_changes() {
     talk.goes(CLIENT, ACK, 101, 501, 0);
     let follows = |token, flags, seq, ack, payload| {
         let segment = segment(flags, seq, ack, payload);
-        talk.table.follows(token, Some(&segment), talk.now_s)
+        talk.table.follows_tcp(token, talk.now_s, || Some(segment))
     };
     assert!(follows(client, ACK, 101, 501, 100));
     assert!(follows(server, ACK, 501, 201, 100));
@@ -463,8 +463,8 @@ fn an_absence_stands_until_a_connection_appears() {
     let Sought::Absent(absence) = seek() else {
         panic!("nothing was opened");
     };
-    assert!(table.stands(absence) && table.follows(absence, None, 0));
-    assert!(table.stands(Token::UNTRACKED) && table.follows(Token::UNTRACKED, None, 0));
+    assert!(table.stands(absence) && table.follows(absence, 0));
+    assert!(table.stands(Token::UNTRACKED) && table.follows(Token::UNTRACKED, 0));
     let opening = Opening {
         zone: ZONE,
         key: &key,
@@ -622,7 +622,7 @@ proptest! {
                     match (table.find(ZONE, &sought, &timeouts, now_s), model.get_mut(&flow)) {
                         (Sought::Found(found), Some(known)) => {
                             prop_assert_eq!(found.direction == Direction::Reply, reply);
-                            prop_assert!(table.follows(found.token, None, now_s));
+                            prop_assert!(table.follows(found.token, now_s));
                             if reply {
                                 table.advance(found.token, &Probe::Other, now_s).expect("it goes");
                                 known.replied = true;

@@ -38,7 +38,9 @@ pub struct Adjacency {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AdjacencyId(u16);
 
+/// Aligned so that a number is a place by a shift.
 #[derive(Clone, Copy, Debug)]
+#[repr(align(32))]
 struct Row {
     adjacency: Adjacency,
     generation: u32,

@@ -22,7 +22,11 @@
 //! - the hash is keyed per process, so that nobody outside can aim at one set.
 
 use pmd::cpu::Lanes;
-use policy::{Epoch, FlowKey, NetworkId, PortId, conntrack::Token, key::shape};
+use policy::{
+    Epoch, Field, FlowKey, NetworkId, PortId,
+    conntrack::Token,
+    key::{protocol, shape},
+};
 
 use crate::{
     adjacency::AdjacencyId,
@@ -146,11 +150,15 @@ pub struct Entry {
 /// Whether an entry's frames go to one port and leave there as they came, by rules without a limit,
 /// and to which port: said once more, since it is what is asked for each frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Straight {
+pub(crate) enum Straight {
+    /// More is asked of them.
     No,
+    /// Yes, there.
     To(PortId),
     /// If the connection, or its absence, still stands.
     Tracked(PortId),
+    /// The same, of TCP where it stands in most frames: behind Ethernet and 20 bytes of IPv4.
+    TrackedTcp(PortId),
     /// Untagged to a router's neighbour, by rules without a limit, if it still stands.
     Routed(AdjacencyId),
     /// The same, if the connection still stands too.
@@ -186,6 +194,9 @@ impl Entry {
     #[must_use]
     pub fn resting_on(self, token: Token) -> Self {
         let straight = match self.straight {
+            Straight::To(port) if token != Token::UNTRACKED && is_plain_tcp(&self.key) => {
+                Straight::TrackedTcp(port)
+            }
             Straight::To(port) if token != Token::UNTRACKED => Straight::Tracked(port),
             Straight::Routed(id) if token != Token::UNTRACKED => Straight::RoutedTracked(id),
             other => other,
@@ -234,6 +245,12 @@ impl Entry {
         self.epoch == now.epoch && self.generation == now.generations.current(self.network)
     }
 
+    /// Whether the bridge is to be told that the sender is still there.
+    #[inline(always)]
+    pub fn is_due(&self, now_s: u32) -> bool {
+        now_s >= self.refresh_s
+    }
+
     /// Credits its rules with the hits since the last time, of which the last came at `at_s`.
     fn settle(&mut self, rules: &RuleLedger, at_s: u32) {
         let frames = u64::from((self.hits as u32).wrapping_sub(self.settled));
@@ -263,6 +280,13 @@ impl Entry {
 #[inline(always)]
 pub(crate) fn is_plain(to: Destination, key: &FlowKey) -> bool {
     to.denied.is_none() && to.tag.is_none() && to.meter.is_none() && !key.has(shape::TAGGED)
+}
+
+/// Whether a tracked frame is TCP over IPv4 without options or tags: its mask has what says so.
+#[inline(always)]
+pub(crate) fn is_plain_tcp(key: &FlowKey) -> bool {
+    key.get(Field::PROTOCOL) == u64::from(protocol::TCP)
+        && key.get(Field::SHAPE) == shape::IPV4 | shape::L4
 }
 
 /// What an entry must have been decided under to answer.
@@ -383,12 +407,13 @@ impl FlowCache {
         for (hash, candidate) in keys {
             let set = hash.0 as usize & last;
             let ways = sets[set].matching(hash.tag());
-            *candidate = Candidate::NONE;
-            if ways != 0 {
+            *candidate = if ways == 0 {
+                Candidate::NONE
+            } else {
                 let index = set * WAYS + ways.trailing_zeros() as usize;
                 pmd::cpu::prefetch_in::<ENTRY_LINES, _>(entries, index);
-                *candidate = Candidate(index as u32);
-            }
+                Candidate(index as u32)
+            };
         }
     }
 
@@ -399,25 +424,27 @@ impl FlowCache {
         candidate
     }
 
-    /// Third step, for what most frames are: the candidate, if it answers and its frames go
-    /// straight to a port. It has one hit more.
+    /// Third step, for what most frames are: what `take` makes of the candidate if it answers, if
+    /// `wants` makes something of its [`Straight`], and if the bridge need not be told of it at
+    /// `now_s`. It has one hit more then; else [`FlowCache::get`] says what becomes of the frame.
     #[inline(always)]
-    pub fn straight(
+    pub(crate) fn answer<W, T>(
         &mut self,
         candidate: Candidate,
         key: &FlowKey,
-        now: Standing<'_>,
-    ) -> Option<(&mut Entry, PortId)> {
+        (now, now_s): (Standing<'_>, u32),
+        wants: impl FnOnce(Straight) -> Option<W>,
+        take: impl FnOnce(W, Token) -> Option<T>,
+    ) -> Option<T> {
         let index = candidate.0 as usize;
         let entry = self.entries.get_mut(index)?;
-        let Straight::To(port) = entry.straight else {
-            return None;
-        };
-        if !entry.answers(key, now) {
+        let wanted = wants(entry.straight)?;
+        if !entry.answers(key, now) || entry.is_due(now_s) {
             return None;
         }
+        let taken = take(wanted, entry.token)?;
         entry.hit(|| self.sets[index / WAYS].touch(index % WAYS));
-        Some((entry, port))
+        Some(taken)
     }
 
     /// What the candidate's verdict rests on, whether or not it will answer.
@@ -426,57 +453,6 @@ impl FlowCache {
         self.entries
             .get(candidate.0 as usize)
             .map(|entry| entry.token)
-    }
-
-    /// As [`FlowCache::straight`], for entries that rest on a token: the candidate answers if
-    /// `follows` says so too.
-    #[inline(always)]
-    pub fn tracked(
-        &mut self,
-        candidate: Candidate,
-        key: &FlowKey,
-        now: Standing<'_>,
-        follows: impl FnOnce(Token) -> bool,
-    ) -> Option<(&mut Entry, PortId)> {
-        let index = candidate.0 as usize;
-        let entry = self.entries.get_mut(index)?;
-        let Straight::Tracked(port) = entry.straight else {
-            return None;
-        };
-        if !entry.answers(key, now) || !follows(entry.token) {
-            return None;
-        }
-        entry.hit(|| self.sets[index / WAYS].touch(index % WAYS));
-        Some((entry, port))
-    }
-
-    /// As [`FlowCache::straight`], for entries whose frames routers send on, and which rest on a
-    /// token if `TRACKED`: the candidate answers if `fits` has its neighbour and `follows` says so.
-    #[inline(always)]
-    pub fn routed<const TRACKED: bool, T>(
-        &mut self,
-        candidate: Candidate,
-        key: &FlowKey,
-        now: Standing<'_>,
-        fits: impl FnOnce(AdjacencyId) -> Option<T>,
-        follows: impl FnOnce(Token) -> bool,
-    ) -> Option<(&mut Entry, T)> {
-        let index = candidate.0 as usize;
-        let entry = self.entries.get_mut(index)?;
-        let id = match entry.straight {
-            Straight::Routed(id) if !TRACKED => id,
-            Straight::RoutedTracked(id) if TRACKED => id,
-            _ => return None,
-        };
-        if !entry.answers(key, now) {
-            return None;
-        }
-        let fit = fits(id)?;
-        if TRACKED && !follows(entry.token) {
-            return None;
-        }
-        entry.hit(|| self.sets[index / WAYS].touch(index % WAYS));
-        Some((entry, fit))
     }
 
     /// Forgets every flow.

@@ -8,7 +8,9 @@ use std::sync::Arc;
 
 use arrayvec::ArrayVec;
 use parking_lot::Mutex;
-use pmd::{BURST, Frame, MAX_PREFIX_BYTES, PrefixArena, TxBurst, TxPlan, TxQueue};
+use pmd::{
+    BURST, Frame, MAX_PREFIX_BYTES, PrefixArena, REWRITTEN_HEAD_BYTES, TxBurst, TxPlan, TxQueue,
+};
 use policy::{Denial, DropReason, PortId};
 
 use crate::{
@@ -54,12 +56,58 @@ impl std::fmt::Debug for Queue {
     }
 }
 
+/// Ports that have plans, each once: a list that nothing makes longer within a burst.
+#[derive(Debug, Default)]
+struct Busy {
+    ports: Vec<PortId>,
+    count: usize,
+}
+
+impl Busy {
+    #[inline(always)]
+    fn note(&mut self, port: PortId) {
+        if let Some(place) = self.ports.get_mut(self.count) {
+            *place = port;
+            self.count += 1;
+        }
+    }
+}
+
+/// Where the plan of a frame goes whose head is rewritten. What does not become a plan costs the
+/// burst a prefix.
+pub(crate) struct Room<'a> {
+    /// To be written.
+    pub(crate) head: &'a mut RewrittenHead,
+    number: u16,
+    port: PortId,
+    plans: &'a mut ArrayVec<TxPlan, BURST>,
+    busy: &'a mut Busy,
+}
+
+impl Room<'_> {
+    /// Plans frame number `index`.
+    #[inline(always)]
+    pub(crate) fn plan(self, index: usize, frame: &Frame<'_>) {
+        const LEN: usize = REWRITTEN_HEAD_BYTES;
+        if self.plans.is_empty() {
+            self.busy.note(self.port);
+        }
+        self.plans.push(TxPlan {
+            frame: index as u8,
+            prefix: self.number,
+            prefix_len_bytes: LEN as u8,
+            skip_bytes: LEN as u16,
+            len_bytes: (frame.len() - LEN) as u32,
+            ..TxPlan::default()
+        });
+    }
+}
+
 /// One worker's plans of the burst at hand.
 #[derive(Debug)]
 pub struct Outbox {
     lanes: Vec<Lane>,
-    /// Ports that have plans.
-    busy: Vec<PortId>,
+    busy: Busy,
     prefixes: PrefixArena,
     worker: usize,
     /// Where whoever watches drops gets samples.
@@ -77,7 +125,7 @@ impl Outbox {
     pub fn new(worker: usize) -> Self {
         Self {
             lanes: Vec::new(),
-            busy: Vec::new(),
+            busy: Busy::default(),
             prefixes: PrefixArena::default(),
             worker,
             taps: Arc::default(),
@@ -97,8 +145,7 @@ impl Outbox {
     pub fn attach(&mut self, port: PortId, queue: Option<SharedTxQueue>) -> Option<SharedTxQueue> {
         if self.lanes.len() <= port.index() {
             self.lanes.resize_with(port.index() + 1, Lane::default);
-            // `busy` then never grows within a burst.
-            self.busy.reserve(self.lanes.len() - self.busy.len());
+            self.busy.ports.resize(self.lanes.len(), port);
         }
         let lane = &mut self.lanes[port.index()];
         std::mem::replace(&mut lane.queue, queue.map(Queue)).map(|Queue(queue)| queue)
@@ -153,37 +200,21 @@ impl Outbox {
         self.push(bundle, frames, port, plan);
     }
 
-    /// Plans that frame number `index` leaves by `port` with `head` in place of its first bytes.
+    /// Room for a plan by `port` of a frame whose head is rewritten, if there is any at once.
     #[inline(always)]
-    pub(crate) fn plan_rewritten(
-        &mut self,
-        bundle: &Bundle,
-        frames: &[Frame<'_>],
-        (index, port): (usize, PortId),
-        head: RewrittenHead,
-    ) {
-        let mut plan = TxPlan {
-            frame: index as u8,
-            prefix_len_bytes: head.len() as u8,
-            skip_bytes: head.len() as u16,
-            len_bytes: (frames[index].len() - head.len()) as u32,
-            ..TxPlan::default()
-        };
-        let Some(mut lane) = self.lanes.get_mut(port.index()) else {
-            return self.refuse(bundle, frames, port, &[plan]);
-        };
-        if lane.plans.is_full() || self.prefixes.is_full() {
-            self.transmit(bundle, frames);
-            lane = &mut self.lanes[port.index()];
+    pub(crate) fn room(&mut self, port: PortId) -> Option<Room<'_>> {
+        let lane = self.lanes.get_mut(port.index())?;
+        if lane.plans.is_full() {
+            return None;
         }
-        if lane.plans.is_empty() {
-            self.busy.push(port);
-        }
-        if let Some((number, prefix)) = self.prefixes.allocate() {
-            prefix[..head.len()].copy_from_slice(&head);
-            plan.prefix = number;
-            lane.plans.push(plan);
-        }
+        let (number, prefix) = self.prefixes.allocate()?;
+        Some(Room {
+            head: prefix.first_chunk_mut()?,
+            number,
+            port,
+            plans: &mut lane.plans,
+            busy: &mut self.busy,
+        })
     }
 
     /// Plans that frame number `index` leaves by `port` with a prefix as `write` makes it, before
@@ -256,11 +287,11 @@ impl Outbox {
             return self.refuse(bundle, frames, port, &[plan]);
         };
         if lane.plans.is_empty() {
-            self.busy.push(port);
+            self.busy.note(port);
         }
         if lane.plans.try_push(plan).is_err() {
             self.transmit(bundle, frames);
-            self.busy.push(port);
+            self.busy.note(port);
             self.lanes[port.index()].plans.push(plan);
         }
     }
@@ -322,7 +353,7 @@ impl Outbox {
             taps: &self.taps,
             now_ns: self.now_ns,
         };
-        for port in self.busy.drain(..) {
+        for &port in &self.busy.ports[..self.busy.count] {
             let lane = &mut self.lanes[port.index()];
             if let Some(Queue(queue)) = &lane.queue {
                 let burst = TxBurst {
@@ -367,6 +398,7 @@ impl Outbox {
             }
             self.lanes[port.index()].plans.clear();
         }
+        self.busy.count = 0;
         self.prefixes.clear();
     }
 

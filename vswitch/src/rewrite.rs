@@ -78,25 +78,31 @@ pub(crate) fn routed(
     })
 }
 
-/// As [`routed`], for a frame without a tag that leaves without one: what most of them are. The
-/// first bytes of the frame become those of the neighbour's; `None` where the TTL or hop limit does
-/// not suffice.
+/// Word number `number` of a head.
 #[inline(always)]
-pub(crate) fn routed_plain(
-    head: &RewrittenHead,
-    is_ipv6: bool,
-    to: &Adjacency,
-) -> Option<RewrittenHead> {
-    let word = |number: usize| {
-        let bytes = head[8 * number..].first_chunk();
-        u64::from_le_bytes(*bytes.unwrap_or(&[0; 8]))
-    };
-    // Where in its word the byte stands.
-    let shift = if is_ipv6 { 40 } else { 48 };
+fn word(head: &RewrittenHead, number: usize) -> u64 {
+    let bytes = head[8 * number..].first_chunk();
+    u64::from_le_bytes(*bytes.unwrap_or(&[0; 8]))
+}
+
+/// Where in the third word of an untagged frame the TTL or hop limit stands, in bits.
+#[inline(always)]
+fn ttl_shift(is_ipv6: bool) -> u32 {
+    if is_ipv6 { 40 } else { 48 }
+}
+
+/// Whether the TTL or hop limit of an untagged frame suffices.
+#[inline(always)]
+pub(crate) fn outlives(head: &RewrittenHead, is_ipv6: bool, to: &Adjacency) -> bool {
+    word(head, 2) >> ttl_shift(is_ipv6) & 0xff > u64::from(to.hops)
+}
+
+/// As [`routed`], for a frame without a tag that leaves without one: what most of them are. The
+/// first bytes of a frame that [`outlives`] its way become those of the neighbour's.
+#[inline(always)]
+pub(crate) fn routed_plain(head: &RewrittenHead, is_ipv6: bool, to: &Adjacency) -> RewrittenHead {
+    let word = |number| word(head, number);
     let hops = u64::from(to.hops);
-    if word(2) >> shift & 0xff <= hops {
-        return None;
-    }
     let (Mac([a, b, c, d, e, f]), Mac([g, h, i, j, k, l])) = (to.to, to.from);
     let more = u64::from(u32::from_le_bytes([i, j, k, l]));
     // RFC 1624, equation 3, for a word that becomes smaller by `hops`. The TTL is a byte of a word
@@ -107,7 +113,7 @@ pub(crate) fn routed_plain(
     let words = [
         u64::from_le_bytes([a, b, c, d, e, f, g, h]),
         word(1) >> 32 << 32 | more,
-        word(2) - (hops << shift),
+        word(2).wrapping_sub(hops << ttl_shift(is_ipv6)),
         if is_ipv6 {
             word(3)
         } else {
@@ -118,7 +124,7 @@ pub(crate) fn routed_plain(
     for (bytes, word) in rewritten.chunks_exact_mut(8).zip(words) {
         bytes.copy_from_slice(&word.to_le_bytes());
     }
-    Some(rewritten)
+    rewritten
 }
 
 /// Writes the Ethernet header of a routed frame, and says how long it is.
@@ -417,8 +423,9 @@ mod tests {
             };
             let mut long = [0; MAX_PREFIX_BYTES];
             let by_long = routed(&mut long, &head, 14, None, &to).expect("a packet");
-            let by_short = routed_plain(head.first_chunk().expect("a packet"), is_v6, &to);
-            let by_short = by_short.expect("hops enough");
+            let short = head.first_chunk().expect("a packet");
+            prop_assert!(outlives(short, is_v6, &to));
+            let by_short = routed_plain(short, is_v6, &to);
             prop_assert_eq!(by_long.len, by_long.skip);
             prop_assert_eq!(&long[..by_long.len], &by_short[..by_long.len]);
             prop_assert_eq!(&by_short[by_long.len..], &head[by_long.len..REWRITTEN_HEAD_BYTES]);

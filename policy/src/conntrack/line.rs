@@ -55,12 +55,18 @@ impl Token {
     /// The slot and direction, where the token is a connection's.
     #[inline]
     pub(super) fn slot(self) -> Option<(usize, Direction)> {
-        let direction = if self.place & 1 == 0 {
+        self.is_connection()
+            .then_some(((self.place >> 1) as usize, self.direction()))
+    }
+
+    /// The direction, of a token that is a connection's.
+    #[inline(always)]
+    pub(super) fn direction(self) -> Direction {
+        if self.place & 1 == 0 {
             Direction::Original
         } else {
             Direction::Reply
-        };
-        (self.place & ABSENT == 0).then_some(((self.place >> 1) as usize, direction))
+        }
     }
 
     /// Whether it is a connection's.
@@ -72,6 +78,7 @@ impl Token {
 
 /// How far one direction of a connection has come.
 #[derive(Debug, Default)]
+#[repr(align(32))]
 pub struct Line {
     /// The connection's generation while the direction's frames change nothing but these
     /// numbers, else 0.
@@ -177,11 +184,8 @@ impl Lines {
 
     #[inline(always)]
     pub(super) fn of(&self, direction: Direction) -> (&Line, &Line) {
-        let [original, reply] = &self.0;
-        match direction {
-            Direction::Original => (original, reply),
-            Direction::Reply => (reply, original),
-        }
+        let own = direction as usize;
+        (&self.0[own], &self.0[own ^ 1])
     }
 
     /// The short way: whether a segment changes nothing but how far its direction has come; that

@@ -315,8 +315,14 @@ impl Connections {
     /// The lines that a hit on `token` reads, where it is a connection's.
     #[inline]
     pub fn lines(&self, token: Token) -> Option<&[Line; 2]> {
-        let (slot, _) = token.slot()?;
-        Some(&self.lines.get(slot)?.0)
+        Some(&self.lines_of(token)?.0)
+    }
+
+    /// One comparison tells both what is no connection's and what is no connection of this table.
+    #[inline(always)]
+    fn lines_of(&self, token: Token) -> Option<&Lines> {
+        const { assert!(MOST_CONNECTIONS < (ABSENT >> 2) as usize, "no such slot") };
+        self.lines.get((token.place >> 1) as usize)
     }
 
     /// Whether a token still says what is true. No lock is taken.
@@ -335,19 +341,41 @@ impl Connections {
         }
     }
 
-    /// Whether a frame may take a cached verdict that rests on `token`; what the frame changes is
-    /// noted then. `segment` is there for TCP. No lock is taken.
+    /// Whether a frame that is not TCP may take a cached verdict that rests on `token`; that it came
+    /// is noted then. No lock is taken.
     #[inline(always)]
-    pub fn follows(&self, token: Token, segment: Option<&Segment>, now_s: u32) -> bool {
-        let Some((slot, direction)) = token.slot() else {
+    pub fn follows(&self, token: Token, now_s: u32) -> bool {
+        self.lets_pass(token, now_s, |_, _| true)
+    }
+
+    /// The same for a TCP segment; how far it goes is noted too. Without one nothing passes that
+    /// belongs to a connection.
+    // The segment is read once it is known to be of use: so fewer numbers are held at a time.
+    #[inline(always)]
+    pub fn follows_tcp(
+        &self,
+        token: Token,
+        now_s: u32,
+        segment: impl FnOnce() -> Option<Segment>,
+    ) -> bool {
+        self.lets_pass(token, now_s, |lines, direction| {
+            segment().is_some_and(|segment| lines.follow(direction, &segment))
+        })
+    }
+
+    #[inline(always)]
+    fn lets_pass(
+        &self,
+        token: Token,
+        now_s: u32,
+        passes: impl FnOnce(&Lines, Direction) -> bool,
+    ) -> bool {
+        let Some(lines) = self.lines_of(token) else {
             return self.stands(token);
         };
-        let Some(lines) = self.lines.get(slot) else {
-            return false;
-        };
+        let direction = token.direction();
         let (own, _) = lines.of(direction);
-        let follows = own.is_open(token.generation)
-            && segment.is_none_or(|segment| lines.follow(direction, segment));
+        let follows = own.is_open(token.generation) && passes(lines, direction);
         if follows {
             own.see(now_s);
         }

@@ -17,10 +17,10 @@ use policy::{
     snapshot::Gateway,
 };
 
-use super::walk::{Outcome, Slot, Walk, follows, port_counters, refresh, standing};
+use super::walk::{Outcome, Slot, Walk, follows, port_counters, standing};
 use crate::{
     adjacency::{Adjacency, AdjacencyId},
-    flow_cache::NO_NETWORK,
+    flow_cache::{NO_NETWORK, Straight},
     handoff::Errand,
     outbox::OwnTag,
     rewrite::{self, RewrittenHead},
@@ -51,29 +51,36 @@ impl Walk<'_> {
         range: Range<usize>,
         frames: &[Frame<'_>],
     ) -> usize {
-        let now = standing(self.bundle, self.shared);
         let (shared, now_s) = (self.shared, self.now.s);
-        let slots = &self.slots.frames[range.clone()];
-        for (index, (slot, frame)) in range.clone().zip(slots.iter().zip(&frames[range.clone()])) {
-            let fits = |id: AdjacencyId| {
-                let adjacency = self.slow_path.adjacencies.standing(id, now.generations)?;
-                Some((adjacency.port, goes_on(slot, frame, adjacency)?))
-            };
-            let follows = |token| follows(shared, token, slot, frame, now_s);
-            let (candidate, key) = (slot.candidate, &slot.key);
-            let entry = self
-                .cache
-                .routed::<TRACKED, _>(candidate, key, now, fits, follows);
-            let Some((entry, (port, head))) = entry else {
-                return index;
-            };
-            if now_s >= entry.refresh_s {
-                refresh(entry, slot, frame, self.bundle, shared, self.now);
-            }
-            let way = (index, port);
-            self.outbox.plan_rewritten(self.bundle, frames, way, head);
+        let standing = standing(self.bundle, shared);
+        let mut index = range.start;
+        for (slot, frame) in self.slots.frames[range.clone()].iter().zip(&frames[range]) {
+            let (adjacencies, outbox) = (&self.slow_path.adjacencies, &mut *self.outbox);
+            let room = self.cache.answer(
+                slot.candidate,
+                &slot.key,
+                (standing, now_s),
+                |straight| match straight {
+                    Straight::Routed(id) if !TRACKED => Some(id),
+                    Straight::RoutedTracked(id) if TRACKED => Some(id),
+                    _ => None,
+                },
+                |id, token| {
+                    let adjacency = adjacencies.standing(id, standing.generations)?;
+                    // First, so that nothing read behind it is read anew.
+                    let room = outbox.room(adjacency.port)?;
+                    let head = goes_on(slot, frame, adjacency)?;
+                    let is_ipv6 = slot.key.has(shape::IPV6);
+                    *room.head = rewrite::routed_plain(head, is_ipv6, adjacency);
+                    let follows = !TRACKED || follows(shared, token, slot, frame, now_s);
+                    follows.then_some(room)
+                },
+            );
+            let Some(room) = room else { break };
+            room.plan(index, frame);
+            index += 1;
         }
-        range.end
+        index
     }
 
     /// Sends a frame on to a router's neighbour, or tells its sender why not.
@@ -387,7 +394,7 @@ impl Walk<'_> {
 /// The first bytes of a cached routed frame as they leave, if it goes on with new addresses, a lower
 /// TTL, and nothing else.
 #[inline(always)]
-fn goes_on(slot: &Slot, frame: &Frame<'_>, to: &Adjacency) -> Option<RewrittenHead> {
+fn goes_on<'f>(slot: &Slot, frame: &Frame<'f>, to: &Adjacency) -> Option<&'f RewrittenHead> {
     const L3: usize = 14;
     if to.tag.is_some()
         || frame.segment_bytes != 0
@@ -397,7 +404,7 @@ fn goes_on(slot: &Slot, frame: &Frame<'_>, to: &Adjacency) -> Option<RewrittenHe
         return None;
     }
     let head = frame.head().first_chunk::<REWRITTEN_HEAD_BYTES>()?;
-    rewrite::routed_plain(head, slot.key.has(shape::IPV6), to)
+    rewrite::outlives(head, slot.key.has(shape::IPV6), to).then_some(head)
 }
 
 #[inline]

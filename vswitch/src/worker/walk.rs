@@ -19,7 +19,9 @@ use crate::{
     bridge::Generations,
     budget::Budget,
     counters::{PortCounters, WorkerCounters},
-    flow_cache::{Candidate, Entry, FlowCache, Hash, NO_NETWORK, Standing, is_plain},
+    flow_cache::{
+        Candidate, Entry, FlowCache, Hash, NO_NETWORK, Standing, Straight, is_plain, is_plain_tcp,
+    },
     handoff::Handoff,
     intake::{Group, Groups},
     meter::MeterSlot,
@@ -215,14 +217,15 @@ impl Walk<'_> {
         }
         // Frames with a connection, routed ones and others, in turns.
         while planned < end {
-            let tracked = self.match_tracked(planned..end, frames);
-            let both = self.match_routed::<true>(tracked..end, frames);
-            let straight = self.match_straight(both..end, frames);
-            let routed = self.match_routed::<false>(straight..end, frames);
-            if routed == planned {
+            let mut next = self.match_tracked::<true>(planned..end, frames);
+            next = self.match_tracked::<false>(next..end, frames);
+            next = self.match_routed::<true>(next..end, frames);
+            next = self.match_straight(next..end, frames);
+            next = self.match_routed::<false>(next..end, frames);
+            if next == planned {
                 break;
             }
-            planned = routed;
+            planned = next;
         }
         planned - start
     }
@@ -242,25 +245,42 @@ impl Walk<'_> {
     }
 
     /// Plans frames up to the first whose verdict does not rest on a connection, or that changes
-    /// it, or that does not go straight to a port. Says which that is.
+    /// it, or that does not go straight to a port, or whose TCP stands where it does in most if not
+    /// `PLAIN_TCP`, and elsewhere if it is. Says which that is.
     #[inline(never)]
-    fn match_tracked(&mut self, range: Range<usize>, frames: &[Frame<'_>]) -> usize {
-        let now = standing(self.bundle, self.shared);
+    fn match_tracked<const PLAIN_TCP: bool>(
+        &mut self,
+        range: Range<usize>,
+        frames: &[Frame<'_>],
+    ) -> usize {
         let (shared, now_s) = (self.shared, self.now.s);
-        let slots = &self.slots.frames[range.clone()];
-        for (index, (slot, frame)) in range.clone().zip(slots.iter().zip(&frames[range.clone()])) {
-            let follows = |token| follows(shared, token, slot, frame, now_s);
-            let entry = self.cache.tracked(slot.candidate, &slot.key, now, follows);
-            let Some((entry, port)) = entry else {
-                return index;
-            };
-            if now_s >= entry.refresh_s {
-                refresh(entry, slot, frame, self.bundle, shared, self.now);
-            }
+        let now = (standing(self.bundle, shared), now_s);
+        let mut index = range.start;
+        for (slot, frame) in self.slots.frames[range.clone()].iter().zip(&frames[range]) {
+            let port = self.cache.answer(
+                slot.candidate,
+                &slot.key,
+                now,
+                |straight| match straight {
+                    Straight::Tracked(port) if !PLAIN_TCP => Some(port),
+                    Straight::TrackedTcp(port) if PLAIN_TCP => Some(port),
+                    _ => None,
+                },
+                |port, token| {
+                    let follows = if PLAIN_TCP {
+                        follows_plain_tcp(shared, token, frame, now_s)
+                    } else {
+                        follows(shared, token, slot, frame, now_s)
+                    };
+                    follows.then_some(port)
+                },
+            );
+            let Some(port) = port else { break };
             let plan = TxPlan::whole(index, frame);
             self.outbox.push(self.bundle, frames, port, plan);
+            index += 1;
         }
-        range.end
+        index
     }
 
     /// Plans frames up to the first that has a connection or does not go straight to a port. Says
@@ -268,20 +288,25 @@ impl Walk<'_> {
     // A function of its own, as is `parse_group`: its loop then has the registers to itself.
     #[inline(never)]
     fn match_straight(&mut self, range: Range<usize>, frames: &[Frame<'_>]) -> usize {
-        let now = standing(self.bundle, self.shared);
-        let slots = &self.slots.frames[range.clone()];
-        for (index, (slot, frame)) in range.clone().zip(slots.iter().zip(&frames[range.clone()])) {
-            let entry = self.cache.straight(slot.candidate, &slot.key, now);
-            let Some((entry, port)) = entry else {
-                return index;
-            };
-            if self.now.s >= entry.refresh_s {
-                refresh(entry, slot, frame, self.bundle, self.shared, self.now);
-            }
+        let now = (standing(self.bundle, self.shared), self.now.s);
+        let mut index = range.start;
+        for (slot, frame) in self.slots.frames[range.clone()].iter().zip(&frames[range]) {
+            let port = self.cache.answer(
+                slot.candidate,
+                &slot.key,
+                now,
+                |straight| match straight {
+                    Straight::To(port) => Some(port),
+                    _ => None,
+                },
+                |port, _| Some(port),
+            );
+            let Some(port) = port else { break };
             let plan = TxPlan::whole(index, frame);
             self.outbox.push(self.bundle, frames, port, plan);
+            index += 1;
         }
-        range.end
+        index
     }
 
     /// The verdict that the cache has for a frame, if it still stands.
@@ -296,7 +321,7 @@ impl Walk<'_> {
         {
             return None;
         }
-        if self.now.s >= entry.refresh_s {
+        if entry.is_due(self.now.s) {
             let frame = &frames[index];
             refresh(entry, slot, frame, self.bundle, self.shared, self.now);
         }
@@ -700,17 +725,22 @@ pub(super) fn follows(
     frame: &Frame<'_>,
     now_s: u32,
 ) -> bool {
-    const PLAIN: u64 = shape::IPV4 | shape::L4;
+    if is_plain_tcp(&slot.key) {
+        return follows_plain_tcp(shared, token, frame, now_s);
+    }
     let connections = &shared.connections;
     if slot.key.get(Field::PROTOCOL) != u64::from(protocol::TCP) {
-        return connections.follows(token, None, now_s);
+        return connections.follows(token, now_s);
     }
-    let segment = if slot.key.get(Field::SHAPE) == PLAIN {
-        Segment::read_at::<false>(frame.head(), 14, 34)
-    } else {
-        Segment::read(frame.head(), &slot.parsed(frame))
-    };
-    segment.is_some_and(|segment| connections.follows(token, Some(&segment), now_s))
+    let read = || Segment::read(frame.head(), &slot.parsed(frame));
+    connections.follows_tcp(token, now_s, read)
+}
+
+/// The same for a frame whose TCP stands behind Ethernet and 20 bytes of IPv4.
+#[inline(always)]
+fn follows_plain_tcp(shared: &Shared, token: Token, frame: &Frame<'_>, now_s: u32) -> bool {
+    let read = || Segment::read_at::<false>(frame.head(), 14, 34);
+    shared.connections.follows_tcp(token, now_s, read)
 }
 
 /// What became of one group of frames.
