@@ -280,10 +280,8 @@ impl SlowPath {
         let zone = course.map_or(network.id, |course| course.zone);
         let begin = || Trail::begin::<O>(inputs, zone, head, parsed);
         let mut trail = snapshot.tracks(port.id, parsed.class).then(begin);
-        if let Some(trail) = &trail {
-            let stray = trail.check_fragment();
-            stray.inspect_err(|_| decision.cacheable = false)?;
-        }
+        let stray = trail.as_ref().map_or(Ok(()), Trail::check_fragment);
+        stray.inspect_err(|_| decision.cacheable = false)?;
         if let Some(vnic) = &port.vnic {
             let judged = if let Some(trail) = &mut trail {
                 trail.judge_sender::<O>(vnic, &parsed.key)

@@ -111,10 +111,16 @@ pub(crate) struct Trail<'a> {
     wanted: bool,
     /// A side let the frame pass because of its connection.
     committed: bool,
-    /// A side has no token left for the connection.
-    refused_by_limit: bool,
-    /// A side has given one for it.
-    took_token: bool,
+    tokens: Tokens,
+}
+
+/// What became of the tokens that the connection needs, one at each side whose rule has a limit.
+#[derive(Clone, Copy, Debug, Default)]
+struct Tokens {
+    /// A side gave one.
+    taken: bool,
+    /// A side had none left.
+    missing: bool,
 }
 
 /// What a verdict rests on.
@@ -153,8 +159,7 @@ impl<'a> Trail<'a> {
             known: Known::Nothing,
             wanted: false,
             committed: false,
-            refused_by_limit: false,
-            took_token: false,
+            tokens: Tokens::default(),
         };
         trail.known = if parsed.key.has(shape::LATER_FRAGMENT) {
             let follow = |key| connections.fragments().follow(&key, now_s);
@@ -293,15 +298,15 @@ impl<'a> Trail<'a> {
         };
         if !O::LEARNS || !by_connection {
             let allowed = frame_by_frame::<O>(self.meters, self.now_ns, meter, pass.rule, over);
-            self.refused_by_limit |= allowed.is_err() && by_connection;
-            self.took_token |= allowed.is_ok() && by_connection;
+            self.tokens.missing |= allowed.is_err() && by_connection;
+            self.tokens.taken |= allowed.is_ok() && by_connection;
             return allowed;
         }
         if self.meters.take(meter, self.now_ns) {
-            self.took_token = true;
+            self.tokens.taken = true;
             return Ok(Allowed::by(pass.rule));
         }
-        self.refused_by_limit = true;
+        self.tokens.missing = true;
         Err(Denial {
             reason: over,
             rule: pass.rule,
@@ -347,7 +352,7 @@ impl<'a> Trail<'a> {
     /// takes a token again.
     fn unopened(&self) -> Footing {
         let mut footing = self.footing();
-        footing.cacheable &= !self.took_token;
+        footing.cacheable &= !self.tokens.taken;
         footing
     }
 
@@ -467,7 +472,7 @@ impl<'a> Trail<'a> {
         let token = self.connections.open(&opening, &self.settings.timeouts)?;
         Ok(Footing {
             token,
-            cacheable: !self.changes_state() && !self.refused_by_limit,
+            cacheable: !self.changes_state() && !self.tokens.missing,
         })
     }
 
@@ -485,7 +490,7 @@ impl<'a> Trail<'a> {
             Known::Absent(token) => Footing {
                 token: *token,
                 // There may be a token for the next frame.
-                cacheable: !self.refused_by_limit,
+                cacheable: !self.tokens.missing,
             },
             Known::Member(found) => Footing {
                 token: found.token,
