@@ -6,6 +6,7 @@
 use std::fmt::{Display, Write};
 
 use crate::api::{
+    capture_types::CaptureTotals,
     mirror_types::MirrorSession,
     types::{Port, PortCounts, Stats, Worker},
 };
@@ -146,8 +147,34 @@ fn tables(out: &mut Text, stats: &Stats) {
     }
 }
 
+/// Of captures, all together: they come and go too often for series of their own.
+fn captures(out: &mut Text, totals: &CaptureTotals) {
+    let name = "vswitch_captures";
+    out.family(name, "Captures that go on.", "gauge");
+    out.sample(name, &[], totals.running);
+    for (name, help, value) in [
+        ("wanted", "Frames that captures chose.", totals.wanted),
+        ("copied", "Frames that captures copied.", totals.copied),
+        ("bytes", "Bytes that captures copied.", totals.bytes),
+        (
+            "lost",
+            "Frames that captures chose and did not copy.",
+            totals.lost,
+        ),
+    ] {
+        let name = format!("vswitch_capture_{name}_total");
+        out.family(&name, help, "counter");
+        out.sample(&name, &[], value);
+    }
+}
+
 /// The whole text.
-pub fn render(stats: &Stats, ports: &[Port], mirrors: &[MirrorSession]) -> String {
+pub fn render(
+    stats: &Stats,
+    ports: &[Port],
+    mirrors: &[MirrorSession],
+    captured: &CaptureTotals,
+) -> String {
     let mut out = Text(String::new());
     for (name, help, value) in PORT {
         let name = format!("vswitch_port_{name}_total");
@@ -178,6 +205,7 @@ pub fn render(stats: &Stats, ports: &[Port], mirrors: &[MirrorSession]) -> Strin
     }
     tables(&mut out, stats);
     self::mirrors(&mut out, mirrors);
+    captures(&mut out, captured);
     let name = "vswitch_port_reattached_total";
     out.family(
         name,
@@ -356,7 +384,7 @@ mod tests {
             driver_counts: BTreeMap::from([("rx_dropped".to_owned(), 9)]),
             ..Port::default()
         };
-        let samples = parse(&render(&stats, &[port], &[]));
+        let samples = parse(&render(&stats, &[port], &[], &CaptureTotals::default()));
         let value = |series: &str| samples.iter().find(|(s, _)| s == series).map(|(_, v)| *v);
         assert_eq!(value("vswitch_port_rx_frames_total{port=\"a\"}"), Some(5.0));
         assert_eq!(

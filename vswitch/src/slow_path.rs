@@ -280,10 +280,8 @@ impl SlowPath {
         let zone = course.map_or(network.id, |course| course.zone);
         let begin = || Trail::begin::<O>(inputs, zone, head, parsed);
         let mut trail = snapshot.tracks(port.id, parsed.class).then(begin);
-        if let Some(trail) = &trail {
-            let stray = trail.check_fragment();
-            stray.inspect_err(|_| decision.cacheable = false)?;
-        }
+        let stray = trail.as_ref().map_or(Ok(()), Trail::check_fragment);
+        stray.inspect_err(|_| decision.cacheable = false)?;
         if let Some(vnic) = &port.vnic {
             let judged = if let Some(trail) = &mut trail {
                 trail.judge_sender::<O>(vnic, &parsed.key)
@@ -334,7 +332,9 @@ impl SlowPath {
             Route::Flood { kind, cacheable } => {
                 decision.cacheable &= cacheable;
                 onward.observer.step(Step::Flooded(kind));
-                let list = self.flood(&mut onward, network, port)?;
+                let list = self.flood(&mut onward, network, port);
+                let refused = |_: &Denial| decision.rest_on_refusal::<O>(trail.as_ref(), snapshot);
+                let list = list.inspect_err(refused)?;
                 decision.cost += self.lists.get(list).len() as u32;
                 Verdict::Flood(kind, list)
             }

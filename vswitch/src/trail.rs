@@ -111,8 +111,16 @@ pub(crate) struct Trail<'a> {
     wanted: bool,
     /// A side let the frame pass because of its connection.
     committed: bool,
-    /// A side has no token left for the connection.
-    refused_by_limit: bool,
+    tokens: Tokens,
+}
+
+/// What became of the tokens that the connection needs, one at each side whose rule has a limit.
+#[derive(Clone, Copy, Debug, Default)]
+struct Tokens {
+    /// A side gave one.
+    taken: bool,
+    /// A side had none left.
+    missing: bool,
 }
 
 /// What a verdict rests on.
@@ -151,7 +159,7 @@ impl<'a> Trail<'a> {
             known: Known::Nothing,
             wanted: false,
             committed: false,
-            refused_by_limit: false,
+            tokens: Tokens::default(),
         };
         trail.known = if parsed.key.has(shape::LATER_FRAGMENT) {
             let follow = |key| connections.fragments().follow(&key, now_s);
@@ -227,8 +235,9 @@ impl<'a> Trail<'a> {
             return Ok(Allowed::by_connection(pass.rule));
         }
         let pass = vnic.pass_outbound(&mut Exact(key))?;
+        let allowed = self.limit::<O>(key.ingress(), pass, DropReason::LimitOut)?;
         self.wanted |= pass.stateful;
-        self.limit::<O>(key.ingress(), pass, DropReason::LimitOut)
+        Ok(allowed)
     }
 
     /// Judges a frame to the vNIC of port `to`.
@@ -251,8 +260,10 @@ impl<'a> Trail<'a> {
             return Ok(Allowed::by_connection(pass.rule));
         }
         let pass = vnic.pass_inbound(&mut Exact(key))?;
+        // A receiver of a flood that has no token left for the connection does not want it.
+        let allowed = self.limit::<O>(to, pass, DropReason::LimitIn)?;
         self.wanted |= pass.stateful;
-        self.limit::<O>(to, pass, DropReason::LimitIn)
+        Ok(allowed)
     }
 
     /// What the limit of a rule at port `at` makes of a frame that the rule lets pass.
@@ -287,13 +298,15 @@ impl<'a> Trail<'a> {
         };
         if !O::LEARNS || !by_connection {
             let allowed = frame_by_frame::<O>(self.meters, self.now_ns, meter, pass.rule, over);
-            self.refused_by_limit |= allowed.is_err() && by_connection;
+            self.tokens.missing |= allowed.is_err() && by_connection;
+            self.tokens.taken |= allowed.is_ok() && by_connection;
             return allowed;
         }
         if self.meters.take(meter, self.now_ns) {
+            self.tokens.taken = true;
             return Ok(Allowed::by(pass.rule));
         }
-        self.refused_by_limit = true;
+        self.tokens.missing = true;
         Err(Denial {
             reason: over,
             rule: pass.rule,
@@ -331,8 +344,16 @@ impl<'a> Trail<'a> {
                     cacheable: permitted && !self.changes_state(),
                 }
             }
-            _ => self.footing(),
+            _ => self.unopened(),
         }
+    }
+
+    /// What a verdict rests on after which there is no connection: the next frame with this key
+    /// takes a token again.
+    fn unopened(&self) -> Footing {
+        let mut footing = self.footing();
+        footing.cacheable &= !self.tokens.taken;
+        footing
     }
 
     /// The end of the way for a frame that is not there: what [`Trail::settle`] would make of it,
@@ -345,9 +366,14 @@ impl<'a> Trail<'a> {
     ) -> (Footing, Option<Denial>) {
         let member = matches!(self.known, Known::Member(_));
         let abandoned = member && !self.committed;
-        let state = self.wanted && passes && self.changes_state();
+        let opens = self.wanted && passes;
+        let state = opens && self.changes_state();
         let refusal = self.refusal(passes, key, owner);
-        let mut footing = self.footing();
+        let mut footing = if opens {
+            self.footing()
+        } else {
+            self.unopened()
+        };
         footing.cacheable &= !abandoned && !state && self.fragment.is_none() && refusal.is_none();
         (footing, refusal)
     }
@@ -438,7 +464,7 @@ impl<'a> Trail<'a> {
             Known::Nothing | Known::Related(..) | Known::Follower(_) | Known::Stray => false,
         };
         if !open {
-            let mut footing = self.footing();
+            let mut footing = self.unopened();
             footing.cacheable &= !matches!(self.known, Known::Member(_));
             return Ok(footing);
         }
@@ -446,7 +472,7 @@ impl<'a> Trail<'a> {
         let token = self.connections.open(&opening, &self.settings.timeouts)?;
         Ok(Footing {
             token,
-            cacheable: !self.changes_state() && !self.refused_by_limit,
+            cacheable: !self.changes_state() && !self.tokens.missing,
         })
     }
 
@@ -464,7 +490,7 @@ impl<'a> Trail<'a> {
             Known::Absent(token) => Footing {
                 token: *token,
                 // There may be a token for the next frame.
-                cacheable: !self.refused_by_limit,
+                cacheable: !self.tokens.missing,
             },
             Known::Member(found) => Footing {
                 token: found.token,

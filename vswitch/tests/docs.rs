@@ -2,6 +2,8 @@
 
 use std::fmt::Write;
 
+use vswitch::api::{capture_types::CaptureTotals, types::Stats};
+
 #[test]
 fn every_drop_reason_is_explained() {
     let text = include_str!("../../docs/drops.md");
@@ -82,7 +84,8 @@ fn every_route_is_documented() {
 fn every_metric_is_documented() {
     let text = include_str!("../../docs/cli.md");
     let decap = vswitch::decap::metrics::render(&vswitch::decap::view::Everything::default());
-    let metrics = vswitch::metrics::render(&vswitch::api::types::Stats::default(), &[], &[]);
+    let (stats, captured) = (Stats::default(), CaptureTotals::default());
+    let metrics = vswitch::metrics::render(&stats, &[], &[], &captured);
     for line in metrics.lines().chain(decap.lines()) {
         if let Some(rest) = line.strip_prefix("# TYPE ") {
             let name = rest.split(' ').next().unwrap_or_default();

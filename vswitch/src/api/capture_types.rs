@@ -99,6 +99,21 @@ pub struct CapturePort {
     pub skipped: BTreeMap<String, u64>,
 }
 
+/// What all captures counted together since start, those that are over too.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CaptureTotals {
+    /// Captures that go on.
+    pub running: u64,
+    /// Frames that they chose.
+    pub wanted: u64,
+    /// Those that were copied.
+    pub copied: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Frames that were chosen and not copied; what was sampled out is not among them.
+    pub lost: u64,
+}
+
 /// How a capture went, behind its last frame.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct CaptureSummary {

@@ -281,7 +281,8 @@ async fn prometheus(State(control): Shared) -> Result<Response, Error> {
     let text = apart(control, |control| {
         Ok({
             let (stats, ports) = (control.stats(), control.ports());
-            let mut text = metrics::render(&stats, &ports, &control.mirrors());
+            let (mirrors, captured) = (control.mirrors(), control.capture_totals());
+            let mut text = metrics::render(&stats, &ports, &mirrors, &captured);
             if let Some(runtime) = control.decapsulator().decapsulator() {
                 text += &decap::metrics::render(&runtime.everything());
             }

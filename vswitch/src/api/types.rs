@@ -709,6 +709,9 @@ pub struct Compared {
     pub changed_flows: u64,
     /// Their frames.
     pub changed_frames: u64,
+    /// Those of these flows that go where they went, under other limits. How many of their frames
+    /// these drop depends on when frames come.
+    pub changed_limits_only: u64,
     /// They, those seen most often first; at most 1000.
     pub changed: Vec<ChangedFlow>,
 }
@@ -730,4 +733,23 @@ pub struct ChangedFlow {
     pub then: String,
     /// The rule that would decide so, if one did.
     pub then_rule: Option<Rule>,
+    /// The limits that it is under now.
+    pub now_limits: Vec<FlowLimit>,
+    /// The limits that it would be under.
+    pub then_limits: Vec<FlowLimit>,
+}
+
+/// A rule's limit that a flow is under.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct FlowLimit {
+    /// The port of the vNIC whose rule it is.
+    pub port: String,
+    /// `in` or `out`.
+    pub direction: String,
+    /// What takes a token: `frames`, `connections` that are opened, or `answers` to rejected frames.
+    pub of: String,
+    /// The limit, as in `100/s burst 20`.
+    pub limit: String,
+    /// The rule.
+    pub rule: Rule,
 }

@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::{Shared, capture, explain::rule_words, print, print_json};
 use crate::{
-    api::types::{ChangedFlow, CompareRequest, Compared, Rule},
+    api::types::{ChangedFlow, CompareRequest, Compared, FlowLimit, Rule},
     control::Origin,
 };
 
@@ -78,6 +78,14 @@ fn text(compared: &Compared) -> String {
         "{} of {} flows would be judged otherwise ({} of {} frames).",
         compared.changed_flows, compared.flows, compared.changed_frames, compared.frames
     );
+    if compared.changed_limits_only > 0 {
+        let _ = write!(
+            out,
+            "\n{} of them go where they went, under other limits: how many frames those drop depends \
+             on when frames come.",
+            compared.changed_limits_only
+        );
+    }
     if compared.frames_not_looked_at > 0 {
         let _ = write!(
             out,
@@ -93,7 +101,7 @@ fn flow_text(flow: &ChangedFlow) -> String {
         Some(rule) => format!(", by {}", rule_words(rule)),
         None => String::new(),
     };
-    format!(
+    let mut out = format!(
         "{}: {}\n    seen  {}\n    now   {}{}\n    then  {}{}\n",
         flow.port,
         flow.frame,
@@ -102,5 +110,33 @@ fn flow_text(flow: &ChangedFlow) -> String {
         by(&flow.now_rule),
         flow.then,
         by(&flow.then_rule)
-    )
+    );
+    // Which rule says so is no difference by itself.
+    let kinds = |limits: &[FlowLimit]| -> Vec<_> {
+        let kind = |l: &FlowLimit| [&l.port, &l.direction, &l.of, &l.limit].map(String::clone);
+        limits.iter().map(kind).collect()
+    };
+    if kinds(&flow.now_limits) != kinds(&flow.then_limits) {
+        out += &limits_text("now", &flow.now_limits);
+        out += &limits_text("then", &flow.then_limits);
+    }
+    out
+}
+
+fn limits_text(when: &str, limits: &[FlowLimit]) -> String {
+    if limits.is_empty() {
+        return format!("    {when:<4}  no limit\n");
+    }
+    let line = |limit: &FlowLimit| {
+        let FlowLimit {
+            port,
+            direction,
+            of,
+            limit,
+            rule,
+        } = limit;
+        let rule = rule_words(rule);
+        format!("    {when:<4}  at most {limit} {of} {direction} at {port}, by {rule}\n")
+    };
+    limits.iter().map(line).collect()
 }

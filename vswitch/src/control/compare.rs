@@ -1,9 +1,10 @@
 //! A configuration against traffic: which flows would be judged otherwise.
 //!
 //! In: a configuration that is not applied, and frames: captured ones, or those that come in over
-//! some seconds. Out: the flows whose frames would go elsewhere, be dropped, or not be dropped any
-//! more. What must hold: both policies are asked by the forwarding code, each with its own MAC
-//! tables and without the limits of rules; nothing changes; memory is bounded by [`MOST_FLOWS`].
+//! some seconds. Out: the flows whose frames would go elsewhere, be dropped, not be dropped any
+//! more, or come under another limit. What must hold: both policies are asked by the forwarding
+//! code, each with its own MAC tables and as if every bucket had a token; nothing changes; memory is
+//! bounded by [`MOST_FLOWS`].
 
 use std::{
     collections::HashMap,
@@ -11,7 +12,11 @@ use std::{
 };
 
 use policy::{
-    DropReason, Epoch, FlowKey, PortId, RuleId, VlanId, parse::parse, snapshot::Snapshot,
+    Denial, DropReason, Epoch, FlowKey, PortId, RuleId, VlanId,
+    model::{Action, RateLimit},
+    parse::parse,
+    rule::Direction,
+    snapshot::Snapshot,
 };
 
 use super::{
@@ -19,13 +24,14 @@ use super::{
     explain::{GivenBytes, outcome_words, rule_of},
 };
 use crate::{
-    api::types::{ChangedFlow, Compared, FrameText},
+    api::types::{ChangedFlow, Compared, FlowLimit, FrameText},
     config::{self, lists::Lists},
     decode,
     drop_watch::{Filter, MOST_PER_SECOND, Watch, What},
     engine::Outlook,
     explain::{Explained, Explainer, Outcome},
     meter::Meters,
+    slow_path::{Allowed, Step},
     verdict::Purpose,
 };
 
@@ -186,7 +192,7 @@ fn judge_both(outlook: &Outlook, then: &Snapshot, now_ns: u64, traffic: &Traffic
     let bridge = &outlook.shared.bridge;
     let tables = bridge.successor(then);
     let connections = &outlook.shared.connections;
-    // What passes up to a limit passes here: a limit is not about which flows.
+    // Whether there is a token depends on the moment: what a limit lets pass at times passes here.
     let meters = Meters::default();
     let neighbors = &outlook.shared.neighbors;
     let mut by_now = Explainer::new(now, (bridge, neighbors), connections, &meters, now_ns);
@@ -197,10 +203,20 @@ fn judge_both(outlook: &Outlook, then: &Snapshot, now_ns: u64, traffic: &Traffic
         .map(|port| (port.id, port.name.to_string()))
         .collect();
     let mut changed = Vec::new();
+    let mut changed_limits_only = 0;
     for (port, frame) in flows.known.values() {
         let verdicts = [&mut by_now, &mut by_then].map(|by| by.judge(frame.at(*port), None));
+        let now_limits = limits(&verdicts[0], now, *port);
+        let then_limits = limits(&verdicts[1], then, *port);
         if where_to(&verdicts[0]) == where_to(&verdicts[1]) {
-            continue;
+            if now_limits
+                .iter()
+                .map(|met| met.0)
+                .eq(then_limits.iter().map(|met| met.0))
+            {
+                continue;
+            }
+            changed_limits_only += 1;
         }
         let words = |of: &Explained| outcome_words(&of.outcome(), of.flood(), &names);
         let rule = |of: &Explained, snapshot| deciding(of).map(|id| rule_of(snapshot, id));
@@ -212,6 +228,8 @@ fn judge_both(outlook: &Outlook, then: &Snapshot, now_ns: u64, traffic: &Traffic
             now_rule: rule(&verdicts[0], now),
             then: words(&verdicts[1]),
             then_rule: rule(&verdicts[1], then),
+            now_limits: limit_rows(&now_limits, now, &names),
+            then_limits: limit_rows(&then_limits, then, &names),
         });
     }
     changed.sort_by(|a, b| b.seen.cmp(&a.seen).then_with(|| a.frame.cmp(&b.frame)));
@@ -224,6 +242,7 @@ fn judge_both(outlook: &Outlook, then: &Snapshot, now_ns: u64, traffic: &Traffic
         frames_not_looked_at: traffic.skipped + flows.left_out_frames,
         changed_flows,
         changed_frames,
+        changed_limits_only,
         changed,
     }
 }
@@ -259,4 +278,48 @@ fn deciding(explained: &Explained) -> Option<RuleId> {
             Err(denial) => denial.rule,
         }),
     }
+}
+
+/// A limit that a frame is under: at which port, in which direction, of what, and how many.
+type Limit = (PortId, Direction, Action, RateLimit);
+
+/// The limits that a frame from port `from` is under, in the order in which it meets them, whether
+/// or not it takes a token of each, with their rules. Of a connection that is open, those under
+/// which the next one like it is opened.
+fn limits(explained: &Explained, snapshot: &Snapshot, from: PortId) -> Vec<(Limit, RuleId)> {
+    let rule_of = |judged: &Result<Allowed, Denial>| match judged {
+        Ok(allowed) => allowed.rule,
+        Err(denial) => denial.rule,
+    };
+    let met = explained.steps.iter().filter_map(|step| {
+        let (port, direction, rule) = match step {
+            Step::Outbound(allowed) => (from, Direction::Out, allowed.rule),
+            Step::Denied(denial) => (from, Direction::Out, denial.rule),
+            Step::To { port, judged, .. } => (*port, Direction::In, rule_of(judged)),
+            _ => return None,
+        };
+        let rule = snapshot.rule(rule?)?;
+        Some(((port, direction, rule.action, rule.limit?), rule.id))
+    });
+    met.collect()
+}
+
+fn limit_rows(
+    met: &[(Limit, RuleId)],
+    snapshot: &Snapshot,
+    names: &HashMap<PortId, String>,
+) -> Vec<FlowLimit> {
+    let row = |((port, direction, action, limit), rule): &(Limit, RuleId)| FlowLimit {
+        port: names.get(port).cloned().unwrap_or_default(),
+        direction: direction.to_string(),
+        of: match action {
+            Action::AllowStateful => "connections",
+            Action::Reject => "answers",
+            Action::Allow | Action::Deny => "frames",
+        }
+        .into(),
+        limit: limit.to_string(),
+        rule: rule_of(snapshot, *rule),
+    };
+    met.iter().map(row).collect()
 }

@@ -114,9 +114,13 @@ impl Control {
         let (places, connections) = ((&shared.bridge, &shared.neighbors), &shared.connections);
         let mut explainer = Explainer::new(snapshot, places, connections, meters, now_ns);
         let names = self.port_names();
-        let (config, entries) = (self.config(), Arc::clone(&self.state.read().mirrors));
+        let config = self.config();
+        let (entries, captures) = {
+            let state = self.state.read();
+            (Arc::clone(&state.mirrors), Arc::clone(&state.captures))
+        };
         let now_s = self.datapath.now_s();
-        let mirrors = Explaining::new((&config, &entries), &outlook, &names, now_s);
+        let mirrors = Explaining::new((&config, &entries, &captures), &outlook, &names, now_s);
         let mut explanations = Vec::with_capacity(frames.len());
         for frame in &frames {
             let limits = outlook.bundle.port(port);

@@ -62,6 +62,7 @@ pub use mirrors::{Feed, Who};
 pub use watch::{DropFeed, WatchRequest};
 
 use crate::{
+    api::capture_types::CaptureTotals,
     config::{
         Config, Machine, Problems,
         types::{Attachment, Port},
@@ -129,6 +130,8 @@ struct State {
     ports: BTreeMap<Arc<str>, PortState>,
     mirrors: Arc<Vec<mirrors::Entry>>,
     captures: Arc<Vec<mirrors::captures::Capture>>,
+    /// What captures counted that are over.
+    captured: CaptureTotals,
 }
 
 /// How a port is doing.
@@ -275,6 +278,7 @@ impl Control {
                 ports: BTreeMap::new(),
                 mirrors: Arc::default(),
                 captures: Arc::default(),
+                captured: CaptureTotals::default(),
             }),
         }
     }

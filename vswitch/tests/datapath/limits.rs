@@ -322,6 +322,32 @@ fn what_can_have_no_connection_counts_by_frames_under_a_stateful_limit() {
 }
 
 #[test]
+fn a_flood_opens_no_connection_for_a_receiver_without_a_token() {
+    let mut bed = bed(guarded(1), Options::default());
+    let to = |mac, port| ether(mac, self::mac(1), IPV4, &datagram(1, 2, port)[14..]);
+    assert_eq!(bed.ports_of(0, &to(mac(2), 1)), [1]);
+    assert_eq!(bed.ports_of(0, &to(BROADCAST, 2)), [2, 3]);
+    let (account, reason) = bed.dropped(0, &to(mac(2), 2));
+    assert_eq!((account, reason), (1, DropReason::LimitIn));
+    bed.check_conservation();
+}
+
+#[test]
+fn a_frame_that_would_open_a_connection_takes_a_token_whether_or_not_it_was_seen_before() {
+    let rule = [limited(7, Action::AllowStateful, 1, 3)];
+    let vnics = [
+        open(1).outbound(Action::Deny, rule),
+        open(2).inbound(Action::Deny, []),
+        open(3),
+    ];
+    let mut bed = bed(vnics, Options::default());
+    let refused: Vec<_> = (0..4).map(|_| bed.dropped(0, &datagram(1, 2, 9))).collect();
+    let (denied, over) = ((1, DropReason::AclIn), (0, DropReason::LimitOut));
+    assert_eq!(refused, [denied, denied, denied, over]);
+    bed.check_conservation();
+}
+
+#[test]
 fn a_limit_on_the_openers_side_is_of_its_connections() {
     let rule = [limited(7, Action::AllowStateful, 1, 4)];
     let vnics = [open(1).outbound(Action::Deny, rule), open(2), open(3)];

@@ -11,6 +11,7 @@ mod budget;
 mod captures;
 mod capturing;
 mod connections;
+mod conversations;
 mod effects;
 mod explain;
 mod footprint;

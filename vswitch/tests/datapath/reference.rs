@@ -5,10 +5,13 @@
 
 use std::collections::BTreeMap;
 
-use policy::{DropReason, Stage, model::Model};
-use proptest::{prelude::*, strategy::ValueTree, test_runner::TestRunner};
+use policy::{DropReason, Stage, conntrack::timeouts::Timeouts, model::Model};
+use proptest::{prelude::*, sample::select, strategy::ValueTree, test_runner::TestRunner};
 
-use super::universe::{self, Arrival};
+use super::{
+    conversations,
+    universe::{self, Arrival},
+};
 use crate::{
     bed::{Bed, Options},
     model::Reference,
@@ -23,19 +26,38 @@ enum Step {
     Burst(u16, Vec<Arrival>),
     /// Another model takes effect.
     Publish(Model),
+    /// So many milliseconds pass: all of them together are less than any connection's timeout.
+    Wait(u64),
     /// Whoever does not send is forgotten.
     Age,
 }
 
-fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let arrivals = || prop::collection::vec(universe::arrival(), 1..32);
+/// Steps in which such frames arrive, and such models take effect.
+fn steps<A: Strategy<Value = Arrival>>(
+    arrival: impl Fn() -> A,
+    model: impl Strategy<Value = Model>,
+) -> impl Strategy<Value = Vec<Step>> {
+    let arrivals = || prop::collection::vec(arrival(), 1..32);
     let step = prop_oneof![
         8 => arrivals().prop_map(Step::Frames),
         4 => (0..universe::PORTS, arrivals()).prop_map(|(port, frames)| Step::Burst(port, frames)),
-        2 => universe::some_model().prop_map(Step::Publish),
+        2 => model.prop_map(Step::Publish),
+        4 => select(vec![1, 10, 99, 100, 500, 1000, 2001]).prop_map(Step::Wait),
         1 => Just(Step::Age),
     ];
     prop::collection::vec(step, 1..14)
+}
+
+/// Frames of every kind, for rules that allow nothing statefully.
+fn any_frames() -> impl Strategy<Value = (Model, Vec<Step>)> {
+    let steps = steps(universe::arrival, universe::some_model());
+    (universe::some_model(), steps)
+}
+
+/// Frames that have connections, and others that can have none.
+fn datagrams() -> impl Strategy<Value = (Model, Vec<Step>)> {
+    let steps = steps(conversations::arrival, conversations::some_model());
+    (conversations::some_model(), steps)
 }
 
 struct Pair {
@@ -52,8 +74,14 @@ impl Pair {
         };
         let mut bed = Bed::with(&universe::everything(), options);
         bed.publish(model);
-        let reference = Reference::new(model);
+        let mut reference = Reference::new(model);
+        reference.at(bed.now_ns());
         Self { bed, reference }
+    }
+
+    fn wait(&mut self, ms: u64) {
+        self.bed.advance_ms(ms);
+        self.reference.at(self.bed.now_ns());
     }
 
     fn send(&mut self, port: u16, arrival: &Arrival) {
@@ -85,24 +113,27 @@ impl Pair {
                 self.bed.publish(model);
                 self.reference.adopt(model);
             }
+            Step::Wait(ms) => self.wait(*ms),
             Step::Age => {
-                self.bed.advance_ms(1_000_000);
-                self.bed.shared.bridge.age(self.bed.now_s());
+                self.wait(1_000_000);
+                let now_s = self.bed.now_s();
+                self.bed.shared.bridge.age(now_s);
+                let connections = &self.bed.shared.connections;
+                connections.sweep(1, &Timeouts::default(), now_s);
                 self.reference.age_all();
             }
         }
         Ok(())
     }
 
-    /// Within a burst the cache is asked before the first miss is resolved, so what is learned
-    /// voids cached decisions from the next burst on: frames of a burst that voids any come one
-    /// by one.
+    /// Within a burst the cache is asked before the first miss is resolved, and tokens are taken in
+    /// that order: frames of a burst in which something decides over those behind come one by one.
     fn burst(&mut self, port: u16, arrivals: &[Arrival]) -> Result<(), TestCaseError> {
         let mut trial = self.reference.clone();
         for arrival in arrivals {
             trial.receive(port, &arrival.bytes, arrival.beside);
         }
-        let size = if trial.voided == self.reference.voided {
+        let size = if trial.turns == self.reference.turns {
             arrivals.len()
         } else {
             1
@@ -160,44 +191,69 @@ proptest! {
     })]
 
     #[test]
-    fn one_worker_is_as_the_reference(model in universe::some_model(), steps in steps()) {
+    fn one_worker_is_as_the_reference((model, steps) in any_frames()) {
         agree(&model, &steps, 1)?;
     }
 
     #[test]
-    fn two_workers_are_as_the_reference(model in universe::some_model(), steps in steps()) {
+    fn two_workers_are_as_the_reference((model, steps) in any_frames()) {
         agree(&model, &steps, 2)?;
     }
+
+    #[test]
+    fn connections_are_as_the_reference((model, steps) in datagrams(), workers in 1..3usize) {
+        agree(&model, &steps, workers)?;
+    }
+}
+
+/// What was met in some runs.
+#[derive(Default)]
+struct Met {
+    drops: BTreeMap<&'static str, u64>,
+    rx: u64,
+    tx: u64,
+    hits: u64,
+    opened: u64,
+}
+
+fn met(runs: impl Strategy<Value = (Model, Vec<Step>)>) -> Met {
+    let mut runner = TestRunner::deterministic();
+    let mut met = Met::default();
+    for _ in 0..64 {
+        let (model, steps) = runs.new_tree(&mut runner).expect("a case").current();
+        let pair = agree(&model, &steps, 1).expect("the same as the reference");
+        for ((_, reason), frames) in &pair.reference.drops {
+            *met.drops.entry(*reason).or_insert(0) += frames;
+        }
+        for port in 0..universe::PORTS {
+            let counts = pair.bed.counts(port);
+            met.rx += counts.rx_frames;
+            met.tx += counts.tx_frames;
+            met.hits += counts.cache_hits;
+        }
+        met.opened += pair.bed.shared.connections.opened();
+    }
+    met
 }
 
 /// What the random runs are worth: they meet every reason but those of time, budgets and
 /// drivers, frames pass too, and the cache is both hit and overfull.
 #[test]
 fn the_universe_is_no_desert() {
-    let mut runner = TestRunner::deterministic();
-    let mut seen = BTreeMap::new();
-    let (mut rx, mut tx, mut hits) = (0, 0, 0);
-    for _ in 0..64 {
-        let case = (universe::some_model(), steps()).new_tree(&mut runner);
-        let (model, steps) = case.expect("a case").current();
-        let pair = agree(&model, &steps, 1).expect("the same as the reference");
-        for ((_, reason), frames) in &pair.reference.drops {
-            *seen.entry(*reason).or_insert(0) += frames;
-        }
-        for port in 0..universe::PORTS {
-            let counts = pair.bed.counts(port);
-            rx += counts.rx_frames;
-            tx += counts.tx_frames;
-            hits += counts.cache_hits;
-        }
-    }
+    let Met {
+        drops: seen,
+        rx,
+        tx,
+        hits,
+        ..
+    } = met(any_frames());
     let out_of_reach = [
         DropReason::MissBudget,
         DropReason::TxFull,
         DropReason::TooBig,
         DropReason::PortDown,
         DropReason::ServiceLost,
-        // The reference knows no connections, so no rule allows anything statefully.
+        // No rule allows anything statefully here, and the reference knows only what cannot meet these.
         DropReason::ConnectionInvalid,
         DropReason::ConnectionLimit,
         DropReason::ConnectionTableFull,
@@ -206,9 +262,6 @@ fn the_universe_is_no_desert() {
         DropReason::BpduGuard,
         DropReason::PortDisabled,
         DropReason::MacFlapping,
-        // Nor do its rules have limits.
-        DropReason::LimitOut,
-        DropReason::LimitIn,
     ];
     for reason in DropReason::ALL {
         let met = seen.contains_key(reason.name());
@@ -219,4 +272,18 @@ fn the_universe_is_no_desert() {
     }
     assert!(tx * 4 > rx, "{tx} frames left, {rx} came");
     assert!(hits * 4 > rx, "{hits} hits, {rx} frames");
+}
+
+/// Connections are opened, most frames belong to one, and limits are met in either direction.
+#[test]
+fn conversations_are_no_silence() {
+    let met = met(datagrams());
+    for reason in [DropReason::LimitOut, DropReason::LimitIn] {
+        let dropped = met.drops.get(reason.name()).copied().unwrap_or(0);
+        assert!(dropped * 100 > met.rx, "{reason}: {:?}", met.drops);
+    }
+    let (opened, tx, rx) = (met.opened, met.tx, met.rx);
+    assert!(opened * 50 > rx, "{opened} connections, {rx} frames");
+    assert!(tx * 3 > rx, "{tx} frames left, {rx} came");
+    assert!(met.hits * 5 > rx, "{} hits, {rx} frames", met.hits);
 }

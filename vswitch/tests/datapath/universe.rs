@@ -4,7 +4,7 @@
 use ipnet::IpNet;
 use policy::{
     Mac, VlanId,
-    model::{Action, DirectionPolicy, Model, Port, SenderChecks, StormLimits, Vnic},
+    model::{Action, DirectionPolicy, Model, Port, RateLimit, SenderChecks, StormLimits, Vnic},
     rule::{FlagsMatch, FragmentMatch, IcmpMatch, MacMatch, Match, Rule},
 };
 use proptest::prelude::*;
@@ -22,18 +22,27 @@ pub(crate) struct Arrival {
     pub(crate) bytes: Vec<u8>,
     /// The tag that comes beside it.
     pub(crate) beside: Option<u16>,
-    /// Where and in which bit its sibling differs.
-    difference: (Index, u8),
+    /// Where and in which bit its sibling differs, if it does.
+    difference: Option<(Index, u8)>,
 }
 
 impl Arrival {
+    /// A frame whose sibling is no other.
+    pub(crate) fn sound(port: u16, bytes: Vec<u8>) -> Self {
+        Self {
+            port,
+            bytes,
+            beside: None,
+            difference: None,
+        }
+    }
+
     /// A frame that differs in one bit behind the Ethernet addresses, of the headers most likely:
     /// what a mask overlooks that is too narrow.
     pub(crate) fn sibling(&self) -> Self {
         let mut sibling = self.clone();
         let headers = sibling.bytes.len().min(64);
-        if headers > 14 {
-            let (place, bit) = self.difference;
+        if let Some((place, bit)) = self.difference.filter(|_| headers > 14) {
             sibling.bytes[14 + place.index(headers - 14)] ^= 1 << bit;
         }
         sibling
@@ -70,15 +79,18 @@ pub(crate) fn some_model() -> impl Strategy<Value = Model> {
     })
 }
 
-/// Gives a port its number, its vNIC the addresses that go with it, and its rules numbers.
-fn numbered(id: u16, mut port: Port) -> Port {
+/// Gives a port its number, its vNIC the addresses that go with it, and its rules numbers: rules with
+/// a limit are one rule wherever they do the same, as if it were a group's.
+pub(crate) fn numbered(id: u16, mut port: Port) -> Port {
     port.id = policy::PortId(id);
     if let Some(vnic) = &mut port.vnic {
         vnic.mac = mac(id as u8 + 1);
+        vnic.name = format!("vnic-{id}").into();
         for (direction, policy) in [(0, &mut vnic.inbound), (1, &mut vnic.outbound)] {
             let rules = policy.rules.iter().enumerate();
+            let own = |index| u32::from(id) * 100 + direction * 50 + index as u32;
             let rules = rules.map(|(index, rule)| Rule {
-                id: policy::RuleId(u32::from(id) * 100 + direction * 50 + index as u32),
+                id: policy::RuleId(shared_number(rule).unwrap_or(own(index))),
                 ..rule.clone()
             });
             policy.rules = rules.collect();
@@ -96,6 +108,37 @@ fn numbered(id: u16, mut port: Port) -> Port {
         }
     }
     port
+}
+
+fn shared_number(rule: &Rule) -> Option<u32> {
+    let limit = rule.limit?;
+    let number = LIMITS.iter().position(|other| *other == limit)?;
+    Some(1000 + rule.action as u32 * 100 + number as u32)
+}
+
+/// Limits whose tokens come back at whole nanoseconds.
+const LIMITS: [RateLimit; 5] = [
+    limit(1, 1),
+    limit(1, 3),
+    limit(10, 2),
+    limit(100, 4),
+    limit(1000, 20),
+];
+
+const fn limit(per_second: u32, burst: u32) -> RateLimit {
+    RateLimit { per_second, burst }
+}
+
+/// A rule that may have a limit.
+pub(crate) fn a_rule(
+    action: impl Strategy<Value = Action>,
+    matches: impl Strategy<Value = Match>,
+) -> impl Strategy<Value = Rule> {
+    let limit = prop::option::weighted(0.3, select(&LIMITS[..]));
+    (action, matches, limit).prop_map(|(action, matches, limit)| Rule {
+        limit: limit.filter(|_| action != Action::Deny),
+        ..rule(0, action, matches)
+    })
 }
 
 fn port() -> impl Strategy<Value = Port> {
@@ -170,8 +213,7 @@ fn action() -> impl Strategy<Value = Action> {
 }
 
 fn direction_policy() -> impl Strategy<Value = DirectionPolicy> {
-    let rule = (action(), a_match()).prop_map(|(action, matches)| rule(0, action, matches));
-    let rules = prop::collection::vec(rule, 0..5);
+    let rules = prop::collection::vec(a_rule(action(), a_match()), 0..5);
     (action(), rules).prop_map(|(default, rules)| direction(default, rules))
 }
 
@@ -307,7 +349,7 @@ pub(crate) fn arrival() -> impl Strategy<Value = Arrival> {
             port,
             bytes: damage.apply(bytes),
             beside,
-            difference,
+            difference: Some(difference),
         }
     })
 }

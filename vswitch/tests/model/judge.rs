@@ -6,33 +6,27 @@ use ipnet::IpNet;
 use policy::{
     DropReason, Mac,
     model::{Action, DirectionPolicy, Vnic},
-    rule::{FragmentMatch, MacMatch, Match},
+    rule::{FragmentMatch, MacMatch, Match, Rule},
 };
 
 use super::view::{Body, Fragment, Ip, Transport, View};
 
-/// What a vNIC's policy for one direction says of a frame.
-pub(crate) fn direction(
-    policy: &DirectionPolicy,
+/// What a vNIC's policy for one direction says of a frame, and by which rule.
+pub(crate) fn ruling<'p>(
+    policy: &'p DirectionPolicy,
     view: &View<'_>,
-    [denied, rejected]: [DropReason; 2],
-) -> Result<(), DropReason> {
+) -> (Action, Option<&'p Rule>) {
     if matches!(view.body, Body::Malformed) || view.nested {
-        return Err(denied);
+        return (Action::Deny, None);
     }
     let first = policy
         .rules
         .iter()
         .find(|rule| matches(&rule.matches, view));
-    let action = match first {
-        Some(rule) => rule.action,
-        None if is_arp(view) || is_whole_nd(view) => Action::Allow,
-        None => policy.default,
-    };
-    match action {
-        Action::Allow | Action::AllowStateful => Ok(()),
-        Action::Deny => Err(denied),
-        Action::Reject => Err(rejected),
+    match first {
+        Some(rule) => (rule.action, Some(rule)),
+        None if is_arp(view) || is_whole_nd(view) => (Action::Allow, None),
+        None => (policy.default, None),
     }
 }
 

@@ -6,26 +6,28 @@
 //! masks, no cache, and looks at everything anew for every frame. The one thing it takes over is the
 //! text of a rejection, which others judge (`policy/tests/reject.rs`).
 
+mod connections;
 mod judge;
+mod limits;
 mod view;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use policy::DropReason;
-use policy::model::{Attachment, Model, Network, Port};
+use policy::model::{Action, Attachment, DirectionPolicy, Model, Network, Port, RateLimit};
 
+use connections::{Connections, Part, Way};
+use limits::{Bucket, Buckets, Place};
 use view::View;
-
-/// What a vNIC's outbound policy calls its refusals: denied, rejected.
-const OUTBOUND: [DropReason; 2] = [DropReason::AclOut, DropReason::RejectOut];
-/// What its inbound policy does.
-const INBOUND: [DropReason; 2] = [DropReason::AclIn, DropReason::RejectIn];
 
 const GROUP_BIT: u8 = 1;
 
-/// Rejected frames that a sender is told of before time passes: a tenth of a second's worth at 200
-/// a second, and one.
-const MOST_TOLD: u32 = 21;
+/// Rejected frames that the senders behind one port are told of: so many a second, and a tenth of
+/// that and one at once.
+const TOLD: RateLimit = RateLimit {
+    per_second: 200,
+    burst: 21,
+};
 
 #[derive(Clone, Copy)]
 struct Location {
@@ -42,11 +44,27 @@ pub(crate) struct Reference {
     pub(crate) drops: BTreeMap<(u16, &'static str), u64>,
     /// Addresses that frames were flooded to, since nobody knew where they are.
     asked: BTreeSet<(u16, [u8; 6])>,
-    /// How often an address moved, or was learned after it had been asked for: whatever was
-    /// decided for frames to it is void.
-    pub(crate) voided: u64,
-    /// Rejected frames by port, since time passed last.
-    rejected: BTreeMap<u16, u32>,
+    /// How often something happened before which frames that came together must not be judged
+    /// together, because it decides over those that come later: an address moved, or was learned
+    /// after it had been asked for; a connection began or ended; a token was missing.
+    pub(crate) turns: u64,
+    /// By port, what its senders may be told.
+    told: BTreeMap<u16, Bucket>,
+    buckets: Buckets,
+    connections: Connections,
+    now_ns: u64,
+}
+
+/// The tokens that a frame takes when it leaves or is answered.
+type Tokens = Option<(Place, RateLimit)>;
+
+/// Why a frame is dropped, and the tokens of its answer.
+struct Refusal(DropReason, Tokens);
+
+impl From<DropReason> for Refusal {
+    fn from(reason: DropReason) -> Self {
+        Self(reason, None)
+    }
 }
 
 /// Where a frame goes, and the tag it leaves with.
@@ -59,8 +77,11 @@ impl Reference {
             macs: BTreeMap::new(),
             drops: BTreeMap::new(),
             asked: BTreeSet::new(),
-            voided: 0,
-            rejected: BTreeMap::new(),
+            turns: 0,
+            told: BTreeMap::new(),
+            buckets: Buckets::default(),
+            connections: Connections::default(),
+            now_ns: 0,
         };
         switch.adopt(model);
         switch
@@ -69,6 +90,7 @@ impl Reference {
     /// Another desired state takes effect.
     pub(crate) fn adopt(&mut self, model: &Model) {
         self.model = model.clone();
+        self.buckets.adopt(model);
         let mut owners = BTreeMap::new();
         let mut members = BTreeSet::new();
         for port in &model.ports {
@@ -88,10 +110,15 @@ impl Reference {
         }
     }
 
-    /// Every learned address has aged out.
+    /// Time has passed, but not so much that anything was forgotten.
+    pub(crate) fn at(&mut self, now_ns: u64) {
+        self.now_ns = now_ns;
+    }
+
+    /// Every learned address has aged out, and every connection has expired.
     pub(crate) fn age_all(&mut self) {
         self.macs.retain(|_, at| at.fixed);
-        self.rejected.clear();
+        self.connections = Connections::default();
     }
 
     /// A frame arrives; `beside` is the tag that came beside it. Returns what leaves where.
@@ -103,10 +130,10 @@ impl Reference {
     ) -> Vec<(u16, Vec<u8>)> {
         match self.forward(port, frame, beside) {
             Ok(sent) => sent,
-            Err(reason) => {
+            Err(Refusal(reason, answer)) => {
                 self.count(port, reason);
                 if reason == DropReason::RejectOut {
-                    self.tell(port, frame, beside)
+                    self.tell(port, frame, beside, answer)
                 } else {
                     Vec::new()
                 }
@@ -115,10 +142,19 @@ impl Reference {
     }
 
     /// What leaves to tell the sender of a frame that it was rejected.
-    fn tell(&mut self, port: u16, frame: &[u8], beside: Option<u16>) -> Vec<(u16, Vec<u8>)> {
-        let rejected = self.rejected.entry(port).or_insert(0);
-        *rejected += 1;
-        if *rejected > MOST_TOLD {
+    fn tell(
+        &mut self,
+        port: u16,
+        frame: &[u8],
+        beside: Option<u16>,
+        tokens: Tokens,
+    ) -> Vec<(u16, Vec<u8>)> {
+        if !self.take(tokens) {
+            return Vec::new();
+        }
+        let told = self.told.entry(port);
+        let told = told.or_insert_with(|| Bucket::full(TOLD, self.now_ns));
+        if !told.take(self.now_ns) {
             return Vec::new();
         }
         let parsed = policy::parse(frame, frame.len(), beside, policy::PortId(port));
@@ -130,6 +166,13 @@ impl Reference {
             .collect()
     }
 
+    /// Whether there is a token, where one is needed; it is taken.
+    fn take(&mut self, tokens: Tokens) -> bool {
+        let has = tokens.is_none_or(|tokens| self.buckets.take(tokens, self.now_ns));
+        self.turns += u64::from(!has);
+        has
+    }
+
     fn count(&mut self, port: u16, reason: DropReason) {
         *self.drops.entry((port, reason.name())).or_insert(0) += 1;
     }
@@ -139,42 +182,129 @@ impl Reference {
         from: u16,
         frame: &[u8],
         beside: Option<u16>,
-    ) -> Result<Vec<(u16, Vec<u8>)>, DropReason> {
-        let ports = self.model.ports.clone();
-        let port = ports.iter().find(|port| port.id.0 == from);
+    ) -> Result<Vec<(u16, Vec<u8>)>, Refusal> {
+        let model = self.model.clone();
+        let port = model.ports.iter().find(|port| port.id.0 == from);
         let port = port.ok_or(DropReason::NoPolicy)?;
         let view = View::read(frame, beside).ok_or(DropReason::Runt)?;
         let network = self.admit(port, &view)?;
         if let Some(vnic) = &port.vnic {
             judge::sender(vnic, &view)?;
-            judge::direction(&vnic.outbound, &view, OUTBOUND)?;
         }
-        self.learn(network, port, view.src)?;
-        if !self.macs.contains_key(&(network, view.dst)) {
-            self.asked.insert((network, view.dst));
+        let mut part = self.connections.part(network, &view, self.is_tracked(port));
+        let judged = self.judge(port, Way::Out, &view, &mut part);
+        let tokens = judged.inspect_err(|_| {
+            self.turns += u64::from(self.connections.refused(&part, &model));
+        })?;
+        // A frame that its sender's limit stops was there all the same.
+        let ways = self.ways(network, port, &view, &part);
+        let judged = ways.as_ref().ok().map(|ways| {
+            let judged = ways.iter().map(|(to, tag)| match tag {
+                None if view.nested => Err(DropReason::NestedUntagged.into()),
+                _ => {
+                    let to = model.ports.iter().find(|port| port.id.0 == *to);
+                    let to = to.expect("frames go to ports");
+                    self.judge(to, Way::In, &view, &mut part)
+                }
+            });
+            let judged: Vec<_> = judged.collect();
+            let is_taken = judged.iter().any(Result::is_ok);
+            let connections = &mut self.connections;
+            let turn = connections.met(&part, from, (frame, beside), is_taken);
+            self.turns += u64::from(turn);
+            judged
+        });
+        if !self.take(tokens) {
+            return Err(DropReason::LimitOut.into());
         }
         let is_known = view.dst[0] & GROUP_BIT == 0 && self.macs.contains_key(&(network, view.dst));
-        let exits = self.exits(network, port, &view)?;
         let mut sent = Vec::new();
-        for (to, tag) in exits {
-            let vnic = ports.iter().find(|port| port.id.0 == to);
-            let vnic = vnic.and_then(|port| port.vnic.as_ref());
-            let judged = match vnic {
-                _ if view.nested && tag.is_none() => Err(DropReason::NestedUntagged),
-                Some(vnic) => judge::direction(&vnic.inbound, &view, INBOUND),
-                None => Ok(()),
-            };
+        for ((to, tag), judged) in ways?.into_iter().zip(judged.into_iter().flatten()) {
             match judged {
-                Ok(()) => sent.push((to, view.with_tag(tag))),
-                Err(reason) => {
+                Ok(tokens) if self.take(tokens.clone()) => sent.push((to, view.with_tag(tag))),
+                Ok(_) => self.count(to, DropReason::LimitIn),
+                Err(Refusal(reason, answer)) => {
                     self.count(to, reason);
                     if is_known && reason == DropReason::RejectIn {
-                        sent.extend(self.tell(from, frame, beside));
+                        sent.extend(self.tell(from, frame, beside, answer));
                     }
                 }
             }
         }
         Ok(sent)
+    }
+
+    /// Whether the vNIC of a port lets a frame out or in, and the tokens that this takes.
+    fn judge(
+        &mut self,
+        port: &Port,
+        way: Way,
+        view: &View<'_>,
+        part: &mut Part,
+    ) -> Result<Tokens, Refusal> {
+        let Some(vnic) = &port.vnic else {
+            return Ok(None);
+        };
+        let [denied, rejected, limited] = match way {
+            Way::Out => [
+                DropReason::AclOut,
+                DropReason::RejectOut,
+                DropReason::LimitOut,
+            ],
+            Way::In => [DropReason::AclIn, DropReason::RejectIn, DropReason::LimitIn],
+        };
+        if part.passes(vnic, port.id.0, way) {
+            return Ok(None);
+        }
+        let (action, rule) = judge::ruling(way.of(vnic), view);
+        let tokens = rule.and_then(|rule| Some(((vnic.name.clone(), rule.id), rule.limit?)));
+        match action {
+            Action::Deny => Err(denied.into()),
+            Action::Reject => Err(Refusal(rejected, tokens)),
+            Action::Allow => Ok(tokens),
+            // What can have no connection takes a token for each frame.
+            Action::AllowStateful if part.ends.is_none() => Ok(tokens),
+            Action::AllowStateful => {
+                if !part.is_known() && !self.take(tokens) {
+                    return Err(limited.into());
+                }
+                part.is_wanted = true;
+                Ok(None)
+            }
+        }
+    }
+
+    /// Whether anybody in the port's networks allows anything statefully: elsewhere nobody looks
+    /// for connections.
+    fn is_tracked(&self, port: &Port) -> bool {
+        let networks = |port: &Port| self.memberships(port).into_iter().map(|(id, _)| id);
+        let is_near = |other: &&Port| networks(port).any(|id| networks(other).any(|own| own == id));
+        let is_stateful = |policy: &DirectionPolicy| {
+            let actions = policy.rules.iter().map(|rule| rule.action);
+            let mut actions = actions.chain([policy.default]);
+            actions.any(|action| action == Action::AllowStateful)
+        };
+        let vnics = self.model.ports.iter().filter(is_near);
+        let mut vnics = vnics.filter_map(|port| port.vnic.as_ref());
+        vnics.any(|vnic| is_stateful(&vnic.inbound) || is_stateful(&vnic.outbound))
+    }
+
+    /// Learns of the sender, and finds the ways that lead on.
+    fn ways(
+        &mut self,
+        network: u16,
+        port: &Port,
+        view: &View<'_>,
+        part: &Part,
+    ) -> Result<Vec<Exit>, DropReason> {
+        self.learn(network, port, view.src)?;
+        if !self.macs.contains_key(&(network, view.dst)) {
+            self.asked.insert((network, view.dst));
+        }
+        let ways = self.exits(network, port, view);
+        ways.inspect_err(|_| {
+            self.turns += u64::from(self.connections.refused(part, &self.model));
+        })
     }
 
     /// The network that a frame of the port belongs to.
@@ -261,7 +391,7 @@ impl Reference {
             return Err(DropReason::MacLimitNetwork);
         }
         let voided = known.is_some() || self.asked.contains(&(network, mac));
-        self.voided += u64::from(voided);
+        self.turns += u64::from(voided);
         let port = port.id.0;
         self.macs
             .insert((network, mac), Location { port, fixed: false });
@@ -309,7 +439,7 @@ impl Reference {
         match limit {
             None => Ok(exits),
             Some(0) => Err(reason),
-            Some(_) => panic!("the reference has no time: a limit is zero or none"),
+            Some(_) => panic!("a limit on floods is zero or none"),
         }
     }
 }

@@ -239,9 +239,34 @@ fn two_captures_of_one_port_both_have_everything() {
         let all = rows.iter().all(|row| row.ports[0].copied >= 50);
         all.then_some(())
     });
-    for row in captures(&lab) {
-        lab.cli(&format!("capture --end {}", row.id));
+    let frame = numbered_udp(1, 2, PORTS, 0);
+    let hex = vswitch::decode::hex(&frame);
+    let explained = lab.cli(&format!("explain --port one --frame {hex}"));
+    let ids: Vec<u32> = captures(&lab).iter().map(|row| row.id).collect();
+    for id in &ids {
+        let line = format!(
+            " capture-{id} of lab at one out: copies all {} bytes, to its client",
+            frame.len()
+        );
+        assert!(explained.contains(&line), "{line:?} is not in {explained}");
     }
+    let told = |name: &str| -> u64 {
+        let (_, metrics) = lab.request("GET", "/metrics", "");
+        let text = metrics.as_str().expect("text");
+        let mut lines = text.lines().filter_map(|line| line.split_once(' '));
+        let found = lines.find(|line| line.0 == name);
+        found.and_then(|line| line.1.parse().ok()).expect(name)
+    };
+    let copied = || told("vswitch_capture_copied_total");
+    assert_eq!(told("vswitch_captures"), 2);
+    assert!(copied() >= 100);
+    for id in ids {
+        lab.cli(&format!("capture --end {id}"));
+    }
+    // What they counted stays counted.
+    assert_eq!(told("vswitch_captures"), 0);
+    assert!(copied() >= 100);
+    assert_eq!(told("vswitch_capture_lost_total"), 0);
     for (client, path) in clients.iter_mut().zip(&paths) {
         let said = client.ended();
         assert!(said.contains("0 dropped; ended by uid 0"), "{said}");

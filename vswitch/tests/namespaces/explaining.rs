@@ -6,7 +6,9 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
-use vswitch::api::types::{Compared, DropLine, DropSample, Explanation, Flow, Mac, Stats};
+use vswitch::api::types::{
+    Compared, DropLine, DropSample, Explanation, Flow, FlowLimit, Mac, Stats,
+};
 use vswitch::drop_watch::MOST_WATCHES;
 
 use super::{
@@ -312,4 +314,79 @@ fn a_dry_run_names_the_flows_that_would_change() {
     // Nothing was changed by all this.
     let after: vswitch::api::types::Config = lab.get("/v1/config");
     assert_eq!(after, running);
+}
+
+#[test]
+fn a_dry_run_names_the_flows_that_come_under_another_limit() {
+    let rules = "[[acl]]\nname = \"in\"\nrules = [\n\
+                 \"allow in udp to any port 1000\",\n\
+                 \"allow in udp to any port 2000 stateful limit 100/s burst 20\",\n\
+                 \"allow in udp to any port 3000 limit 5/s\",\n\
+                 \"allow in udp to any port 4000 limit 7/s\",\n]\n";
+    let config = vnic("a", 1, "") + &vnic("b", 2, "inbound = { acl = \"in\" }") + rules;
+    let Some(lab) = Lab::quiet(&["a", "b"], &config) else {
+        return;
+    };
+    let path = lab.path("frames.pcap");
+    let mut writer = pmd::pcap::Writer::create(&path).expect("create a capture");
+    for port in [1000, 1000, 2000, 3000, 4000] {
+        let frame = numbered_udp(1, 2, (9, port), 0);
+        writer.write(0, frame.len() as u32, &frame).expect("write");
+    }
+    writer.flush().expect("write");
+    let running: vswitch::api::types::Config = lab.get("/v1/config");
+    let new = lab.path("new.toml");
+    // One comes under a limit, one under another, one is freed of its own; one keeps it, by a rule
+    // that changed.
+    let text = running
+        .text
+        .replace("port 1000", "port 1000 limit 3/s")
+        .replace("100/s burst 20", "200/s burst 20")
+        .replace(" limit 5/s", "")
+        .replace("port 4000 limit", "port 4000-4001 limit");
+    std::fs::write(&new, text).expect("write");
+    let command = format!(
+        "apply --dry-run {} --against {} --port a",
+        new.display(),
+        path.display()
+    );
+    let json = lab.cli(&format!("--json {command}"));
+    let compared: Compared = serde_json::from_str(&json).expect("the shape");
+    assert_eq!(
+        (compared.changed_flows, compared.changed_limits_only),
+        (3, 3),
+        "{compared:?}"
+    );
+    let words = |limits: &[FlowLimit]| -> Vec<String> {
+        let words = |l: &FlowLimit| format!("{} {} {} {}", l.limit, l.of, l.direction, l.port);
+        limits.iter().map(words).collect()
+    };
+    let mut changed: Vec<_> = compared
+        .changed
+        .iter()
+        .map(|flow| (flow.seen, words(&flow.now_limits), words(&flow.then_limits)))
+        .collect();
+    changed.sort();
+    let some = |text: &str| vec![text.to_owned()];
+    let expected = [
+        (
+            1,
+            some("100/s burst 20 connections in b"),
+            some("200/s burst 20 connections in b"),
+        ),
+        (1, some("5/s frames in b"), Vec::new()),
+        (2, Vec::new(), some("3/s frames in b")),
+    ];
+    assert_eq!(changed, expected);
+    let limit = &compared.changed[0].then_limits[0];
+    assert!(limit.rule.place.contains("new.toml:"), "{limit:?}");
+
+    let text = lab.cli(&command);
+    for line in [
+        "    now   no limit\n    then  at most 3/s frames in at b, by in #1: ",
+        "    now   at most 100/s burst 20 connections in at b, by in #2: ",
+        "3 of 4 flows would be judged otherwise (4 of 5 frames).\n3 of them go where they went, ",
+    ] {
+        assert!(text.contains(line), "{line:?} is not in {text}");
+    }
 }

@@ -30,7 +30,7 @@ use super::{
 };
 use crate::{
     api::{
-        capture_types::{Capture as Row, CapturePort, CaptureRequest},
+        capture_types::{Capture as Row, CapturePort, CaptureRequest, CaptureTotals},
         mirror_types::MirrorSource,
     },
     control::{Control, ControlError, Hands, ids::Ids},
@@ -103,11 +103,35 @@ pub(super) fn free_slot(taken: &[usize]) -> usize {
 }
 
 impl Capture {
-    fn name(&self) -> String {
+    pub(super) fn name(&self) -> String {
         name(self.id)
     }
 
-    fn owner(&self) -> &str {
+    pub(super) fn filter(&self) -> &[String] {
+        &self.request.filter
+    }
+
+    /// Whether one of its sessions has a slot.
+    pub(super) fn has(&self, slot: usize) -> bool {
+        self.life.taps.lock().iter().any(|tap| tap.slot == slot)
+    }
+
+    pub(super) fn is_among(&self, captures: &[Self]) -> bool {
+        captures.iter().any(|capture| capture.id == self.id)
+    }
+
+    /// Adds what was counted of its ports.
+    pub(super) fn add_to(&self, totals: &mut CaptureTotals) {
+        for port in self.life.taps.lock().iter().map(port_row) {
+            let sampled_out = port.skipped.get(Skip::NotSampled.name()).unwrap_or(&0);
+            totals.wanted += port.wanted;
+            totals.copied += port.copied;
+            totals.bytes += port.bytes;
+            totals.lost += port.skipped.values().sum::<u64>() - sampled_out;
+        }
+    }
+
+    pub(super) fn owner(&self) -> &str {
         let first = self.sources.first().map(|taken| &*taken.tenant);
         first.unwrap_or_default()
     }
@@ -231,6 +255,18 @@ impl Control {
     pub fn captures(&self) -> Vec<Row> {
         let captures = Arc::clone(&self.state.read().captures);
         captures.iter().map(Capture::row).collect()
+    }
+
+    /// What all captures counted together, since start.
+    pub fn capture_totals(&self) -> CaptureTotals {
+        let state = self.state.read();
+        let mut totals = state.captured;
+        totals.running = state.captures.len() as u64;
+        state
+            .captures
+            .iter()
+            .for_each(|capture| capture.add_to(&mut totals));
+        totals
     }
 
     /// Begins a capture, which ends with what is returned.

@@ -1,6 +1,7 @@
-//! Which mirror sessions would copy a frame, and why the others would not, in words.
+//! Which mirror sessions and captures would copy a frame, and why the others would not, in words.
 //!
-//! In: a frame with what would become of it. Out: a row for each session that taps a port which it passes.
+//! In: a frame with what would become of it. Out: a row for each session, and for each capture, that taps a port
+//! which it passes.
 //! What must hold: the answer is that of [`Mirrors::foresee`](crate::mirroring::Mirrors::foresee); nothing
 //! changes.
 
@@ -9,7 +10,7 @@ use std::collections::HashMap;
 use mirror::session::{Cut, Skip, Unwanted};
 use policy::{FlowKey, PortId, RuleId, VlanId, key::ethertype, rule::Direction};
 
-use super::{Entry, Standing, source::Sources, transports};
+use super::{Entry, Standing, captures::Capture, source::Sources, transports};
 use crate::{
     api::types::ExplainedMirror,
     config::Config,
@@ -27,10 +28,47 @@ const TAG_BYTES: usize = 4;
 /// What explaining needs beside the frame.
 pub(in crate::control) struct Explaining<'a> {
     entries: &'a [Entry],
+    captures: &'a [Capture],
     outlook: &'a Outlook,
     names: &'a HashMap<PortId, String>,
     sources: Sources<'a>,
     now_s: u32,
+}
+
+/// Whose copies they are: a mirror session's or a capture's.
+struct Whose<'a> {
+    owner: &'a str,
+    name: String,
+    filter: &'a [String],
+    /// Where copies go.
+    to: &'a str,
+    /// What the session's state says of copies that do not get there.
+    unreachable: Option<&'a str>,
+}
+
+impl<'a> Whose<'a> {
+    fn session(entry: &'a Entry) -> Self {
+        Self {
+            owner: &entry.request.owner,
+            name: entry.request.name.clone(),
+            filter: &entry.request.filter,
+            to: &entry.request.target,
+            unreachable: match &entry.standing {
+                Standing::Unreachable(why) => Some(why),
+                Standing::Active | Standing::Suspended(_) => None,
+            },
+        }
+    }
+
+    fn capture(capture: &'a Capture) -> Self {
+        Self {
+            owner: capture.owner(),
+            name: capture.name(),
+            filter: capture.filter(),
+            to: "its client",
+            unreachable: None,
+        }
+    }
 }
 
 /// A port that a frame passes, and what of it is seen there.
@@ -46,7 +84,7 @@ struct Sight<'a> {
 impl<'a> Explaining<'a> {
     /// `now_s` is the clock of neighbours, in seconds.
     pub(in crate::control) fn new(
-        (config, entries): (&'a Config, &'a [Entry]),
+        (config, entries, captures): (&'a Config, &'a [Entry], &'a [Capture]),
         outlook: &'a Outlook,
         names: &'a HashMap<PortId, String>,
         now_s: u32,
@@ -54,6 +92,7 @@ impl<'a> Explaining<'a> {
         let sources = Sources::new(config, transports(config, &outlook.bundle.snapshot));
         Self {
             entries,
+            captures,
             outlook,
             names,
             sources,
@@ -67,7 +106,7 @@ impl<'a> Explaining<'a> {
         frame: Given<'_>,
         explained: &Explained,
     ) -> Vec<ExplainedMirror> {
-        if self.entries.is_empty() {
+        if self.entries.is_empty() && self.captures.is_empty() {
             return Vec::new();
         }
         let outcome = explained.outcome();
@@ -155,8 +194,7 @@ impl<'a> Explaining<'a> {
             if !session.ports.contains(&sight.port) || session.exit() == Some(sight.port) {
                 continue;
             }
-            let mut entries = self.entries.iter();
-            let Some(entry) = entries.find(|entry| entry.slot == session.slot) else {
+            let Some(whose) = self.whose(session.slot) else {
                 continue;
             };
             let foreseen = mirrors.foresee(
@@ -169,8 +207,8 @@ impl<'a> Explaining<'a> {
                     accepted: sight.accepted,
                 },
             );
-            let (copied, reason, text) = words(entry, foreseen, sight.len);
-            rows.push(self.row(entry, sight, (copied, reason, text)));
+            let said = words(&whose, foreseen, sight.len);
+            rows.push(self.row(whose, sight, said));
         }
         let suspended = self
             .entries
@@ -180,9 +218,20 @@ impl<'a> Explaining<'a> {
                 _ => None,
             });
         rows.extend(suspended.map(|(entry, why)| {
-            self.row(entry, sight, (false, Some("suspended".into()), why.clone()))
+            let said = (false, Some("suspended".into()), why.clone());
+            self.row(Whose::session(entry), sight, said)
         }));
         rows
+    }
+
+    /// Whose session has a slot.
+    fn whose(&self, slot: usize) -> Option<Whose<'_>> {
+        let mut entries = self.entries.iter();
+        let entry = entries.find(|entry| entry.slot == slot);
+        let mut captures = self.captures.iter();
+        entry
+            .map(Whose::session)
+            .or_else(|| captures.find(|c| c.has(slot)).map(Whose::capture))
     }
 
     /// Whether a port is a session's source, whosever it is now.
@@ -201,13 +250,13 @@ impl<'a> Explaining<'a> {
 
     fn row(
         &self,
-        entry: &Entry,
+        whose: Whose<'_>,
         sight: &Sight<'_>,
         (copied, reason, text): (bool, Option<String>, String),
     ) -> ExplainedMirror {
         ExplainedMirror {
-            owner: entry.request.owner.clone(),
-            session: entry.request.name.clone(),
+            owner: whose.owner.to_owned(),
+            session: whose.name,
             port: self.names.get(&sight.port).cloned().unwrap_or_default(),
             direction: direction_name(sight.direction).into(),
             copied,
@@ -225,7 +274,7 @@ fn direction_name(direction: Direction) -> &'static str {
 }
 
 /// Whether a session would copy a frame of `len` bytes, the reason if not, and that in words.
-fn words(entry: &Entry, foreseen: Foreseen, len: usize) -> (bool, Option<String>, String) {
+fn words(whose: &Whose<'_>, foreseen: Foreseen, len: usize) -> (bool, Option<String>, String) {
     let extent = |cut: Cut| {
         let how_much = if cut.truncated {
             format!("its first {} bytes", cut.len)
@@ -237,7 +286,7 @@ fn words(entry: &Entry, foreseen: Foreseen, len: usize) -> (bool, Option<String>
         } else {
             ""
         };
-        format!("{how_much}{pieces}, to {}", entry.request.target)
+        format!("{how_much}{pieces}, to {}", whose.to)
     };
     let refused = |reason: &str, text: String| (false, Some(reason.to_owned()), text);
     match foreseen {
@@ -250,25 +299,23 @@ fn words(entry: &Entry, foreseen: Foreseen, len: usize) -> (bool, Option<String>
         }
         Foreseen::Unwanted(Unwanted::Rejected) => refused(
             "rejected",
-            "policy rejects it; see --rejected of `vswitch mirror`".into(),
+            "policy rejects it; see --rejected of `vswitch mirror` and `vswitch capture`".into(),
         ),
-        Foreseen::Unwanted(Unwanted::Filter(rule)) => refused("filter", filter_words(entry, rule)),
+        Foreseen::Unwanted(Unwanted::Filter(rule)) => {
+            refused("filter", filter_words(whose.filter, rule))
+        }
         Foreseen::Skipped(Skip::NotSampled) => {
             let text = "its flow is not one of those that the session's sampling takes";
             refused(Skip::NotSampled.name(), text.into())
         }
         Foreseen::Skipped(skip) => {
-            let why = match &entry.standing {
-                Standing::Unreachable(why) if skip == Skip::Unreachable => why.clone(),
-                _ => skip.text().to_owned(),
-            };
-            refused(skip.name(), why)
+            let known = whose.unreachable.filter(|_| skip == Skip::Unreachable);
+            refused(skip.name(), known.unwrap_or(skip.text()).to_owned())
         }
     }
 }
 
-fn filter_words(entry: &Entry, rule: Option<RuleId>) -> String {
-    let lines = &entry.request.filter;
+fn filter_words(lines: &[String], rule: Option<RuleId>) -> String {
     match rule.and_then(|rule| Some((rule.0 + 1, lines.get(rule.0 as usize)?))) {
         Some((number, text)) => format!("its rule {number} leaves it out: {text}"),
         None => "no rule of its filter matches".into(),

@@ -497,8 +497,11 @@ impl Control {
         let differs = now != kept(&sessions.entries);
         sessions.entries = resolution.entries;
         sessions.ways = resolution.ways;
-        sessions.captures = captures;
+        let former = std::mem::replace(&mut sessions.captures, captures);
         let mut state = self.state.write();
+        for gone in former.iter().filter(|c| !c.is_among(&sessions.captures)) {
+            gone.add_to(&mut state.captured);
+        }
         state.mirrors = Arc::new(sessions.entries.clone());
         state.captures = Arc::new(sessions.captures.clone());
         drop(state);
