@@ -6,6 +6,7 @@
 //!
 //! ```text
 //!   address   6 bits ─► block   6 bits ─► room, its page   12 bits ─► number ─► palette ─► Target
+//!                                                            8 bits ─► of a leaf ──▲
 //! ```
 //!
 //! A long table lies in memory, not in the caches, and a lookup in the tree is two or three loads
@@ -14,8 +15,9 @@
 //!
 //! What must hold: a number stands for a prefix of more than [`ROOM_BITS`] bits and at most
 //! [`PAGE_BITS`]. Shorter ones are left to the first nodes of the tree, which caches hold, so a
-//! change writes into one page at most, whatever it is; a /24 with longer ones in it is left to the
-//! whole tree. Versions share blocks and pages. Only a room with many prefixes has a page. Pages
+//! change writes into one page at most, whatever it is. A /24 with longer ones in it has a leaf, if
+//! there is one for it; else it is left to the whole tree, as what is more than [`LEAVES_A_CHANGE`]
+//! of a change is. Versions share blocks and pages. Only a room with many prefixes has a page. Pages
 //! come from a [`Pool`], which says what they take.
 
 use std::{ops::Range, sync::Arc};
@@ -24,6 +26,7 @@ use hashbrown::HashMap;
 
 use super::{
     build::Sorted,
+    leaves::{FIRST_LEAF, LEAF_NUMBERS, Leaves},
     pages::{NUMBERS, Page, Pool},
     target::Target,
     tree::{ARC_BYTES, Alike, Node},
@@ -42,17 +45,24 @@ const _: () = assert!(NUMBERS == 1 << (PAGE_BITS - ROOM_BITS));
 /// elsewhere is left to the tree.
 const MAX_TARGETS: usize = 4096;
 
+/// Most leaves that a change writes.
+const LEAVES_A_CHANGE: usize = 16;
+/// More bits than an address has, and a multiple of those that a node decides.
+const ALL_BITS: u8 = 36;
+
 /// The number where no prefix of a page is.
 const SHORTER: u16 = 0;
 /// The number of what is left to the tree.
 const TREE: u16 = 1;
 /// The number of the first target.
 const FIRST: u16 = 2;
+const _: () = assert!(FIRST as usize + MAX_TARGETS <= FIRST_LEAF as usize);
 
 #[derive(Clone, Debug)]
 pub(super) struct Front {
     blocks: Blocks,
     pool: Pool,
+    leaves: Arc<Leaves>,
     palette: Arc<Palette>,
     /// Prefixes of all rooms.
     prefixes: u32,
@@ -99,6 +109,7 @@ impl Default for Front {
         Self {
             blocks: Arc::new([const { None }; FAN_OUT]),
             pool: Pool::default(),
+            leaves: Arc::default(),
             palette: Arc::default(),
             prefixes: 0,
         }
@@ -123,19 +134,33 @@ impl Front {
             front.pool.reserve(pages + 1);
         }
         for (bits, len, entry) in long() {
-            let number = if *len > PAGE_BITS {
-                TREE
-            } else {
-                front.number(entry.best())
-            };
+            let number = front.number(entry.best());
             let pool = &front.pool;
             let (block, room) = room_mut(&mut front.blocks, *bits);
             if block.prefixes[room] < MIN_PREFIXES {
                 continue;
             }
             let page = block.pages[room].get_or_insert_with(|| pool.filled(SHORTER));
-            for place in range(*bits, *len) {
-                page.set(place, number);
+            let places = range(*bits, *len);
+            if *len <= PAGE_BITS {
+                places.for_each(|place| page.set(place, number));
+                continue;
+            }
+            // Shorter prefixes came before, so that what they lead to stands there.
+            let leaves = Arc::make_mut(&mut front.leaves);
+            let before = page.number(places.start);
+            let mut leaf = Some(before).filter(|number| *number >= FIRST_LEAF);
+            if leaf.is_none() {
+                leaf = leaves.take(pool);
+                page.set(places.start, leaf.unwrap_or(TREE));
+                if let Some(leaf) = leaf {
+                    leaves.write(pool, leaf, 0, [before; LEAF_NUMBERS].into_iter());
+                }
+            }
+            if let Some(leaf) = leaf {
+                let first = *bits as usize % LEAF_NUMBERS;
+                let count = 1 << (u32::BITS as u8 - len);
+                leaves.write(pool, leaf, first, std::iter::repeat_n(number, count));
             }
         }
         front
@@ -151,7 +176,10 @@ impl Front {
         let Some(page) = page else {
             return Answer::Tree;
         };
-        let number = page.number((address >> (32 - PAGE_BITS)) as usize % NUMBERS);
+        let mut number = page.number((address >> (32 - PAGE_BITS)) as usize % NUMBERS);
+        if number >= FIRST_LEAF {
+            number = self.leaves.number(number, address as u8).unwrap_or(TREE);
+        }
         match self
             .palette
             .targets
@@ -184,23 +212,65 @@ impl Front {
         let prefixes = block.prefixes[room] + u32::from(is_there) - u32::from(was_there);
         block.prefixes[room] = prefixes;
         let (mut page, written) = match block.pages[room].take() {
-            Some(_) if prefixes < MIN_PREFIXES / 2 => return,
-            Some(page) => (self.pool.own(page), range(bits, len)),
+            Some(page) if prefixes < MIN_PREFIXES / 2 => return self.give_back(&page),
+            Some(mut page) => {
+                self.pool.own(&mut page);
+                (page, range(bits, len))
+            }
             None if prefixes < MIN_PREFIXES => return,
             None => (self.pool.filled(SHORTER), 0..NUMBERS),
         };
         let first = bits & !(u32::MAX >> ROOM_BITS);
+        let mut leaves = 0;
         for place in written {
             let address = first | (place as u32) << (32 - PAGE_BITS);
+            let leaf = Some(page.number(place)).filter(|number| *number >= FIRST_LEAF);
             let number = match tree.alike(address, ROOM_BITS, PAGE_BITS) {
                 Alike::Entry(entry) => self.number(entry.best()),
                 Alike::Shorter => SHORTER,
+                Alike::Not if leaves < LEAVES_A_CHANGE => {
+                    leaves += 1;
+                    self.leaf(tree, address, leaf)
+                }
                 Alike::Not => TREE,
             };
+            if let Some(leaf) = leaf.filter(|leaf| *leaf != number) {
+                Arc::make_mut(&mut self.leaves).give_back(leaf);
+            }
             page.set(place, number);
         }
         let (block, room) = room_mut(&mut self.blocks, bits);
         block.pages[room] = Some(page);
+    }
+
+    /// Writes the leaf of the /24 that begins at `first`: `known` if it has one, else another.
+    /// [`TREE`] if there is none.
+    fn leaf(&mut self, tree: &Node, first: u32, known: Option<u16>) -> u16 {
+        let leaf = known.or_else(|| Arc::make_mut(&mut self.leaves).take(&self.pool));
+        let Some(leaf) = leaf else {
+            return TREE;
+        };
+        let mut numbers = [TREE; LEAF_NUMBERS];
+        for (address, number) in (first..).zip(&mut numbers) {
+            *number = match tree.alike(address, ROOM_BITS, ALL_BITS) {
+                Alike::Entry(entry) => self.number(entry.best()),
+                Alike::Shorter => SHORTER,
+                Alike::Not => TREE,
+            };
+        }
+        let leaves = Arc::make_mut(&mut self.leaves);
+        leaves.write(&self.pool, leaf, 0, numbers.into_iter());
+        leaf
+    }
+
+    /// Gives the leaves of a page back.
+    fn give_back(&mut self, page: &Page) {
+        let numbers = (0..NUMBERS).map(|place| page.number(place));
+        let mut leaves = numbers.filter(|number| *number >= FIRST_LEAF).peekable();
+        if leaves.peek().is_some() {
+            let all = Arc::make_mut(&mut self.leaves);
+            leaves.for_each(|leaf| all.give_back(leaf));
+        }
     }
 
     /// The number of a target, [`TREE`] if it has none.
@@ -229,7 +299,9 @@ impl Front {
         let blocks = self.blocks.iter().flatten();
         let palette = self.palette.targets.capacity() * size_of::<Arc<Target>>()
             + self.palette.numbers.allocation_size();
-        2 * ARC_BYTES
+        3 * ARC_BYTES
+            + size_of::<Leaves>()
+            + self.leaves.heap_bytes()
             + size_of_val(&*self.blocks)
             + size_of::<Palette>()
             + palette

@@ -34,6 +34,7 @@ mod error;
 mod family;
 mod front;
 mod iter;
+mod leaves;
 mod pages;
 mod target;
 mod tree;

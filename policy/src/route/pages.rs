@@ -68,17 +68,17 @@ impl Pool {
         page
     }
 
-    /// The page if nobody else holds it, and a copy of it if not.
-    pub(super) fn own(&self, page: Page) -> Page {
+    /// Makes the page one that nobody else holds: a copy, where somebody does.
+    pub(super) fn own(&self, page: &mut Page) {
         // Pairs with the release of who held it before: what they read, they have read.
         if page.holders().load(Ordering::Acquire) == 1 {
-            return page;
+            return;
         }
         let copy = self.take();
         for (to, from) in copy.numbers().iter().zip(page.numbers()) {
             to.store(from.load(Ordering::Relaxed), Ordering::Relaxed);
         }
-        copy
+        *page = copy;
     }
 
     /// A page with any numbers.
@@ -218,9 +218,10 @@ mod tests {
     #[test]
     fn a_page_is_written_by_its_one_holder_alone() {
         let pool = Pool::default();
-        let mut old = pool.own(pool.filled(7));
+        let mut old = pool.filled(7);
         old.set(3, 8);
-        let mut new = pool.own(old.clone());
+        let mut new = old.clone();
+        pool.own(&mut new);
         new.set(4, 9);
         assert_eq!([old.number(3), old.number(4)], [8, 7], "read by others");
         assert_eq!(
@@ -230,9 +231,9 @@ mod tests {
         );
         let before = numbers(&old);
         let place = std::ptr::from_ref(old.numbers());
-        let same = pool.own(old);
-        assert!(std::ptr::eq(place, same.numbers()), "nobody else reads it");
-        assert_eq!(numbers(&same), before);
+        pool.own(&mut old);
+        assert!(std::ptr::eq(place, old.numbers()), "nobody else reads it");
+        assert_eq!(numbers(&old), before);
     }
 
     #[test]
@@ -280,7 +281,8 @@ mod tests {
                 scope.spawn(move || {
                     for _ in 0..200 {
                         let page = pool.filled(number);
-                        let copy = pool.own(page.clone());
+                        let mut copy = page.clone();
+                        pool.own(&mut copy);
                         assert!(numbers(&page).iter().all(|found| *found == number));
                         drop(page);
                         assert!(numbers(&copy).iter().all(|found| *found == number));

@@ -4,11 +4,11 @@ mod ecmp;
 mod errors;
 mod oracle;
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
 
 use ipnet::IpNet;
 use oracle::{Answer, Oracle, address, crowded_route, lookup, prefix, route};
-use policy::route::{Route, RouteError, RouteTable};
+use policy::route::{Origin, Route, RouteError, RouteTable, Target};
 use proptest::{prelude::*, sample::Index};
 
 #[derive(Clone, Debug)]
@@ -178,6 +178,43 @@ proptest! {
         others in proptest::collection::vec(address(), 20),
     ) {
         check(&crowd, &changes, &others);
+    }
+}
+
+/// A change may cover more /24s with longer prefixes in them than it may write anew.
+#[test]
+fn a_route_to_many_networks_of_hosts_is_where_theirs_are_not() {
+    let route = |prefix: String, target: Target| Route {
+        prefix: prefix.parse().expect("a prefix"),
+        metric: 0,
+        origin: Origin::Api,
+        target: Arc::new(target),
+    };
+    let reject = Target::Reject;
+    let hosts = (0..40).flat_map(|net| [1, 77, 255].map(|host| format!("10.1.{net}.{host}/32")));
+    let all: Vec<Route> = hosts.map(|host| route(host, reject.clone())).collect();
+    let (mut table, mut oracle) = (RouteTable::default(), Oracle::default());
+    let built = RouteTable::from_routes(all.clone()).expect("good routes");
+    for route in all {
+        make(&Change::Insert(route), &mut table, &mut oracle);
+    }
+    assert_same(&built, &oracle, &[]);
+    for mut table in [table, built] {
+        let mut oracle = oracle.clone();
+        let around = route("10.1.0.0/16".into(), Target::Blackhole);
+        let within = route("10.1.7.64/26".into(), Target::Blackhole);
+        for change in [Change::Insert(around.clone()), Change::Insert(within)] {
+            make(&change, &mut table, &mut oracle);
+            assert_same(&table, &oracle, &[]);
+        }
+        table.remove(&around).expect("it is there");
+        oracle.0.retain(|route| *route != around);
+        assert_same(&table, &oracle, &[]);
+        let gone: Vec<Route> = oracle.0.drain(..).collect();
+        for route in gone {
+            table.remove(&route).expect("it is there");
+        }
+        assert_same(&table, &oracle, &["10.1.7.77".parse().expect("an address")]);
     }
 }
 

@@ -154,9 +154,10 @@ pub(crate) fn route() -> BoxedStrategy<Route> {
     route_to(prefix())
 }
 
-/// In the /12 where most others are, too.
+/// In the /12 where most others are, too; every other one in one of four /24s.
 pub(crate) fn crowded_route() -> BoxedStrategy<Route> {
-    let prefix = (0..1_u32 << 20, 13..=32_u8)
+    let bits = prop_oneof![0..1_u32 << 20, 0..1_u32 << 10];
+    let prefix = (bits, 13..=32_u8)
         .prop_map(|(bits, len)| IpNet::V4(Ipv4Net::new_assert(bits.into(), len).trunc()));
     route_to(prefix)
 }
