@@ -268,7 +268,7 @@ impl Writer {
     }
 
     /// Writes plans up to the first that is not short, and says how many and how many bytes that
-    /// is.
+    /// is. None where buffers are too short for all that is called short.
     ///
     /// # Safety
     ///
@@ -280,6 +280,9 @@ impl Writer {
         for plan in plans {
             // SAFETY: as the caller says.
             let buffer = unsafe { writer.buffer() };
+            let Some(buffer) = buffer.first_chunk_mut() else {
+                break;
+            };
             let Some(len) = burst.write_short(plan, buffer) else {
                 break;
             };

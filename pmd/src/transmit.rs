@@ -20,7 +20,7 @@ const SHORT_PREFIX_BYTES: usize = 32;
 const TUNNEL_PREFIX_BYTES: usize = 64;
 
 /// Up to this length copies are made of pieces of a length known here.
-const SHORT_FRAME_BYTES: usize = 128;
+pub(crate) const SHORT_FRAME_BYTES: usize = 128;
 
 /// The [`TxPlan::beginning`] of a frame that leaves as it came.
 const AS_IT_CAME: u32 = 0;
@@ -155,7 +155,9 @@ impl TxBurst<'_> {
     /// frame too long for it is the driver's to refuse.
     #[inline(always)]
     pub fn write(&self, plan: &TxPlan, dst: &mut [u8]) -> usize {
-        if let Some(len) = self.write_short(plan, dst) {
+        if let Some(room) = dst.first_chunk_mut()
+            && let Some(len) = self.write_short(plan, room)
+        {
             return len;
         }
         let dst = &mut dst[..plan.wire_len()];
@@ -171,23 +173,26 @@ impl TxBurst<'_> {
     }
 
     /// As [`TxBurst::write`], for what most frames are by number: 32 to 128 bytes that leave as
-    /// they came, or 32 to 64 of which the first 32 are rewritten. `None` of all else, and if `dst`
-    /// is too short.
+    /// they came, or 32 to 64 of which the first 32 are rewritten. `None` of all else.
     ///
     /// There is no call in it, so that a loop of nothing else has all registers.
     #[inline(always)]
-    pub(crate) fn write_short(&self, plan: &TxPlan, dst: &mut [u8]) -> Option<usize> {
+    pub(crate) fn write_short(
+        &self,
+        plan: &TxPlan,
+        dst: &mut [u8; SHORT_FRAME_BYTES],
+    ) -> Option<usize> {
         const HALF: usize = REWRITTEN_HEAD_BYTES;
         let len = plan.wire_len();
         let frame = self.frames.get(plan.frame as usize)?;
         if frame.partial_checksum.is_some() {
             return None;
         }
-        let (source, dst) = (frame.head().get(..len)?, dst.get_mut(..len)?);
+        let source = frame.head().get(..len)?;
         match (plan.beginning(), len) {
-            (AS_IT_CAME, HALF..=SHORT_FRAME_BYTES) => copy_short(dst, source),
+            (AS_IT_CAME, HALF..=SHORT_FRAME_BYTES) => copy_short(&mut dst[..len], source),
             (REWRITTEN, HALF..=64) => {
-                *dst.last_chunk_mut::<HALF>()? = *source.last_chunk()?;
+                *dst[..len].last_chunk_mut::<HALF>()? = *source.last_chunk()?;
                 *dst.first_chunk_mut::<HALF>()? = *self.prefixes.first_bytes(plan);
             }
             _ => return None,

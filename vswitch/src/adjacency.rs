@@ -10,6 +10,9 @@ use policy::{Mac, NetworkId, PortId};
 
 use crate::{bridge::Generations, verdict::VlanTag};
 
+/// Of the header of an untagged frame.
+const ETHERNET_BYTES: u32 = 14;
+
 /// The most of a worker.
 const MOST: usize = 1 << 14;
 
@@ -43,6 +46,9 @@ pub struct AdjacencyId(u16);
 #[repr(align(32))]
 struct Row {
     adjacency: Adjacency,
+    /// The longest frame that goes there without a tag, as it came, in bytes; 0 where frames have
+    /// one.
+    plain_bytes: u32,
     generation: u32,
 }
 
@@ -82,8 +88,12 @@ impl Adjacencies {
             return None;
         }
         let number = self.rows.len() as u16;
+        let plain_bytes = adjacency
+            .tag
+            .map_or(ETHERNET_BYTES + u32::from(adjacency.mtu), |_| 0);
         self.rows.push(Row {
             adjacency,
+            plain_bytes,
             generation,
         });
         self.numbers.insert(adjacency, number);
@@ -99,9 +109,26 @@ impl Adjacencies {
     /// The adjacency of a number, if the neighbour is still what and where it was.
     #[inline(always)]
     pub fn standing(&self, id: AdjacencyId, generations: &Generations) -> Option<&Adjacency> {
+        self.standing_row(id, generations).map(|row| &row.adjacency)
+    }
+
+    /// The same, if a frame of so many bytes goes there whole and without a tag.
+    #[inline(always)]
+    pub fn standing_for(
+        &self,
+        id: AdjacencyId,
+        generations: &Generations,
+        bytes: usize,
+    ) -> Option<&Adjacency> {
+        let row = self.standing_row(id, generations)?;
+        (bytes <= row.plain_bytes as usize).then_some(&row.adjacency)
+    }
+
+    #[inline(always)]
+    fn standing_row(&self, id: AdjacencyId, generations: &Generations) -> Option<&Row> {
         let row = self.rows.get(usize::from(id.0))?;
         let stands = row.generation == generations.current(row.adjacency.network);
-        stands.then_some(&row.adjacency)
+        stands.then_some(row)
     }
 }
 

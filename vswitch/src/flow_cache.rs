@@ -447,12 +447,15 @@ impl FlowCache {
         Some(taken)
     }
 
-    /// What the candidate's verdict rests on, whether or not it will answer.
+    /// What the candidates' verdicts rest on, whether or not they will answer.
     #[inline(always)]
-    pub fn token(&self, candidate: Candidate) -> Option<Token> {
-        self.entries
-            .get(candidate.0 as usize)
-            .map(|entry| entry.token)
+    pub fn tokens(
+        &self,
+        candidates: impl Iterator<Item = Candidate>,
+    ) -> impl Iterator<Item = Token> {
+        // Copied out of `self`, so that it stays in registers.
+        let entries = &self.entries[..];
+        candidates.filter_map(|candidate| Some(entries.get(candidate.0 as usize)?.token))
     }
 
     /// Forgets every flow.

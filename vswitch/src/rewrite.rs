@@ -94,7 +94,8 @@ fn ttl_shift(is_ipv6: bool) -> u32 {
 /// Whether the TTL or hop limit of an untagged frame suffices.
 #[inline(always)]
 pub(crate) fn outlives(head: &RewrittenHead, is_ipv6: bool, to: &Adjacency) -> bool {
-    word(head, 2) >> ttl_shift(is_ipv6) & 0xff > u64::from(to.hops)
+    let ttl = if is_ipv6 { head[21] } else { head[22] };
+    ttl > to.hops
 }
 
 /// As [`routed`], for a frame without a tag that leaves without one: what most of them are. The

@@ -87,8 +87,10 @@ pub struct Line {
     pub(super) end: AtomicU32,
     /// The last sequence number that it lets the other side send.
     pub(super) limit: AtomicU32,
-    /// The largest window that it announced, bytes.
+    /// The largest window that it announced, bytes; see [`Line::set_max_window`].
     pub(super) max_window: AtomicU32,
+    /// The same, or [`LEAST_ACK_WINDOW`] if that is more.
+    ack_window: AtomicU32,
     /// The last acknowledgement that it sent.
     pub(super) max_ack: AtomicU32,
     /// How far its windows are shifted (RFC 7323 §2).
@@ -137,7 +139,6 @@ impl Line {
             &self.gate,
             &self.end,
             &self.limit,
-            &self.max_window,
             &self.max_ack,
             &self.scale,
             &self.seen_s,
@@ -145,6 +146,13 @@ impl Line {
         for number in zero {
             number.store(0, Relaxed);
         }
+        self.set_max_window(0);
+    }
+
+    pub(super) fn set_max_window(&self, bytes: u32) {
+        self.max_window.store(bytes, Relaxed);
+        let bytes = bytes.max(LEAST_ACK_WINDOW);
+        self.ack_window.store(bytes, Relaxed);
     }
 
     /// Takes in a segment of this direction that [`in_window`] let pass.
@@ -159,7 +167,7 @@ impl Line {
         if segment.has(flags::ACK) {
             let window = u32::from(segment.window) << (self.scale.load(Relaxed) & 15);
             if window > self.max_window.load(Relaxed) {
-                self.max_window.store(window, Relaxed);
+                self.set_max_window(window);
             }
             further(&self.limit, segment.ack.wrapping_add(window));
             further(&self.max_ack, segment.ack);
@@ -176,6 +184,7 @@ impl Lines {
             end: copy(&line.end),
             limit: copy(&line.limit),
             max_window: copy(&line.max_window),
+            ack_window: copy(&line.ack_window),
             max_ack: copy(&line.max_ack),
             scale: copy(&line.scale),
             seen_s: copy(&line.seen_s),
@@ -217,7 +226,7 @@ pub(super) fn in_window(sender: &Line, receiver: &Line, segment: &Segment, end: 
     if segment.has(flags::ACK) {
         // It acknowledges what was sent, and not what was acknowledged long ago.
         let newest = answered.wrapping_sub(segment.ack);
-        let window = sender.max_window.load(Relaxed).max(LEAST_ACK_WINDOW);
+        let window = sender.ack_window.load(Relaxed);
         let oldest = segment.ack.wrapping_sub(answered.wrapping_sub(window));
         signs |= newest | oldest;
     }

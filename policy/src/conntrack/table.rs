@@ -221,6 +221,13 @@ pub struct Row {
     pub left_s: u32,
 }
 
+/// One comparison tells both what is no connection's and what is no connection of this table.
+#[inline(always)]
+fn lines_of(all: &[Lines], token: Token) -> Option<&Lines> {
+    const { assert!(MOST_CONNECTIONS < (ABSENT >> 2) as usize, "no such slot") };
+    all.get((token.place >> 1) as usize)
+}
+
 impl Connections {
     /// A table for `max` connections, at least 1 and at most [`MOST_CONNECTIONS`], whose hash is
     /// keyed with `secret`. All its memory is taken now: 240 bytes or less for each connection.
@@ -312,17 +319,12 @@ impl Connections {
             + stripes
     }
 
-    /// The lines that a hit on `token` reads, where it is a connection's.
-    #[inline]
-    pub fn lines(&self, token: Token) -> Option<&[Line; 2]> {
-        Some(&self.lines_of(token)?.0)
-    }
-
-    /// One comparison tells both what is no connection's and what is no connection of this table.
+    /// The lines that hits on these tokens read, as far as they are connections'.
     #[inline(always)]
-    fn lines_of(&self, token: Token) -> Option<&Lines> {
-        const { assert!(MOST_CONNECTIONS < (ABSENT >> 2) as usize, "no such slot") };
-        self.lines.get((token.place >> 1) as usize)
+    pub fn lines(&self, tokens: impl Iterator<Item = Token>) -> impl Iterator<Item = &[Line; 2]> {
+        // Copied out of `self`, so that it stays in registers.
+        let lines = &self.lines[..];
+        tokens.filter_map(|token| Some(&lines_of(lines, token)?.0))
     }
 
     /// Whether a token still says what is true. No lock is taken.
@@ -370,7 +372,7 @@ impl Connections {
         now_s: u32,
         passes: impl FnOnce(&Lines, Direction) -> bool,
     ) -> bool {
-        let Some(lines) = self.lines_of(token) else {
+        let Some(lines) = lines_of(&self.lines, token) else {
             return self.stands(token);
         };
         let direction = token.direction();

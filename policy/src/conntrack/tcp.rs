@@ -245,7 +245,7 @@ impl Tcp {
         let window = u32::from(segment.window).max(1);
         let end = segment.end();
         sender.end.store(end, Relaxed);
-        sender.max_window.store(window, Relaxed);
+        sender.set_max_window(window);
         sender
             .scale
             .store(scale.map_or(NOT_OFFERED, u32::from), Relaxed);
@@ -351,7 +351,7 @@ impl Tcp {
     fn join(&mut self, sender: &Line, receiver: &Line, direction: Direction, segment: &Segment) {
         let window = u32::from(segment.window) << (sender.scale.load(Relaxed) & 15);
         sender.end.store(segment.end(), Relaxed);
-        sender.max_window.store(window.max(1), Relaxed);
+        sender.set_max_window(window.max(1));
         sender
             .limit
             .store(segment.ack.wrapping_add(window), Relaxed);

@@ -193,7 +193,7 @@ impl Connections {
             for (line, end) in lines.iter().zip(connection.tcp.iter().flatten()) {
                 line.end.store(end.end, Relaxed);
                 line.limit.store(end.limit, Relaxed);
-                line.max_window.store(end.max_window, Relaxed);
+                line.set_max_window(end.max_window);
                 line.max_ack.store(end.max_ack, Relaxed);
                 line.scale.store(end.scale.min(16), Relaxed);
             }

@@ -66,7 +66,8 @@ impl Walk<'_> {
                     _ => None,
                 },
                 |id, token| {
-                    let adjacency = adjacencies.standing(id, standing.generations)?;
+                    let generations = standing.generations;
+                    let adjacency = adjacencies.standing_for(id, generations, frame.len())?;
                     // First, so that nothing read behind it is read anew.
                     let room = outbox.room(adjacency.port)?;
                     let head = goes_on(slot, frame, adjacency)?;
@@ -391,16 +392,11 @@ impl Walk<'_> {
     }
 }
 
-/// The first bytes of a cached routed frame as they leave, if it goes on with new addresses, a lower
-/// TTL, and nothing else.
+/// The first bytes of a cached routed frame, of a length that goes to `to` whole, if it goes on with
+/// new addresses, a lower TTL, and nothing else.
 #[inline(always)]
 fn goes_on<'f>(slot: &Slot, frame: &Frame<'f>, to: &Adjacency) -> Option<&'f RewrittenHead> {
-    const L3: usize = 14;
-    if to.tag.is_some()
-        || frame.segment_bytes != 0
-        || frame.len() > L3 + usize::from(to.mtu)
-        || to.clamp_mss && is_syn(slot)
-    {
+    if to.clamp_mss && is_syn(slot) {
         return None;
     }
     let head = frame.head().first_chunk::<REWRITTEN_HEAD_BYTES>()?;

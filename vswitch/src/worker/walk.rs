@@ -233,14 +233,10 @@ impl Walk<'_> {
     /// The connections of cached verdicts are on their way when it ends.
     #[inline]
     fn prefetch_connections(&self, range: Range<usize>) {
-        for slot in &self.slots.frames[range] {
-            if let Some(lines) = self
-                .cache
-                .token(slot.candidate)
-                .and_then(|token| self.shared.connections.lines(token))
-            {
-                pmd::cpu::prefetch_in::<1, _>(std::slice::from_ref(lines), 0);
-            }
+        let slots = &self.slots.frames[range];
+        let tokens = self.cache.tokens(slots.iter().map(|slot| slot.candidate));
+        for lines in self.shared.connections.lines(tokens) {
+            pmd::cpu::prefetch_in::<1, _>(std::slice::from_ref(lines), 0);
         }
     }
 
