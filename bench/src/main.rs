@@ -106,7 +106,7 @@ struct Walk {
     /// Measured time
     #[arg(long, value_name = "S", default_value_t = 5.0)]
     seconds: f64,
-    /// Room in the flow cache [default: twice the flows]
+    /// Room in the flow cache [default: twice the flows, four times with --stateful]
     #[arg(long, value_name = "E")]
     cache_entries: Option<usize>,
     /// The core to measure on

@@ -11,7 +11,7 @@ use anyhow::ensure;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use super::{Drive, LEAST_CACHE_ENTRIES, Options, RING_SLOTS};
+use super::{Drive, Options, RING_SLOTS};
 use crate::process;
 
 /// The result. Its JSON names are stable.
@@ -42,9 +42,7 @@ pub fn run(options: &Options) -> anyhow::Result<Report> {
         process::pin(core)?;
     }
     ensure!(!options.miss, "--mirrored measures frames of known flows");
-    let entries = options
-        .cache_entries
-        .unwrap_or_else(|| (2 * options.flows as usize).max(LEAST_CACHE_ENTRIES));
+    let entries = options.entries();
     let drive = |mirrored| -> anyhow::Result<Drive> {
         let mut drive = Drive::new(
             &Options {

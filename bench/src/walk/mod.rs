@@ -64,12 +64,22 @@ pub struct Options {
     pub mirrored: bool,
     /// Measured time, in seconds; making frames takes its share.
     pub seconds: f64,
-    /// Room in the flow cache; `None` is twice the flows.
+    /// Room in the flow cache; `None` is for twice the flows, whose connections have two entries.
     pub cache_entries: Option<usize>,
     /// The core to measure on; `None` stays where the scheduler puts it.
     pub core: Option<usize>,
     /// Frames that the worker finds in a turn: a power of two, at most [`BURST`].
     pub burst: usize,
+}
+
+impl Options {
+    /// Room in the flow cache.
+    fn entries(&self) -> usize {
+        // A connection has an entry for each direction.
+        let entries = self.flows as usize * if self.stateful { 2 } else { 1 };
+        self.cache_entries
+            .unwrap_or_else(|| (2 * entries).max(LEAST_CACHE_ENTRIES))
+    }
 }
 
 /// The least room in the flow cache unless asked for otherwise.
@@ -94,9 +104,7 @@ pub fn run(options: &Options) -> anyhow::Result<Report> {
     if let Some(core) = options.core {
         process::pin(core)?;
     }
-    let cache_entries = options
-        .cache_entries
-        .unwrap_or_else(|| (2 * options.flows as usize).max(LEAST_CACHE_ENTRIES));
+    let cache_entries = options.entries();
     ensure!(
         options.burst.is_power_of_two() && options.burst <= BURST,
         "--burst {}: choose 1, 2, 4 and so on, to {BURST}",

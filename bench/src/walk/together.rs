@@ -14,7 +14,7 @@ use anyhow::{Context, ensure};
 use hdrhistogram::Histogram;
 use pmd::Clock;
 
-use super::{Bed, Drive, LEAST_CACHE_ENTRIES, Options, RING_SLOTS};
+use super::{Bed, Drive, Options, RING_SLOTS};
 use crate::process;
 
 /// Millions of frames that all workers walk in a second of turns, one for each core of `cores`,
@@ -29,9 +29,7 @@ pub fn mframes_per_s(options: &Options, cores: &[usize]) -> anyhow::Result<f64> 
         "{} workers need as many cores, and there are {there}",
         cores.len()
     );
-    let entries = options
-        .cache_entries
-        .unwrap_or_else(|| (2 * options.flows as usize).max(LEAST_CACHE_ENTRIES));
+    let entries = options.entries();
     let beds = Bed::several(options, entries, cores.len())?;
     let start = Barrier::new(cores.len());
     let duration = Duration::from_secs_f64(options.seconds);
