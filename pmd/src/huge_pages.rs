@@ -71,6 +71,7 @@ unsafe impl GlobalAlloc for HugePages {
         }
     }
 
+    // SAFETY: the impl says why both ways keep the contract.
     unsafe fn dealloc(&self, place: *mut u8, layout: Layout) {
         if is_large(layout) {
             // SAFETY: the mapping is one that `map` or `remap` made for this size, and the caller

@@ -37,6 +37,8 @@ pub struct TxPlan {
     pub len_bytes: u32,
     /// Bytes of the original that the prefix replaces.
     pub skip_bytes: u16,
+    /// Which prefix of the burst's [`PrefixArena`].
+    pub prefix: u16,
     /// Length of the prefix; 0 for none.
     pub prefix_len_bytes: u8,
     /// Where in the bytes that leave the range of the transport checksum begins, for a plan that
@@ -44,8 +46,6 @@ pub struct TxPlan {
     /// for every other plan, whose frame says it. The prefix then holds the sum of the segment's
     /// own pseudo header.
     pub checksum_start: u8,
-    /// Which prefix of the burst's [`PrefixArena`].
-    pub prefix: u16,
     /// Which frame of the burst.
     pub frame: u8,
 }

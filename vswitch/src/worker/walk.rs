@@ -240,9 +240,9 @@ impl Walk<'_> {
         }
     }
 
-    /// Plans frames up to the first whose verdict does not rest on a connection, or that changes
-    /// it, or that does not go straight to a port, or whose TCP stands where it does in most if not
-    /// `PLAIN_TCP`, and elsewhere if it is. Says which that is.
+    /// Plans frames whose verdict rests on a connection: those of plain TCP if `PLAIN_TCP`, all
+    /// others if not. Says which is the first that is not one of them, that changes its connection,
+    /// or that does not go straight to a port.
     #[inline(never)]
     fn match_tracked<const PLAIN_TCP: bool>(
         &mut self,
